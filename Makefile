@@ -1,0 +1,36 @@
+# make demo   set up, then learn from handwritten digits and measure the encoder
+# make test   set up, then every check there is: format, lint, types, import directions, tests
+# make learns the slow tests, which train for minutes and must reach stated figures
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check learns clean
+
+demo: $(VENV)/ready
+	$(BIN)/python examples/digits.py
+
+test: check
+
+check: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+learns: $(VENV)/ready
+	$(BIN)/python -m pytest -m learns -s
+
+# A file that stands for a complete environment: made again when the dependencies change.
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "selfsame needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	if command -v uv >/dev/null; \
+	  then uv pip install --quiet --python $(BIN)/python -e '.[all,dev]'; \
+	  else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'; fi
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

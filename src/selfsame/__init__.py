@@ -1,0 +1,40 @@
+"""selfsame: from unlabelled data to an encoder worth using.
+
+    import selfsame as ss
+    run = ss.pretrain("photos/", out="runs/photos")
+    encoder = ss.load("runs/photos")
+    vectors = ss.embed("runs/photos", "photos/")
+
+Names are loaded when they are first used, so that this import costs nothing.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "pretrain": "selfsame.jobs.pretrain",
+    "evaluate": "selfsame.jobs.evaluate",
+    "embed": "selfsame.jobs.embed",
+    "export": "selfsame.jobs.export",
+    "views": "selfsame.jobs.views",
+    "load": "selfsame.jobs.runs",
+    "encoder": "selfsame.jobs.runs",
+    "Run": "selfsame.jobs.runs",
+    "UserError": "selfsame.errors",
+}
+
+__all__ = [*_PLACES, "__version__", "methods"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name == "methods":
+        return importlib.import_module("selfsame.methods")
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
+    raise AttributeError(f"module 'selfsame' has no attribute {name!r}. It has: {', '.join(__all__)}.")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,7 @@
+"""python -m selfsame"""
+
+import sys
+
+from selfsame.cli import main
+
+sys.exit(main())

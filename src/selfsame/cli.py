@@ -1,0 +1,248 @@
+"""The command line: one command per job, its flags the fields of the job's record, found by file name.
+
+Exit codes: 0 done; 2 wrong input or a run that was stopped for a reason, said in one line; 128 + n after signal n.
+"""
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+
+from selfsame import __version__
+from selfsame.errors import UserError, unknown
+from selfsame.records import Record
+
+JOBS = {  # command -> the record that is its definition
+    "pretrain": "Pretrain",
+    "evaluate": "Evaluate",
+    "embed": "Embed",
+    "export": "Export",
+    "views": "Views",
+    "methods": "Methods",
+}
+NAMED = ("method", "views")  # flags that name a set of settings, which `--method.x` changes one by one
+SHOWN_AS = {"method": str, "views": str, "encoder": str}  # what Python takes more kinds of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return dispatch(tokens)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        # Imported only here, where torch has long been loaded: --help must stay quick.
+        interrupted = sys.modules.get("selfsame.engine.loop")
+        if interrupted is not None and isinstance(error, interrupted.Interrupted):
+            print(str(error), file=sys.stderr)
+            return 128 + int(error.signal_number)
+        raise
+
+
+def dispatch(tokens: list[str]) -> int:
+    asked = next((token for token in tokens if not token.startswith("-")), None)
+    app = App(name="selfsame", version=__version__, help=HELP, help_format="plaintext", version_flags=["--version"])
+    if asked is not None and asked not in JOBS:
+        raise unknown("command", asked, JOBS, "See: selfsame --help")
+    for name, class_name in JOBS.items():
+        record = getattr(importlib.import_module(f"selfsame.jobs.{name}"), class_name)
+        # Nested settings mean loading a method; only the command that was asked for needs its flags in full.
+        app.command(flags_of(record, tokens if name == asked else []), name=name)
+    if not tokens:
+        app(["--help"], result_action="return_value")
+        return 0
+    try:
+        function, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        raise UserError(f"{one_line(error)} See: selfsame {asked or ''} --help") from None
+    except ValidationError as error:
+        raise explained(error, asked or "") from None
+    if asked is None or "--help" in tokens or "-h" in tokens:
+        function(*bound.args, **bound.kwargs)
+        return 0
+    return carry_out(asked, function, dict(bound.arguments))
+
+
+def carry_out(name: str, function: Callable[..., Any], given: dict[str, Any]) -> int:
+    record: type[Record] = function.record  # type: ignore[attr-defined]
+    as_json = given.pop("as_json", False)
+    config = given.pop("config", None)
+    values = combined(read_config(config) if config else {}, given)
+    try:
+        job = record.model_validate(values)
+    except ValidationError as error:
+        raise explained(error, name) from None
+    result = job.run()  # type: ignore[attr-defined]
+    if as_json:
+        print(json.dumps(result if isinstance(result, dict) else {"run": str(result.folder), **result.result}, indent=1))
+    return 0
+
+
+def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
+    """A function whose signature is the record: required fields by place, all others by flag."""
+    from_file = any(token.split("=")[0] == "--config" for token in tokens)
+    parameters: list[inspect.Parameter] = []
+    for name, field in record.model_fields.items():
+        kind = SHOWN_AS.get(name, field.annotation)
+        note = Parameter(help=field.description, negative="", show_default=field.default not in (None, False))
+        if field.is_required():
+            default = "" if from_file else inspect.Parameter.empty
+            place = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        else:
+            default, place = field.default, inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, place, default=default, annotation=Annotated[kind, note]))
+    for name in NAMED:
+        if name in record.model_fields:
+            parameters += nested(name, tokens)
+    by_flag = inspect.Parameter.KEYWORD_ONLY
+    parameters += [
+        inspect.Parameter(
+            "config",
+            by_flag,
+            default=None,
+            annotation=Annotated[Path | None, Parameter(help="YAML file with any of these; flags win")],
+        ),
+        inspect.Parameter(
+            "as_json",
+            by_flag,
+            default=False,
+            annotation=Annotated[
+                bool, Parameter(name="--json", help="print the result as one JSON document", negative="", show_default=False)
+            ],
+        ),
+    ]
+
+    def function(**values: Any) -> None:
+        """Never called: the flags are read from the signature, and the record does the job."""
+
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in parameters}
+    function.__doc__ = record.__doc__
+    function.record = record  # type: ignore[attr-defined]
+    return function
+
+
+def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
+    """The settings behind `--method NAME` or `--views NAME`, where the words of the command touch them."""
+    if not any(token.split("=")[0] == f"--{name}" or token.startswith(f"--{name}.") for token in tokens):
+        return []
+    if name == "method":
+        from selfsame import methods
+
+        chosen = value_of("--method", tokens) or "byol"
+        kinds: dict[str, tuple[type[Record], str]] = {"method_settings": (methods.load(chosen), "--method")}
+    else:
+        if not any(token.startswith("--views.") for token in tokens) and "--help" not in tokens:
+            return []
+        from selfsame import modalities
+
+        modality = modalities.load(value_of("--modality", tokens) or "image")
+        kinds = {
+            f"views_{key}": (field.annotation, f"--views.{key}")  # type: ignore[misc]
+            for key, field in modality.Views.model_fields.items()
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Record)
+        }
+    return [
+        inspect.Parameter(
+            key,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[kind | None, Parameter(name=flag, negative="")],
+        )
+        for key, (kind, flag) in kinds.items()
+    ]
+
+
+def value_of(flag: str, tokens: list[str]) -> str | None:
+    for place, token in enumerate(tokens):
+        if token == flag and place + 1 < len(tokens):
+            return tokens[place + 1]
+        if token.startswith(f"{flag}="):
+            return token.split("=", 1)[1]
+    return None
+
+
+def combined(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags over file; a name and the settings behind it become one value."""
+    values = {**file}
+    for name in NAMED:
+        settings: dict[str, Any] = {}
+        was = file.get(name)
+        settings.update({"name": was} if isinstance(was, str) else was or {})
+        if name in flags:
+            chosen = flags.pop(name)
+            if settings.get("name", chosen) != chosen:
+                settings = {}  # another name: the file's settings are not its own
+            settings["name"] = chosen
+        for key in [key for key in flags if key.startswith(f"{name}_")]:
+            record = flags.pop(key)
+            changed = record.model_dump(exclude_unset=True) if record is not None else {}
+            if key == f"{name}_settings":
+                settings.update(changed)
+            elif changed:
+                part = key.removeprefix(f"{name}_")
+                settings[part] = {**settings.get(part, {}), **changed}
+        if settings:
+            values[name] = settings
+    return {**values, **{key: value for key, value in flags.items() if value != "" or key not in file}}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}. --config takes a YAML file of flags, without the dashes.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold `key: value` lines, such as `epochs: 20`.")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def explained(error: ValidationError, command: str) -> UserError:
+    """The first complaint of pydantic in the words of the command line, the nearest key named."""
+    first = error.errors(include_url=False)[0]
+    where = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        record = next((r for r in known_records(command) if r.__name__ == error.title), None)
+        names = list(record.model_fields) if record is not None else []
+        return unknown("key", where[-1], names, f"See: selfsame {command} --help")
+    if first["type"] == "missing":
+        return UserError(f"{where[-1]} is not given. See: selfsame {command} --help")
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return cause
+    flag = "--" + ".".join(where).replace("_", "-") if where else command
+    message = first["msg"].removeprefix("Value error, ")
+    return UserError(f"{flag} {first['input']!r}: {message[0].lower()}{message[1:]}. See: selfsame {command} --help")
+
+
+def known_records(command: str) -> list[type[Record]]:
+    """The records a user's keys can belong to: the job's, and the settings loaded for it."""
+    found: list[type[Record]] = []
+    waiting: list[type[Record]] = [Record]
+    while waiting:
+        children = waiting.pop().__subclasses__()
+        found += children
+        waiting += children
+    return found
+
+
+def one_line(error: CycloptsError) -> str:
+    text = " ".join(str(error).split())
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
+HELP = "From unlabelled data to an encoder worth using.\n\nselfsame pretrain photos/ --out runs/photos"

@@ -1,0 +1,1 @@
+"""Steps, devices, processes and files; no method, no modality."""

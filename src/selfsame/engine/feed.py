@@ -1,0 +1,152 @@
+"""From step numbers to samples: which items a step sees, read by worker processes, in order.
+
+The batch of a step is a function of (seed, step) alone. So a stopped run goes on exactly, whatever the number of
+workers or processes, and nothing about the data is saved.
+"""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from selfsame.errors import UnreadableItem, UserError
+from selfsame.types import Draws, Source, mixed
+
+CUT, VIEW = 0, 1  # streams of random numbers: worker half, device half
+
+
+class Order:
+    """Endless passes over n items, each pass in a new order, any place of it known at once.
+
+    A pass is a permutation by a keyed Feistel network (Luby & Rackoff 1988) with cycle walking: no memory, no
+    state, one billion items or ten.
+    """
+
+    ROUNDS = 6
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n = n
+        self.seed = seed
+        self.half = max(1, ((n - 1).bit_length() + 1) // 2)
+
+    def at(self, places: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
+        """The items at these places of the endless order."""
+        passes, spots = np.divmod(places.astype(np.int64), self.n)
+        items = np.empty_like(spots)
+        for one_pass in np.unique(passes):
+            here = passes == one_pass
+            items[here] = self._permute(spots[here], int(one_pass))
+        return items
+
+    def _permute(self, spots: np.ndarray, one_pass: int) -> np.ndarray:
+        keys = [np.uint64(mixed(self.seed, one_pass, turn)) for turn in range(self.ROUNDS)]
+        out = self._network(spots.astype(np.uint64), keys)
+        while (outside := out >= self.n).any():  # walk on until inside: still one to one
+            out[outside] = self._network(out[outside], keys)
+        return out.astype(np.int64)
+
+    def _network(self, x: np.ndarray, keys: Sequence[np.uint64]) -> np.ndarray:
+        mask = np.uint64((1 << self.half) - 1)
+        left, right = x >> np.uint64(self.half), x & mask
+        with np.errstate(over="ignore"):
+            for key in keys:
+                spread = (right ^ key) * np.uint64(0x9E3779B97F4A7C15)
+                spread ^= spread >> np.uint64(29)
+                spread *= np.uint64(0xBF58476D1CE4E5B9)
+                left, right = right, left ^ ((spread >> np.uint64(32)) & mask)
+        return (left << np.uint64(self.half)) | right
+
+
+class Patient:
+    """A source that gives the next readable item in place of one that cannot be read, and remembers which."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.skipped: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "source":  # while unpickling there is no source yet
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+    def attempt(self, i: int, read: Callable[[int], Any]) -> Any:
+        """read(i), or of the first item after i that can be read. Raises UserError when there is none."""
+        for item in range(i, i + len(self)):
+            item %= len(self)
+            if item in self.skipped:
+                continue
+            try:
+                return read(item)
+            except UnreadableItem as error:
+                self.skipped[item] = str(error)
+        raise UserError(f"none of the {len(self)} items can be read; the first: {next(iter(self.skipped.values()))}")
+
+
+@dataclass
+class Batch:
+    step: int
+    samples: list[Tensor]  # one [b ...] a view
+    skipped: dict[int, str] = field(default_factory=dict)  # items found unreadable while this batch was read
+
+
+class Steps(Dataset):
+    """Step number -> the samples of this process's rows of that step's batch."""
+
+    def __init__(
+        self,
+        source: Source,
+        items: Int64[np.ndarray, "n"],
+        sample: Callable[[Any, Sequence[int], Draws], list[Tensor]],
+        batch: int,
+        rows: slice,
+        seed: int,
+    ) -> None:
+        self.source = Patient(source)
+        self.items = items
+        self.sample = sample
+        self.batch = batch
+        self.rows = rows
+        self.seed = seed
+        self.order = Order(len(items), seed)
+
+    def items_at(self, step: int) -> Int64[np.ndarray, "b"]:
+        places = np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)[self.rows]
+        return self.items[self.order.at(places)]
+
+    def __getitem__(self, step: int) -> Batch:
+        known = set(self.source.skipped)
+        draws = Draws(self.seed, step, self.batch, self.rows, CUT)
+        samples = self.sample(self.source, self.items_at(step).tolist(), draws)
+        new = {item: why for item, why in self.source.skipped.items() if item not in known}
+        return Batch(step, samples, new)
+
+
+def feed(steps: Dataset, first: int, last: int, workers: int, pin: bool = False) -> Iterator[Batch]:
+    """The batches of steps first..last-1, in order, read ahead by `workers` processes (0: by this one)."""
+    loader = DataLoader(
+        steps,
+        sampler=range(first, last),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        pin_memory=pin,
+        worker_init_fn=_calm,
+        # A generator of its own: the loader must not draw from torch's global one, or workers would change results.
+        generator=torch.Generator(),
+    )
+    yield from loader
+
+
+def _calm(_: int) -> None:
+    """Ctrl-C is for the main process, which saves and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,218 @@
+"""The training loop. Knows steps, devices and files; knows no method and no modality.
+
+Everything random or scheduled is a function of the step, so that a run stopped anywhere goes on as if it had not been.
+"""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from selfsame.engine import dist
+from selfsame.engine.feed import VIEW, Batch, Steps, feed
+from selfsame.engine.health import ADVICE, Health
+from selfsame.engine.optim import Name, lr_at, make_optimizer, set_lr
+from selfsame.engine.state import resume, save, write_text, write_whole
+from selfsame.engine.watch import Watch
+from selfsame.errors import TrainingStopped
+from selfsame.records import Record
+from selfsame.types import Draws, Learner, mixed
+
+MakeViews = Callable[[list[Tensor], Draws], list[Tensor]]
+
+
+class Loop(Record):
+    """How long and how fast to train; all derived values are already decided here."""
+
+    steps: int
+    batch: int
+    """items of one step, over all processes and micro-batches"""
+    accumulate: int = 1
+    """micro-batches of one step; the target moves once a step"""
+    optimizer: Name = "adamw"
+    lr: float
+    weight_decay: float
+    warmup: int
+    """steps of linear warm-up"""
+    precision: Literal["bf16", "fp32"] = "fp32"
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 10
+    save_every: int = 500
+    health_every: int = 50
+
+
+class Interrupted(Exception):
+    """The user or the system asked to stop; the state was saved first."""
+
+    def __init__(self, step: int, signal_number: int) -> None:
+        super().__init__(f"stopped after step {step}; the state is saved. Run the same command again to go on.")
+        self.step = step
+        self.signal_number = signal_number
+
+
+def train(
+    learner: Learner,
+    steps: Steps,
+    make_views: MakeViews,
+    loop: Loop,
+    folder: Path,
+    on: torch.device,
+    workers: int,
+    health: Health,
+    found: Callable[[dict[int, str]], None],
+    probe: Callable[[], dict[str, float]] | None = None,
+) -> int:
+    """Train to `loop.steps` and return the step it began at. The learner must already be on its device.
+
+    Args:
+        make_views: the device half of the views.
+        found: told of unreadable items when they are met; may raise to stop the run.
+        probe: further measures to log with each look at the health (k-NN accuracy where there are labels).
+
+    Raises:
+        TrainingStopped: not a number, or collapsed; the state before it stays, the step is kept in `failure/`.
+        Interrupted: after SIGTERM or Ctrl-C, once the state is saved.
+    """
+    optimizer = make_optimizer(loop.optimizer, learner, loop.lr, loop.weight_decay)
+    learner.train()
+    step, extra = resume(folder / "state", learner, optimizer)
+    health.restore(extra.get("health", {}))
+    forward = dist.wrap(torch.compile(learner) if loop.compile else learner, on)  # type: ignore[arg-type]
+    watch = Watch(folder, loop.steps, step, loop.batch)
+    began = step
+    # A host synchronisation each step is free on the CPU and costly on a GPU.
+    check_every = 1 if on.type == "cpu" else loop.log_every
+
+    def keep() -> None:
+        save(folder / "state", step, learner, optimizer, {"health": health.state()})
+
+    def examine() -> None:
+        signs = health.look(step / loop.steps)
+        more = probe() if probe is not None else {}
+        watch.row(step, **{f"health/{k}": v for k, v in vars(signs).items()}, verdict=health.verdict, **more)
+
+    with signals() as asked, watch.progress():
+        if step == 0:
+            examine()
+        for batch in feed(steps, step, loop.steps, workers, pin=on.type == "cuda"):
+            found(batch.skipped)
+            lr = lr_at(step, loop.steps, loop.warmup, loop.lr)
+            set_lr(optimizer, lr)
+            logs = one_step(forward, optimizer, batch, make_views, loop, steps.rows, on)
+            learner.after_step(step / loop.steps)
+            step += 1
+            watch.tick(step)
+            if step % check_every == 0 or step == loop.steps:
+                if not bool(torch.isfinite(logs["loss"])):
+                    raise failed("diverging", step, batch, make_views, loop, steps, folder, on)
+                if step % loop.log_every == 0 or step == loop.steps:
+                    numbers = {name: float(value) for name, value in logs.items()}
+                    watch.row(step, **numbers, lr=lr, items_per_second=watch.rate(step))
+            if step % loop.health_every == 0 or step == loop.steps:
+                examine()
+                if health.hopeless:
+                    raise failed(health.verdict, step, batch, make_views, loop, steps, folder, on)
+            if step % loop.save_every == 0 or step == loop.steps or asked:
+                keep()
+            if asked and step < loop.steps:
+                raise Interrupted(step, asked[0])
+    return began
+
+
+def one_step(
+    forward: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    make_views: MakeViews,
+    loop: Loop,
+    rows: slice,
+    on: torch.device,
+) -> dict[str, Tensor]:
+    """One optimiser step over all micro-batches of a batch; what the learner logged, averaged over them."""
+    # Whatever the learner draws (dropout, an adversary's start) is a function of the step and the process.
+    torch.manual_seed(mixed(loop.seed, batch.step, 2, dist.rank()))
+    optimizer.zero_grad(set_to_none=True)
+    logs: dict[str, Tensor] = {}
+    for samples, draws in parts(batch, loop, rows):
+        views = make_views([move(sample, on) for sample in samples], draws)
+        with torch.autocast(on.type, torch.bfloat16, enabled=loop.precision == "bf16"):
+            out = forward(views)
+        (out.loss / loop.accumulate).backward()
+        for name, value in {"loss": out.loss, **out.logs}.items():
+            share = value.detach() / loop.accumulate
+            logs[name] = logs[name] + share if name in logs else share
+    optimizer.step()
+    return logs
+
+
+def parts(batch: Batch, loop: Loop, rows: slice) -> Iterator[tuple[list[Tensor], Draws]]:
+    """The micro-batches of a step: near-equal cuts of this process's rows, each with its own rows' random numbers."""
+    first, last, _ = rows.indices(loop.batch)
+    count = last - first
+    edges = [first + count * k // loop.accumulate for k in range(loop.accumulate + 1)]
+    for low, high in zip(edges, edges[1:], strict=False):
+        draws = Draws(loop.seed, batch.step, loop.batch, slice(low, high), VIEW)
+        yield [sample[low - first : high - first] for sample in batch.samples], draws
+
+
+def move(sample: Tensor, on: torch.device) -> Tensor:
+    return sample.to(on, non_blocking=True)
+
+
+def failed(
+    verdict: str,
+    step: int,
+    batch: Batch,
+    make_views: MakeViews,
+    loop: Loop,
+    steps: Steps,
+    folder: Path,
+    on: torch.device,
+) -> TrainingStopped:
+    """Keep what the last step saw in failure/, and build the error that says why the run ends here."""
+    name = f"{verdict} found after step {step}"
+    if dist.first():
+        (samples, draws) = next(parts(batch, loop, steps.rows))
+        views = make_views([move(sample, on) for sample in samples], draws)
+        content = {f"view_{k}": view.detach().cpu().contiguous() for k, view in enumerate(views)}
+        place = folder / "failure"
+        write_whole(place / f"step-{step:09d}.safetensors", lambda draft: save_file(content, draft))
+        items = [steps.source.name(int(i)) for i in steps.items_at(batch.step)]
+        story = {"verdict": verdict, "step": step, "items": items, "loop": loop.model_dump(mode="json")}
+        write_text(place / f"step-{step:09d}.json", json.dumps(story, indent=1))
+    return TrainingStopped(
+        f"{name}. {ADVICE[verdict]} The step's items and views are in {folder / 'failure'}; "
+        "the states saved before it are untouched."
+    )
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """A list that gets the signal's number when SIGTERM or Ctrl-C comes; a second Ctrl-C ends at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

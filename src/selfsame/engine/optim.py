@@ -1,0 +1,85 @@
+"""Optimisers and the learning rate of a step.
+
+Sources: LARS, You et al. 2017, arXiv 1708.03888, as BYOL's reference code has it; schedule of BYOL, arXiv 2006.07733,
+section 3.3.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+Name = Literal["sgd", "adamw", "lars"]
+
+
+def make_optimizer(name: Name, learner: nn.Module, lr: float, weight_decay: float) -> Optimizer:
+    """One of sgd (momentum 0.9), adamw or lars over all parameters that learn.
+
+    Biases and all other one-dimensional parameters (norms' scales and shifts) are free of weight decay, and of
+    LARS's adaptation, as in BYOL's reference code.
+    """
+    groups = decay_groups(learner, weight_decay)
+    if name == "sgd":
+        return SGD(groups, lr=lr, momentum=0.9, foreach=True)
+    if name == "adamw":
+        return AdamW(groups, lr=lr, foreach=True)
+    return LARS(groups, lr=lr)
+
+
+def decay_groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    learning = [p for p in learner.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay, "adapt": True},
+        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
+    ]
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling: each weight's step is in proportion to its norm.
+
+    d = gradient + weight_decay * w; where the group adapts, d is scaled by eta |w| / |d| (by 1 if a norm is 0);
+    m = momentum * m + d; w = w - lr * m. No Nesterov; the learning rate stands outside the momentum.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.9, eta: float = 1e-3) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "eta": eta, "weight_decay": 0.0, "adapt": True}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        result = closure() if closure is not None else None
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            updates: list[Tensor] = list(
+                torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"])
+            )
+            if group["adapt"]:
+                norms = torch.stack(torch._foreach_norm(weights))
+                lengths = torch.stack(torch._foreach_norm(updates))
+                trust = torch.where((norms > 0) & (lengths > 0), group["eta"] * norms / lengths, 1.0)
+                torch._foreach_mul_(updates, list(trust.unbind()))
+            for p in weights:
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            buffers = [self.state[p]["momentum"] for p in weights]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, updates)
+            torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+        return result
+
+
+def lr_at(step: int, steps: int, warmup: int, lr: float) -> float:
+    """Linear from 0 over `warmup` steps, then half a cosine from `lr` to 0 at `steps`."""
+    if step < warmup:
+        return lr * step / warmup
+    return lr * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,95 @@
+"""Saved states of a run: written whole or not at all, two kept, never unpickled beyond plain tensors."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from selfsame.engine import dist
+from selfsame.errors import UserError
+
+KEPT = 2
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make the file under another name, force it to disk, then give it its own: never half a file.
+
+    Raises UserError for a full disk or a folder that cannot be written to; what was there before is untouched.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(draft)
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as RuntimeError
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        if isinstance(error, OSError) or "write" in str(error) or "directory" in str(error):
+            raise cannot_write(path, error) from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def cannot_write(path: Path, error: Exception) -> UserError:
+    number = getattr(error, "errno", None)
+    if number == errno.ENOSPC or "No space" in str(error):
+        return UserError(f"cannot write {path}: the disk is full. Free some space and run the same command to go on.")
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return UserError(f"cannot write {path}: no permission, or a read-only disk. Choose another folder with --out.")
+    if number in (errno.ENOTDIR, errno.EEXIST):
+        return UserError(f"cannot write {path}: a part of this path is a file. Choose another folder with --out.")
+    return UserError(f"cannot write {path}: {error}. What was saved before is untouched.")
+
+
+def saved(folder: Path) -> list[Path]:
+    """The states in a folder, oldest first."""
+    return sorted(folder.glob("step-*.pt"))
+
+
+def save(folder: Path, step: int, learner: nn.Module, optimizer: Optimizer, extra: dict[str, Any]) -> None:
+    """Write the state after `step` steps; the first process alone does it."""
+    if dist.first():
+        content = {"step": step, "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "extra": extra}
+        write_whole(folder / f"step-{step:09d}.pt", lambda draft: torch.save(content, draft))
+        for old in saved(folder)[:-KEPT]:
+            old.unlink()
+    dist.barrier()
+
+
+def resume(folder: Path, learner: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
+    """Load the newest state in place: (step to go on from, what was saved beside). (0, {}) where there is none.
+
+    Raises UserError when the file is damaged or does not fit the learner.
+    """
+    states = saved(folder)
+    if not states:
+        return 0, {}
+    path = states[-1]
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        step, weights, moments, extra = (content[key] for key in ("step", "learner", "optimizer", "extra"))
+    except Exception as error:
+        older = f" to go on from {states[-2].name}" if len(states) > 1 else " to start this run anew"
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: it was cut short or changed). Delete that file{older}."
+        ) from None
+    try:
+        learner.load_state_dict(weights, strict=True)
+        optimizer.load_state_dict(moments)
+    except (RuntimeError, ValueError, KeyError) as error:
+        first_line = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} was saved by another network or version ({first_line}). Choose another folder with --out."
+        ) from None
+    return step, extra

@@ -1,0 +1,33 @@
+"""Errors a user can act on. Every message says: what was given, what is accepted, what to do next."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """The input is wrong, not the code: the CLI prints it as one line and exits with 2, without a traceback."""
+
+
+class UnreadableItem(UserError):
+    """One item of a source cannot be read; the message is the reason, as it will stand in skipped.csv."""
+
+
+class TrainingStopped(UserError):
+    """The run was stopped because it could not end well: not a number, or a collapse. Says the cause and the cure."""
+
+
+def unknown(kind: str, given: str, known: Iterable[str], advice: str = "") -> UserError:
+    """Build the error for a name that is not among `known`, with the nearest name as a hint.
+
+    A long list of known names is cut to its first twelve.
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(given, known, n=3, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    shown = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+    return UserError(f"unknown {kind} {given!r}.{hint} Known: {shown}.{' ' + advice if advice else ''}")
+
+
+def missing(extra: str, package: str, purpose: str) -> UserError:
+    """Build the error for a job that needs an optional package."""
+    return UserError(f"{purpose} needs the package {package}. Install it with: pip install 'selfsame[{extra}]'")

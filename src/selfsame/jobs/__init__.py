@@ -1,0 +1,1 @@
+"""What a user can ask for. One file = one job: a frozen record with `run()`."""

@@ -1,0 +1,203 @@
+"""From a path to items that can be learned from: modality, source, statistics, unreadable files."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from selfsame import modalities
+from selfsame.engine.feed import VIEW, Batch, feed
+from selfsame.engine.state import write_text
+from selfsame.engine.watch import say
+from selfsame.errors import UnreadableItem, UserError
+from selfsame.records import Record, ViewPlan
+from selfsame.types import Draws, Encoder, Modality, Source, mixed
+
+PLAIN = ViewPlan(full=0, plain=1)
+
+
+@dataclass
+class Data:
+    """An opened source with its statistics."""
+
+    path: str
+    modality: Modality
+    source: Source
+    stats: Record
+    skipped: dict[int, str] = field(default_factory=dict)  # item -> why it cannot be read
+
+    def readable(self) -> Int64[np.ndarray, "n"]:
+        keep = np.ones(len(self.source), dtype=bool)
+        keep[list(self.skipped)] = False
+        return np.flatnonzero(keep)
+
+    def fingerprint(self) -> str:
+        """Changes when items are added, removed or renamed."""
+        digest = hashlib.sha256()
+        for i in range(len(self.source)):
+            digest.update(self.source.name(i).encode("utf-8", "surrogateescape") + b"\n")
+        return f"{len(self.source)} items, {digest.hexdigest()[:16]}"
+
+
+def open_data(
+    path: str, modality: str | None = None, labels: str | None = None, max_skipped: float = 0.01, seed: int = 0
+) -> Data:
+    """Open a path, measure it, and list what cannot be read. Raises UserError when that is too much."""
+    known = modalities.load(modality) if modality else modalities.of(path)
+    source = known.open_source(path, labels)
+    stats, skipped = known.measure(source, seed)
+    source.fit(stats)
+    data = Data(path, known, source, stats, skipped)
+    check_share(data, max_skipped)
+    return data
+
+
+def open_like(path: str, encoder: Encoder, labels: str | None = None) -> Data:
+    """Open a path to be fed to an encoder: its statistics are the encoder's, nothing is measured."""
+    known = modalities.load(str(encoder.spec["modality"]))
+    stats = known.Stats.model_validate(encoder.spec["stats"])
+    source = known.open_source(path, labels)
+    source.fit(stats)
+    return Data(path, known, source, stats)
+
+
+def check_share(data: Data, most: float, folder: Path | None = None) -> None:
+    """Raise UserError, with the list, when a larger share of the items than `most` is unreadable."""
+    count, total = len(data.skipped), len(data.source)
+    if count <= most * total and count < total:
+        return
+    shown = "; ".join(f"{data.source.name(i)}: {why}" for i, why in list(data.skipped.items())[:5])
+    more = f"; and {count - 5} more" if count > 5 else ""
+    listed = f" All are in {folder / 'skipped.csv'}." if folder else ""
+    raise UserError(
+        f"{count} of {total} items of {data.path} cannot be read ({count / total:.1%}; at most {most:.1%} are skipped): "
+        f"{shown}{more}.{listed} Mend or remove them, or raise --max-skipped."
+    )
+
+
+def write_skipped(data: Data, folder: Path) -> None:
+    """skipped.csv: name, reason. Written anew each time, so that it is always the whole list."""
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(["name", "reason"])
+    rows.writerows([data.source.name(i), why] for i, why in sorted(data.skipped.items()))
+    write_text(folder / "skipped.csv", text.getvalue())
+
+
+def read_skipped(folder: Path) -> list[tuple[str, str]]:
+    path = folder / "skipped.csv"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(row[0], row[1]) for row in list(csv.reader(file))[1:]]
+
+
+class Chunks(Dataset):
+    """Chunk number -> plain samples of these items, unreadable ones left out and listed."""
+
+    def __init__(self, data: Data, views: Any, items: Sequence[int], size: int) -> None:
+        self.source, self.sample, self.views = data.source, data.modality.sample, views
+        self.items, self.size = items, size
+
+    def __len__(self) -> int:
+        return -(-len(self.items) // self.size)
+
+    def __getitem__(self, chunk: int) -> Batch:
+        items = [int(i) for i in self.items[chunk * self.size : (chunk + 1) * self.size]]
+        try:
+            return Batch(chunk, self._read(items))
+        except UnreadableItem:
+            pass  # find out which, one at a time
+        good, skipped = [], {}
+        for item in items:
+            try:
+                good.append(self._read([item])[0])
+            except UnreadableItem as error:
+                skipped[item] = str(error)
+        return Batch(chunk, [torch.cat(good)] if good else [], skipped)
+
+    def _read(self, items: list[int]) -> list[Tensor]:
+        return self.sample(self.source, items, PLAIN, self.views, Draws(0, 0, len(items)))
+
+
+def encoded(
+    encoder: Encoder, data: Data, views: Any, items: Sequence[int], on: torch.device, workers: int = 0, chunk: int = 128
+) -> Iterator[tuple[list[int], Float32[np.ndarray, "b d"]]]:
+    """(items, vectors) chunk by chunk, in order, in eval mode; unreadable items are added to data.skipped."""
+    encoder = encoder.to(on).eval()
+    chunks = Chunks(data, views, items, chunk)
+    with torch.inference_mode():
+        for batch in feed(chunks, 0, len(chunks), workers):
+            data.skipped.update(batch.skipped)
+            wanted = items[batch.step * chunk : (batch.step + 1) * chunk]
+            kept = [int(i) for i in wanted if int(i) not in batch.skipped]
+            if kept:
+                yield kept, encoder(batch.samples[0].to(on)).float().cpu().numpy()
+
+
+def all_vectors(
+    encoder: Encoder, data: Data, views: Any, items: Sequence[int], on: torch.device, workers: int = 0
+) -> tuple[list[int], Float32[np.ndarray, "n d"]]:
+    """All at once, for sets that fit in memory."""
+    pairs = list(encoded(encoder, data, views, items, on, workers))
+    if not pairs:
+        raise UserError(f"no item of {data.path} could be read.")
+    return [i for kept, _ in pairs for i in kept], np.concatenate([vectors for _, vectors in pairs])
+
+
+def held_out(readable: Int64[np.ndarray, "n"], seed: int, most: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """(items to learn from, items to look at): one item in twenty is set aside, at most `most`, at least two."""
+    count = min(most, max(2, len(readable) // 20))
+    order = np.random.default_rng(mixed(seed, 7)).permutation(len(readable))
+    return np.sort(readable[order[count:]]), np.sort(readable[order[:count]])
+
+
+def fixed_views(
+    data: Data, views: Any, items: Sequence[int], seed: int, on: torch.device, plan: ViewPlan | None = None
+) -> Callable[[], list[Tensor]]:
+    """A function that makes the same two views of these items at every call; the samples are read once."""
+    plan = plan or ViewPlan(full=2)
+    from selfsame.engine.feed import CUT, Patient
+
+    chosen = [int(i) for i in items]
+    source = Patient(data.source)
+    samples = data.modality.sample(source, chosen, plan, views, Draws(seed, 0, len(chosen), stream=CUT + 10))
+
+    def make() -> list[Tensor]:
+        moved = [sample.to(on) for sample in samples]
+        return data.modality.make_views(moved, plan, views, data.stats, Draws(seed, 0, len(chosen), stream=VIEW + 10))
+
+    return make
+
+
+def sheet(data: Data, views: Any, count: int, each: int, seed: int) -> Image.Image:
+    """A contact sheet: some items drawn by the seed, and random views of each."""
+    order = np.random.default_rng(mixed(seed, 11)).permutation(data.readable())
+    items = np.sort(order[:count]).tolist()
+    plan = ViewPlan(full=each)
+    made = fixed_views(data, views, items, seed, torch.device("cpu"), plan)()
+    originals = [data.modality.picture(data.source, i) for i in items]  # type: ignore[attr-defined]
+    of_item = [[view[k] for view in made] for k in range(len(items))]
+    names = [data.source.name(i) for i in items]
+    return data.modality.contact_sheet(originals, of_item, names)  # type: ignore[attr-defined]
+
+
+def describe(data: Data) -> str:
+    lost = f", {len(data.skipped)} unreadable" if data.skipped else ""
+    return f"{len(data.source):,} items{lost}"
+
+
+def warn_skipped(data: Data, folder: Path) -> None:
+    if data.skipped:
+        count = len(data.skipped)
+        say(f"{count} unreadable item{'s' if count > 1 else ''} skipped; see {folder / 'skipped.csv'}", "yellow")

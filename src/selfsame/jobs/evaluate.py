@@ -1,0 +1,67 @@
+"""Measure an encoder on labelled data, always beside random weights and raw input."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from selfsame.errors import unknown
+from selfsame.records import Record
+
+PROTOCOLS = ("knn", "linear", "finetune")
+
+
+class Evaluate(Record):
+    """Measure an encoder on labelled data, beside random weights and raw input."""
+
+    run_folder: Path
+    """folder of a run"""
+    labelled: str
+    """labelled data: class folders, or anything with --labels; train/ and test/ in it are used as such"""
+    test: str | None = None
+    """the test part; without it, and without train/ and test/, a part is split off by seed, class by class"""
+    labels: str | None = None
+    """CSV path,label or file.npz::y_train [class folders, the list's own column, y_ of the same name]"""
+    test_labels: str | None = None
+    """the same for --test"""
+    protocols: str = "knn,linear"
+    """of knn, linear, finetune; separated by commas"""
+    budgets: str = "all"
+    """labels that may be used: all, 1%, 10%, 10/class; separated by commas"""
+    supervised: bool = False
+    """also train the same network from random weights with the labels only"""
+    seeds: Annotated[int, Field(ge=1, le=100)] = 3
+    """repetitions with other label subsets, random weights and validation parts"""
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """share of each class split off for testing where no test part is given"""
+    epochs: Annotated[int, Field(ge=1)] = 30
+    """of fine-tuning and of the supervised baseline"""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """of fine-tuning and of the supervised baseline"""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """first of the seeds"""
+    workers: Annotated[int | None, Field(ge=0)] = None
+    """reading processes [cores - 1]"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """largest share of unreadable items to go on with"""
+
+    @field_validator("protocols")
+    @classmethod
+    def _protocols(cls, given: str) -> str:
+        for name in given.split(","):
+            if name not in PROTOCOLS:
+                raise unknown("protocol", name, PROTOCOLS)
+        return given
+
+    def run(self) -> dict[str, Any]:
+        """{"rows": [...], "verdicts": [...], ...}; also kept as evaluation.json in the run folder."""
+        from selfsame.jobs.evaluating import run
+
+        return run(self)
+
+
+def evaluate(run: Any, labelled: str | Path, **settings: Any) -> list[dict[str, Any]]:
+    """Measure a run (or run folder) on labelled data; settings are the fields of `Evaluate`. Returns the rows."""
+    return Evaluate(run_folder=getattr(run, "folder", run), labelled=str(labelled), **settings).run()["rows"]

@@ -1,0 +1,228 @@
+"""What `evaluate` does: features of the encoder and of its baselines, through one protocol after the other."""
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfsame.downstream.finetune import Finetune, finetune, predict
+from selfsame.downstream.metrics import top_k_accuracy
+from selfsame.downstream.protocol import Features, Row, beats, measure
+from selfsame.downstream.protocol import table as table_of
+from selfsame.downstream.split import budget, numbered, stratified_split
+from selfsame.engine import dist
+from selfsame.engine.feed import CUT, VIEW, Order, Patient
+from selfsame.engine.plan import workers_for
+from selfsame.engine.state import write_text
+from selfsame.engine.watch import console, say
+from selfsame.errors import UserError
+from selfsame.jobs.data import Data, all_vectors, check_share, open_like
+from selfsame.jobs.evaluate import Evaluate
+from selfsame.jobs.runs import JOB, load
+from selfsame.records import ViewPlan
+from selfsame.types import Draws, Encoder, mixed
+
+RAW_SIDE = 32  # raw input is looked at through a thumbnail of at most this side
+
+
+@dataclass
+class Part:
+    """Labelled items: a source, which of its items, and their class numbers."""
+
+    data: Data
+    items: list[int]
+    labels: Tensor
+
+
+def run(job: Evaluate) -> dict[str, Any]:
+    encoder = load(job.run_folder)
+    on = dist.device(job.device)
+    encoder.to(on)
+    train, test, names = parts(job, encoder)
+    views = train.data.modality.recipe("weak", encoder.spec["size"], train.data.stats)
+    workers, _ = workers_for(getattr(train.data.source, "array", None) is not None, job.workers)
+    protocols, budgets = job.protocols.split(","), job.budgets.split(",")
+    say(f"{len(train.items):,} train and {len(test.items):,} test items of {len(names)} classes")
+
+    def fresh(seed: int) -> Encoder:
+        """The same network with random weights."""
+        torch.manual_seed(mixed(seed, 3))
+        try:
+            new = train.data.modality.build_encoder(encoder.spec)
+        except UserError:  # a module given in Python cannot be built again: a copy with all weights drawn anew
+            new = copy.deepcopy(encoder)
+            reinitialise(new)
+        return new.to(on).eval()
+
+    def vectors(of: Encoder) -> tuple[Tensor, Tensor]:
+        both = []
+        for part in (train, test):
+            kept, found = all_vectors(of, part.data, views, part.items, on, workers)
+            forget(part, kept)
+            check_share(part.data, job.max_skipped)
+            both.append(torch.from_numpy(found))
+        return both[0], both[1]
+
+    # The encoder goes first: it finds the unreadable items, so that all features are of the same items.
+    trained = vectors(encoder)
+    features: dict[Literal["encoder", "random", "raw", "supervised"], Features] = {
+        "encoder": lambda seed: trained,
+        "random": lambda seed: vectors(fresh(job.seed + seed)),
+        "raw": lambda seed: (raw(train, workers), raw(test, workers)),
+    }
+    frozen = [name for name in protocols if name != "finetune"]
+    rows = measure(features, train.labels, test.labels, frozen, budgets, job.seeds) if frozen else []
+    starts: dict[tuple[str, str], Callable[[int], Encoder]] = {}
+    if "finetune" in protocols:
+        starts["encoder", "finetune"] = lambda seed: encoder
+        starts["random", "finetune"] = fresh
+    elif job.supervised:
+        starts["supervised", "finetune"] = fresh
+    for (kind, protocol), start in starts.items():
+        # Fine-tuning random weights is training with labels only: one row serves as both.
+        shown = "supervised" if kind == "random" else kind
+        for wanted in budgets:
+            runs = []
+            for seed in range(job.seeds):
+                say(f"fine-tuning: {shown}, labels {wanted}, seed {job.seed + seed}")
+                runs.append(tuned(job, start(job.seed + seed), train, test, views, wanted, seed, shown != "encoder", len(names)))
+            rows.append(Row.of(shown, protocol, wanted, runs))  # type: ignore[arg-type]
+    result = {
+        "run": str(job.run_folder),
+        "labelled": job.labelled,
+        "classes": len(names),
+        "train": len(train.items),
+        "test": len(test.items),
+        "seed": job.seed,
+        "machine": dist.machine(on),
+        "rows": [row.model_dump() for row in rows],
+        "verdicts": [str(verdict) for verdict in beats(rows, len(test.items))],
+    }
+    keep(job, result)
+    console.print(table_of(rows))
+    for sentence in result["verdicts"]:
+        say(sentence)
+    return result
+
+
+def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:
+    """Train and test parts: as given, as found in train/ and test/, or split by seed."""
+    train_path, test_path, test_labels = job.labelled, job.test, job.test_labels
+    folder = Path(job.labelled)
+    if test_path is None and (folder / "train").is_dir() and (folder / "test").is_dir():
+        train_path, test_path = str(folder / "train"), str(folder / "test")
+    elif test_path is None and ".npz" in job.labelled:
+        train_path, test_path = archive_parts(job.labelled)
+    train = open_like(train_path, encoder, job.labels)
+    if test_path is None:
+        everything = labels_of(train, job)
+        names, numbers, _ = numbered(everything, [])
+        kept, held = stratified_split(numbers, job.test_share, job.seed)
+        say(f"no test part: {job.test_share:.0%} of each class split off by seed {job.seed}")
+        return Part(train, kept.tolist(), numbers[kept]), Part(train, held.tolist(), numbers[held]), names
+    test = open_like(test_path, encoder, test_labels)
+    names, of_train, of_test = numbered(labels_of(train, job), labels_of(test, job))
+    return (
+        Part(train, list(range(len(train.source))), of_train),
+        Part(test, list(range(len(test.source))), of_test),
+        names,
+    )
+
+
+def archive_parts(path: str) -> tuple[str, str | None]:
+    """x_train and x_test of one .npz, where it has both and no other key was asked for."""
+    file, _, key = path.partition("::")
+    if not Path(file).is_file():
+        return path, None
+    with np.load(file, allow_pickle=False) as archive:
+        keys = set(archive.files)
+    if key in ("", "x_train") and {"x_train", "x_test"} <= keys:
+        return f"{file}::x_train", f"{file}::x_test"
+    return path, None
+
+
+def labels_of(data: Data, job: Evaluate) -> list[str]:
+    labels = data.source.labels
+    if labels is None:
+        raise UserError(
+            f"{data.path} has no labels. Accepted: one folder a class, --labels FILE.csv with the columns path,label, "
+            "or --labels FILE.npz::y_train."
+        )
+    return labels
+
+
+def forget(part: Part, kept: list[int]) -> None:
+    """Leave out the items that could not be read."""
+    if len(kept) == len(part.items):
+        return
+    chosen = set(kept)
+    mask = torch.tensor([item in chosen for item in part.items])
+    part.labels = part.labels[mask]
+    part.items = kept
+
+
+def raw(part: Part, workers: int) -> Tensor:
+    """The input itself as a vector: a thumbnail of at most 32 pixels a side, flattened, on the [0, 1] scale."""
+    modality, stats = part.data.modality, part.data.stats
+    return modality.raw_vectors(part.data.source, part.items, stats, RAW_SIDE)  # type: ignore[attr-defined]
+
+
+def reinitialise(module: torch.nn.Module) -> None:
+    """Draw the weights of every layer that knows how to."""
+    for part in module.modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+
+
+def tuned(
+    job: Evaluate, start: Encoder, train: Part, test: Part, views: Any, wanted: str, seed: int, scratch: bool, classes: int
+) -> float:
+    """Test accuracy after fine-tuning on a label budget; a stratified tenth of it chooses the epoch."""
+    use = budget(train.labels, wanted, seed)
+    learn, check = stratified_split(train.labels[use], 0.1, seed)
+    items, labels = [train.items[i] for i in use[learn]], train.labels[use[learn]]
+    settings = Finetune(epochs=job.epochs, batch=min(job.batch_size, len(items)), bf16=dist.has_bf16(on_of(start)))
+    modality, stats = train.data.modality, train.data.stats
+    source, order, plan = Patient(train.data.source), Order(len(items), job.seed + seed), ViewPlan(full=1)
+
+    def batch_at(step: int) -> tuple[Tensor, Tensor]:
+        chosen = order.at(np.arange(step * settings.batch, (step + 1) * settings.batch))
+        numbers = [items[i] for i in chosen]
+        cut = Draws(job.seed + seed, step, len(numbers), stream=CUT)
+        samples = [part.to(on_of(start)) for part in modality.sample(source, numbers, plan, views, cut)]
+        draws = Draws(job.seed + seed, step, len(numbers), stream=VIEW)
+        return modality.make_views(samples, plan, views, stats, draws)[0], labels[torch.from_numpy(chosen)]
+
+    checked = [train.items[i] for i in use[check]] or items
+    truth = train.labels[use[check]] if len(check) else labels
+    validation = list(zip(plain(train.data, views, checked), truth.split(128), strict=True))
+    best = finetune(start, classes, batch_at, settings.epoch_steps(len(items)), validation, settings, seed, scratch)
+    scores = predict(best.classifier, plain(test.data, views, test.items), settings.bf16)
+    return top_k_accuracy(scores, test.labels)
+
+
+def plain(data: Data, views: Any, items: list[int], chunk: int = 128) -> Iterator[Tensor]:
+    for k in range(0, len(items), chunk):
+        part = items[k : k + chunk]
+        plan = ViewPlan(full=0, plain=1)
+        yield data.modality.sample(data.source, part, plan, views, Draws(0, 0, len(part)))[0]
+
+
+def on_of(module: torch.nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def keep(job: Evaluate, result: dict[str, Any]) -> None:
+    """evaluation.json, and the numbers in the run's report and model card."""
+    from selfsame.jobs.report import refresh_report
+
+    write_text(job.run_folder / "evaluation.json", json.dumps(result, indent=1) + "\n")
+    if (job.run_folder / JOB).exists():
+        refresh_report(job.run_folder, result)

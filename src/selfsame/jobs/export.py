@@ -1,0 +1,35 @@
+"""Files that load in other libraries with the same outputs."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from selfsame.records import Record
+
+
+class Export(Record):
+    """Write the encoder for another library, and check that it gives the same outputs there."""
+
+    run_folder: Path
+    """folder of a run"""
+    to: Literal["timm", "torchvision", "onnx", "torch"]
+    """timm and torchvision: a weight file; onnx and torch: the whole encoder with its normalisation"""
+    out: Path | None = None
+    """file to write [in the run folder]"""
+
+    def run(self) -> dict[str, Any]:
+        from selfsame import modalities
+        from selfsame.engine.watch import say
+        from selfsame.jobs.runs import load
+
+        encoder = load(self.run_folder)
+        suffix = {"timm": ".safetensors", "torchvision": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}[self.to]
+        out = self.out or self.run_folder / "export" / f"{self.to}{suffix}"
+        result = modalities.load(encoder.spec["modality"]).export(encoder, self.to, out)  # type: ignore[attr-defined]
+        say(f"wrote {result['out']}; largest difference of outputs {result['difference']:.1e}. Load it with:")
+        say(result["snippet"])
+        return result
+
+
+def export(run: Any, to: str, out: str | Path | None = None) -> dict[str, Any]:
+    """Write the encoder of a run for timm, torchvision, onnx or torch."""
+    return Export.model_validate({"run_folder": getattr(run, "folder", run), "to": to, "out": out}).run()

@@ -1,0 +1,113 @@
+"""Learn an encoder from unlabelled data: the job, its plan, and what it leaves in the run folder."""
+
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_serializer, field_validator
+
+from selfsame import methods
+from selfsame.errors import UserError
+from selfsame.jobs.runs import Run
+from selfsame.records import Budget, Method, Record
+
+FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "epochs", "save_every", "labels"}
+
+
+class Pretrain(Record):
+    """Learn an encoder from unlabelled data."""
+
+    data: str
+    """folder, glob, .txt or .csv list, .npy, .npz::key or .zip of items; no labels needed"""
+    out: Path | None = None
+    """run folder; an unfinished run found there goes on [runs/NAME]"""
+    method: Any = "byol"
+    """how to learn; `selfsame methods` lists them"""
+    encoder: Any = "auto"
+    """timm or torchvision model, or package.module:factory of your own"""
+    init: Path | None = None
+    """weight file to start from instead of random weights"""
+    image_size: Annotated[int | None, Field(ge=4, le=4096)] = None
+    """side of a view in pixels [from the data]"""
+    views: Any = "auto"
+    """strength of the views: photo, small, weak, or auto by size"""
+    epochs: Annotated[float | None, Field(gt=0)] = None
+    """passes over the data; raise it to extend a finished run"""
+    batch_size: Annotated[int | None, Field(ge=2)] = None
+    """items in one step"""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """micro-batches a step is divided into, to save memory"""
+    optimizer: Literal["adamw", "sgd", "lars"] | None = None
+    """[adamw]"""
+    lr: Annotated[float | None, Field(gt=0)] = None
+    """peak learning rate"""
+    weight_decay: Annotated[float | None, Field(ge=0)] = None
+    """of all weights but biases and norms"""
+    warmup_epochs: Annotated[float | None, Field(ge=0)] = None
+    """epochs of rising learning rate"""
+    precision: Literal["bf16", "fp32"] | None = None
+    """[bf16 where the device computes it]"""
+    compile: bool = False
+    """compile the learner: slow start, faster steps on a GPU"""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """same seed, same run"""
+    workers: Annotated[int | None, Field(ge=0)] = None
+    """reading processes [cores - 1]"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """largest share of unreadable items to go on with"""
+    labels: str | None = None
+    """class folders ("folders"), a CSV path,label or file.npz::y: k-NN accuracy while it trains, never for training"""
+    save_every: Annotated[int | None, Field(ge=1)] = None
+    """steps between two saved states"""
+    modality: str | None = None
+    """what the data is, where that is not clear"""
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method(cls, given: Any) -> Method:
+        if isinstance(given, Method):
+            return given
+        settings = {"name": given} if isinstance(given, str) else dict(given)
+        return methods.load(settings.pop("name", "byol")).model_validate(settings)
+
+    @field_serializer("method")
+    def _named(self, method: Method) -> dict[str, Any]:
+        return {"name": type(method).name, **method.model_dump(mode="json", exclude_unset=True)}
+
+    @field_validator("encoder")
+    @classmethod
+    def _encoder(cls, given: Any) -> Any:
+        if not isinstance(given, str) and not callable(getattr(given, "parameters", None)):
+            raise ValueError("an encoder is a name, a dotted path package.module:factory, or a torch module")
+        return given
+
+    @field_serializer("encoder")
+    def _encoder_name(self, encoder: Any) -> str:
+        return encoder if isinstance(encoder, str) else f"a {type(encoder).__name__} given in Python"
+
+    @field_validator("views")
+    @classmethod
+    def _views(cls, given: Any) -> dict[str, Any]:
+        return {"name": given} if isinstance(given, str) else {"name": "auto", **dict(given)}
+
+    @property
+    def folder(self) -> Path:
+        if self.out is not None:
+            return self.out
+        path = Path(self.data.split("::")[0].split("*")[0])
+        return Path("runs") / (path.stem or path.resolve().name)
+
+    def run(self) -> Run:
+        """Do it, or go on where it stopped. See `Pretraining.run` for what is raised."""
+        from selfsame.jobs.pretraining import Pretraining
+
+        return Pretraining(self).run()
+
+
+def pretrain(data: str | Path, **settings: Any) -> Run:
+    """Learn an encoder from unlabelled data; settings are the fields of `Pretrain`. Returns the finished run."""
+    return Pretrain(data=str(data), **settings).run()

@@ -1,0 +1,373 @@
+"""What `pretrain` does: open, measure, plan, learn, keep, report. The only place where all rooms meet."""
+
+import functools
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfsame.downstream.knn import knn_accuracy
+from selfsame.engine import dist
+from selfsame.engine.feed import VIEW, Steps
+from selfsame.engine.health import ADVICE, Health
+from selfsame.engine.loop import Loop, train
+from selfsame.engine.plan import Line, Wishes, plan_loop, workers_for
+from selfsame.engine.state import saved, write_text
+from selfsame.engine.watch import console, say
+from selfsame.errors import UserError
+from selfsame.jobs.data import (
+    Data,
+    all_vectors,
+    check_share,
+    describe,
+    fixed_views,
+    held_out,
+    open_data,
+    warn_skipped,
+    write_skipped,
+)
+from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
+from selfsame.jobs.runs import JOB, PLAN, RESULT, Run, read_json
+from selfsame.records import Budget, Method, Record
+from selfsame.types import Draws, Encoder, Learner, mixed
+
+PROBED = 1000  # labelled items whose k-NN accuracy is followed
+
+
+class Pretraining:
+    """One run at work. The parts are made in the order of the lines of `run`."""
+
+    def __init__(self, job: Pretrain) -> None:
+        self.job = job
+        self.folder = job.folder
+        self.on = dist.device(job.device)
+
+    def run(self) -> Run:
+        """Learn, or go on, or say that all is done.
+
+        Raises:
+            UserError: input that cannot be used, a run folder of other settings, a full disk.
+            TrainingStopped: collapse or not a number.
+            Interrupted: stopped by a signal, state saved.
+        """
+        job = self.job
+        self.was = self.earlier()
+        for text in job.method.cautions():
+            say(f"caution: {text}", "yellow")
+        say(f"reading {job.data}")
+        self.data = open_data(job.data, job.modality, None, job.max_skipped, job.seed)
+        self.learn_from, self.look_at = self.divided()
+        with dist.group(self.on):
+            learner = self.prepared()
+            if self.done_already():
+                say(f"{self.folder} is finished: {self.loop.steps:,} steps. Raise --epochs to train on.")
+                return Run(self.folder)
+            self.begin_folder()
+            steps = self.steps()
+            self.show_plan(learner, steps)
+            health = Health(learner.encoder, fixed_views(self.data, self.views, self.look_at, job.seed, self.on))
+            began = time.monotonic()
+            first = train(
+                learner, steps, self.make_views, self.loop, self.folder, self.on, self.workers, health,
+                self.found, self.probe(learner.encoder),
+            )  # fmt: skip
+            if dist.first():
+                self.keep(learner.encoder, health, time.monotonic() - began, first)
+        return Run(self.folder)
+
+    # What stands in the folder already
+
+    def earlier(self) -> dict[str, Any] | None:
+        """The job of an earlier run in this folder. Raises UserError when its settings are not these."""
+        path = self.folder / JOB
+        if not path.exists():
+            if self.folder.is_dir() and any(self.folder.iterdir()):
+                names = ", ".join(sorted(p.name for p in self.folder.iterdir())[:3])
+                raise UserError(f"{self.folder} is no run folder and not empty ({names}, ...). Choose another --out.")
+            return None
+        was, now = read_json(path), self.job.model_dump(mode="json")
+        odd = [key for key in now if key not in FREE_TO_CHANGE and was.get(key) != now[key]]
+        if odd:
+            pairs = "; ".join(f"{key} was {shown(was.get(key))}, now {shown(now[key])}" for key in odd)
+            raise UserError(f"{self.folder} holds a run made with other settings: {pairs}. Choose another --out.")
+        return was
+
+    def done_already(self) -> bool:
+        states = saved(self.folder / "state")
+        return bool(states) and (self.folder / RESULT).exists() and int(states[-1].stem[5:]) >= self.loop.steps
+
+    # Making the parts
+
+    def divided(self) -> tuple[np.ndarray, np.ndarray]:
+        readable = self.data.readable()
+        if len(readable) < 4:
+            raise UserError(
+                f"{self.job.data} has {len(readable)} readable item{'s' if len(readable) != 1 else ''}; "
+                "at least 4 are needed to learn from. Give a folder with more."
+            )
+        return held_out(readable, self.job.seed)
+
+    def prepared(self) -> Learner:
+        """Decide everything and build the learner, on its device."""
+        job, modality, stats = self.job, self.data.modality, self.data.stats
+        large = self.on.type == "cuda"
+        module = job.encoder if not isinstance(job.encoder, str) else None
+        self.size: int = job.image_size or modality.default_size(stats, large)  # type: ignore[attr-defined]
+        name = job.encoder
+        if name == "auto":
+            name = modality.default_encoder(self.size, large)  # type: ignore[attr-defined]
+        self.views = strengths(modality, job.views, self.size, stats)
+        torch.manual_seed(mixed(job.seed, 1))
+        weights = str(job.init) if job.init else None
+        encoder = modality.make_encoder(module or name, self.size, stats, weights)
+        wishes = Wishes(**{field: getattr(job, field) for field in Wishes.model_fields})
+        self.loop, lines = plan_loop(len(self.learn_from), is_token_net(encoder), wishes, self.on)
+        if self.was is not None and (self.folder / PLAN).exists():
+            self.loop = self.continued(self.loop)
+        if self.loop.batch > len(self.learn_from):
+            raise UserError(
+                f"--batch-size {self.loop.batch} is larger than the {len(self.learn_from)} items to learn from. "
+                "Give a smaller one."
+            )
+        if self.loop.batch // (self.loop.accumulate * dist.world()) < 2:
+            raise UserError(
+                f"--batch-size {self.loop.batch} over {self.loop.accumulate} micro-batches leaves fewer than 2 items "
+                "in each; batch statistics need two. Raise --batch-size or lower --accumulate."
+            )
+        budget = Budget(items=len(self.learn_from), batch=self.loop.batch, steps=self.loop.steps, dim=encoder.dim)
+        self.method: Method = job.method.fitted(budget)
+        if self.was is not None and (self.folder / PLAN).exists():
+            self.method = type(self.method).model_validate(read_json(self.folder / PLAN)["method_settings"])
+        in_memory = getattr(self.data.source, "array", None) is not None
+        self.workers, why = workers_for(in_memory, job.workers)
+        learner = self.method.build(encoder).to(self.on, memory_format=torch.channels_last)
+        self.name = getattr(type(module), "__name__", name)
+        self.lines = [
+            Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
+            Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),
+            Line(name="view size", value=f"{self.size} px", why="given" if job.image_size else "from the data"),
+            Line(name="views", value=str(job.views["name"]), why=getattr(self.views, "summary", "")),
+            Line(name="encoder", value=f"{self.name}, {encoder.dim}-d", why=f"{count(encoder):.1f} M parameters"),
+            Line(name="method", value=type(job.method).name, why=settings_line(self.method)),
+            *lines,
+            Line(name="workers", value=str(self.workers), why=why),
+            Line(name="device", value=str(self.on), why=dist.machine(self.on)),
+        ]
+        return learner
+
+    def continued(self, fresh: Loop) -> Loop:
+        """The loop of the run in the folder; only its length may change."""
+        was = read_json(self.folder / PLAN)
+        if was.get("fingerprint") != self.data.fingerprint():
+            raise UserError(
+                f"{self.job.data} has changed since {self.folder} was begun ({was.get('fingerprint')} then, "
+                f"{self.data.fingerprint()} now), so the run cannot go on exactly. Choose another --out, "
+                f"and --init {self.folder / 'encoder.safetensors'} to start from its weights."
+            )
+        before = Loop.model_validate(was["loop"])
+        if fresh.steps < before.steps:
+            raise UserError(
+                f"{self.folder} was planned for {before.steps:,} steps; --epochs now asks for {fresh.steps:,}. "
+                "A run can be extended, not shortened. Choose another --out."
+            )
+        return before.changed(steps=fresh.steps, save_every=fresh.save_every, health_every=fresh.health_every)
+
+    def steps(self) -> Steps:
+        job = self.job
+        share = self.loop.batch // dist.world()
+        rows = slice(dist.rank() * share, (dist.rank() + 1) * share)
+        if share * dist.world() != self.loop.batch:
+            raise UserError(f"--batch-size {self.loop.batch} cannot be divided over {dist.world()} processes.")
+        sample = functools.partial(sampled, modality=self.data.modality.name, plan=self.method.plan, views=self.views)
+        return Steps(self.data.source, self.learn_from, sample, self.loop.batch, rows, job.seed)
+
+    def make_views(self, samples: list[torch.Tensor], draws: Draws) -> list[torch.Tensor]:
+        views = self.data.modality.make_views(samples, self.method.plan, self.views, self.data.stats, draws)
+        return [view.contiguous(memory_format=torch.channels_last) if view.ndim == 4 else view for view in views]
+
+    def found(self, unreadable: dict[int, str]) -> None:
+        """Note what the workers could not read, and stop when it is too much."""
+        new = unreadable.keys() - self.data.skipped.keys()
+        if not new:
+            return
+        self.data.skipped.update(unreadable)
+        if dist.first():
+            write_skipped(self.data, self.folder)
+        check_share(self.data, self.job.max_skipped, self.folder)
+
+    @functools.cached_property
+    def labels(self) -> list[str] | None:
+        """The labels the user gave for watching and for the report; nothing in training sees them."""
+        if self.job.labels is None:
+            return None
+        path = None if self.job.labels == "folders" else self.job.labels
+        labels = self.data.modality.open_source(self.job.data, path).labels
+        if labels is None:
+            raise UserError(f"--labels {self.job.labels}: {self.job.data} has no class folders.")
+        return labels
+
+    def probe(self, encoder: Encoder) -> Any:
+        """k-NN accuracy on labelled items while it trains; None where no labels were given."""
+        if self.labels is None:
+            return None
+        names = np.unique(self.labels, return_inverse=True)[1]
+        chosen = np.random.default_rng(mixed(self.job.seed, 8)).permutation(self.data.readable())[: 2 * PROBED]
+        half = len(chosen) // 2
+
+        def accuracy() -> dict[str, float]:
+            was = encoder.training
+            kept, vectors = all_vectors(encoder, self.data, self.views, chosen.tolist(), self.on)
+            encoder.train(was)
+            z, y = torch.from_numpy(vectors), torch.from_numpy(names[kept])
+            return {"knn": knn_accuracy(z[half:], y[half:], z[:half], y[:half])}
+
+        return accuracy
+
+    # What is shown and kept
+
+    def begin_folder(self) -> None:
+        if not dist.first():
+            return
+        write_text(self.folder / JOB, json.dumps(self.job.model_dump(mode="json"), indent=1) + "\n")
+        plan = {
+            "fingerprint": self.data.fingerprint(),
+            "loop": self.loop.model_dump(mode="json"),
+            "method_settings": self.method.model_dump(mode="json"),
+            "views": self.views.model_dump(mode="json"),
+            "stats": self.data.stats.model_dump(mode="json"),
+            "size": self.size,
+            "lines": [line.model_dump() for line in self.lines],
+        }
+        write_text(self.folder / PLAN, json.dumps(plan, indent=1) + "\n")
+        write_skipped(self.data, self.folder)
+        warn_skipped(self.data, self.folder)
+
+    def show_plan(self, learner: Learner, steps: Steps) -> None:
+        """Print the plan with the time and memory that a trial step takes here."""
+        seconds, memory = self.trial(learner, steps)
+        total = seconds * self.loop.steps
+        self.lines += [
+            Line(name="time", value=duration(total), why=f"{self.loop.batch / seconds:,.0f} items/s in a trial step here"),
+            Line(name="memory", value=f"{memory / 2**30:.1f} GiB", why="peak in the trial step"),
+        ]
+        if not dist.first():
+            return
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for line in self.lines:
+            table.add_row(line.name, line.value, f"[dim]{line.why}[/dim]")
+        console.print(table)
+
+    def trial(self, learner: Learner, steps: Steps) -> tuple[float, int]:
+        """(seconds of a step, bytes at the peak), from forward and backward passes that leave no trace."""
+        before = {name: value.clone() for name, value in learner.state_dict().items()}
+        learner.train()
+        began = time.monotonic()
+        samples = [sample.to(self.on) for sample in steps[0].samples]
+        reading = (time.monotonic() - began) / max(1, self.workers)
+        share = -(-len(samples[0]) // self.loop.accumulate)
+        draws = Draws(self.loop.seed, 0, share, stream=VIEW)
+        taken = []
+        for _ in range(2):
+            began = time.monotonic()
+            views = self.make_views([sample[:share] for sample in samples], draws)
+            with torch.autocast(self.on.type, torch.bfloat16, enabled=self.loop.precision == "bf16"):
+                loss = learner(views).loss
+            loss.backward()
+            if self.on.type == "cuda":
+                torch.cuda.synchronize(self.on)
+            taken.append((time.monotonic() - began) * self.loop.accumulate)
+        learner.load_state_dict(before)
+        learner.zero_grad(set_to_none=True)
+        if self.on.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.on)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        working = min(taken)
+        return max(working, reading) if self.workers else working + reading, peak
+
+    def keep(self, encoder: Encoder, health: Health, seconds: float, first: int) -> None:
+        """The encoder, the result, the report and the model card."""
+        from selfsame.jobs.report import write_report
+
+        modality = self.data.modality
+        encoder = encoder.eval()
+        modality.save_encoder(encoder, self.folder)  # type: ignore[attr-defined]
+        log = Run(self.folder).log
+        looks = [row for row in log if "verdict" in row]
+        result = {
+            "verdict": health.verdict,
+            "advice": ADVICE[health.verdict],
+            "steps": self.loop.steps,
+            "items": len(self.data.source),
+            "skipped": len(self.data.skipped),
+            "seconds": round(seconds, 1),
+            "items_per_second": round((self.loop.steps - first) * self.loop.batch / seconds, 1),
+            "loss": next((row["loss"] for row in reversed(log) if "loss" in row), None),
+            "health": {k.removeprefix("health/"): v for k, v in looks[-1].items() if k.startswith("health/")},
+            "health_at_start": {k.removeprefix("health/"): v for k, v in looks[0].items() if k.startswith("health/")},
+            "machine": dist.machine(self.on),
+            "seed": self.job.seed,
+        }
+        write_text(self.folder / RESULT, json.dumps(result, indent=1) + "\n")
+        colour = "green" if health.verdict == "healthy" else "yellow"
+        say(f"{health.verdict}: {ADVICE[health.verdict]}", colour)
+        write_report(self.folder, self.data, encoder, self.views, self.on, self.labels, self.job.seed)
+        say(f"encoder, report.html and README.md are in {self.folder}")
+
+
+def sampled(source: Any, items: Any, draws: Draws, modality: str, plan: Any, views: Any) -> list[torch.Tensor]:
+    """The worker half, by the modality's name, so that it can be sent to worker processes."""
+    from selfsame import modalities
+
+    return modalities.load(modality).sample(source, items, plan, views, draws)
+
+
+def strengths(modality: Any, wish: dict[str, Any], size: int, stats: Record) -> Record:
+    """The recipe by name, with the values given on top. Raises UserError on unknown keys."""
+    views = modality.recipe(str(wish["name"]), size, stats)
+    return merged(views, {key: value for key, value in wish.items() if key != "name"})
+
+
+def merged(record: Record, changes: dict[str, Any]) -> Record:
+    values = {
+        key: merged(getattr(record, key), value).model_dump()
+        if isinstance(value, dict) and isinstance(getattr(record, key, None), Record)
+        else value
+        for key, value in changes.items()
+    }
+    return type(record).model_validate({**record.model_dump(), **values})
+
+
+def is_token_net(encoder: Encoder) -> bool:
+    return bool(getattr(encoder, "has_tokens", False))
+
+
+def count(module: torch.nn.Module) -> float:
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+def shown(value: Any) -> str:
+    return "unset" if value is None else json.dumps(value)
+
+
+def shown_stats(stats: Any) -> str:
+    return getattr(stats, "summary", "")
+
+
+def settings_line(method: Method) -> str:
+    return ", ".join(f"{name} {getattr(method, name)}" for name in sorted(method.model_fields_set))
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

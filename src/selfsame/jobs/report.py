@@ -1,0 +1,129 @@
+"""The report and the model card of a run: gathered once from data and encoder, written again when numbers come."""
+
+import contextlib
+import importlib.metadata
+import platform
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from selfsame.engine.state import write_text, write_whole
+from selfsame.engine.watch import say
+from selfsame.jobs.data import Data, all_vectors, read_skipped, sheet
+from selfsame.jobs.runs import PLAN, Run, read_json
+from selfsame.records import Record
+from selfsame.report.card import write_card
+from selfsame.report.gallery import map_of_items, neighbours
+from selfsame.report.page import write_page
+from selfsame.types import Encoder, mixed
+
+SHOWN = 600  # items on the map
+QUERIES = 8
+SHEET = (8, 6)  # items, views of each
+
+
+def write_report(
+    folder: Path, data: Data, encoder: Encoder, views: Record, on: torch.device, labels: list[str] | None, seed: int
+) -> None:
+    """Make the pictures of a run, keep them in report/, and write report.html and README.md."""
+    place = folder / "report"
+    drawn = sheet(data, views, *SHEET, seed)
+    write_whole(place / "views.png", lambda draft: drawn.save(draft, format="PNG"))
+    chosen = np.sort(np.random.default_rng(mixed(seed, 9)).permutation(data.readable())[:SHOWN]).tolist()
+    kept, vectors = all_vectors(encoder, data, views, chosen, on)
+    names = [data.source.name(i) for i in kept]
+    of_kept = [labels[i] for i in kept] if labels else None
+
+    def picture(k: int) -> Image.Image:
+        return data.modality.picture(data.source, kept[k])  # type: ignore[attr-defined]
+
+    queries = np.random.default_rng(mixed(seed, 10)).permutation(len(kept))[:QUERIES].tolist()
+    write_text(place / "neighbours.html", neighbours(vectors, picture, names, queries, labels=of_kept))
+    write_text(place / "map.html", map_of_items(vectors, picture, names, of_kept))
+    refresh_report(folder)
+
+
+def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> None:
+    """Write report.html and README.md from what stands in the run folder."""
+    run = Run(folder)
+    place = folder / "report"
+    if evaluation is None and (folder / "evaluation.json").exists():
+        evaluation = read_json(folder / "evaluation.json")
+    rows = evaluation["rows"] if evaluation else None
+    plan, spec = read_json(folder / PLAN), read_json(folder / "encoder.json")
+    lines = [(line["name"], f"{line['value']} ({line['why']})" if line["why"] else line["value"]) for line in plan["lines"]]
+    with contextlib.ExitStack() as stack:
+        picture = stack.enter_context(Image.open(place / "views.png")) if (place / "views.png").exists() else None
+        write_page(
+            folder,
+            title=f"{run.job['method']['name']} on {run.job['data']}",
+            verdict=run.verdict,
+            plan=lines,
+            job=run.job,
+            log=run.log,
+            numbers=rows,
+            sheet=picture,
+            neighbours_html=fragment(place / "neighbours.html"),
+            map_html=fragment(place / "map.html"),
+            skipped=read_skipped(folder),
+            versions=versions(),
+        )
+    result, stats = run.result, plan["stats"]
+    write_card(
+        folder,
+        title=f"{spec.get('name')} trained with {run.job['method']['name']} on {run.job['data']}",
+        encoder=[("network", spec.get("name")), ("width", spec.get("dim")), ("view size", plan["size"])],
+        data=[("path", run.job["data"]), ("items", result.get("items")), ("unreadable", result.get("skipped")), *stats.items()],
+        method=list({"name": run.job["method"]["name"], **plan["method_settings"]}.items()),
+        training=[
+            *((key, plan["loop"][key]) for key in ("steps", "batch", "optimizer", "lr", "weight_decay", "precision", "seed")),
+            ("seconds", result.get("seconds")),
+            ("machine", result.get("machine")),
+        ],
+        command=command(run),
+        verdict=run.verdict,
+        numbers=rows,
+        versions=versions(),
+    )
+    say(f"report: {folder / 'report.html'}")
+
+
+def command(run: Run) -> str:
+    """The command line that makes the run again."""
+    words = ["selfsame", "pretrain", run.job["data"], "--out", str(run.folder)]
+    for key, value in run.job.items():
+        if key in ("data", "out") or value is None or value is False:
+            continue
+        if isinstance(value, dict):
+            words += [f"--{key}", str(value["name"])]
+            words += [w for k, v in value.items() if k != "name" for w in flags(f"--{key}.{k}", v)]
+        elif value != DEFAULTS.get(key):
+            words += flags(f"--{key}", value)
+    return shlex.join(words)
+
+
+DEFAULTS = {"encoder": "auto", "accumulate": 1, "seed": 0, "device": "auto", "max_skipped": 0.01}
+
+
+def flags(name: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [word for key, inner in value.items() for word in flags(f"{name}.{key}", inner)]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [name.replace("_", "-"), *map(str, values)] if value is not True else [name.replace("_", "-")]
+
+
+def fragment(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def versions() -> list[tuple[str, str]]:
+    named = ("selfsame", "torch", "torchvision", "timm", "numpy", "pillow")
+    found = [("python", platform.python_version())]
+    for package in named:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append((package, importlib.metadata.version(package)))
+    return found

@@ -1,0 +1,55 @@
+"""A picture of what the encoder will see: items and their random views."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from selfsame.records import Record
+
+
+class Views(Record):
+    """Draw a contact sheet of items and their random views."""
+
+    data: str
+    """folder, glob, list, array or zip of items"""
+    out: Path = Path("views.png")
+    """picture to write"""
+    views: Any = "auto"
+    """strength of the views: photo, small, weak, or auto by size"""
+    image_size: Annotated[int | None, Field(ge=4, le=4096)] = None
+    """side of a view in pixels [from the data]"""
+    count: Annotated[int, Field(ge=1, le=64)] = 8
+    """items"""
+    each: Annotated[int, Field(ge=1, le=16)] = 6
+    """views of each item"""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """draws the items and their views"""
+    max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """largest share of unreadable items to go on with"""
+    modality: str | None = None
+    """what the data is, where that is not clear"""
+
+    @field_validator("views")
+    @classmethod
+    def _views(cls, given: Any) -> dict[str, Any]:
+        return {"name": given} if isinstance(given, str) else {"name": "auto", **dict(given)}
+
+    def run(self) -> dict[str, Any]:
+        from selfsame.engine.state import write_whole
+        from selfsame.engine.watch import say
+        from selfsame.jobs.data import open_data, sheet
+        from selfsame.jobs.pretraining import strengths
+
+        data = open_data(self.data, self.modality, None, self.max_skipped, self.seed)
+        size = self.image_size or data.modality.default_size(data.stats, False)  # type: ignore[attr-defined]
+        strength = strengths(data.modality, self.views, size, data.stats)
+        drawn = sheet(data, strength, self.count, self.each, self.seed)
+        write_whole(self.out, lambda draft: drawn.save(draft, format="PNG"))
+        say(f"{min(self.count, len(data.source))} items, {self.each} views each, {size} px: {self.out}")
+        return {"out": str(self.out), "size": size, "views": strength.model_dump(mode="json")}
+
+
+def views(data: str | Path, out: str | Path = "views.png", **settings: Any) -> dict[str, Any]:
+    """Draw a contact sheet of items and their views; settings are the fields of `Views`."""
+    return Views(data=str(data), out=Path(out), **settings).run()

@@ -1,0 +1,205 @@
+"""BYOL: predict what a slow copy of the network makes of another view. No negatives.
+
+Source: Grill et al. 2020, arXiv 2006.07733; defaults are its ImageNet run, sections named below. The switches are
+the full scope of its patent; `norm` is the study without batch statistics, arXiv 2010.10241.
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from selfsame import types
+from selfsame.nn.adversary import ascend
+from selfsame.nn.diagnose import spread
+from selfsame.nn.ema import Target, cosine
+from selfsame.nn.heads import mlp
+from selfsame.nn.norm import frozen_statistics
+from selfsame.records import Budget, ViewPlan
+
+Loss = Literal["nmse", "mse", "l2", "cosine", "dot", "xent"]
+
+
+class BYOL(types.Method):
+    """Learn by predicting a slow copy of yourself."""
+
+    hidden: Annotated[int, Field(ge=1)] = 4096
+    """width of both heads' hidden layer (3.3)"""
+    out: Annotated[int, Field(ge=1)] = 256
+    """width of the projection (3.3)"""
+    momentum: Annotated[float, Field(ge=0, le=1)] = 0.996
+    """of the target at the start (3.3); fitted to batch and length unless given"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """momentum rises to 1 over the run, or stays"""
+    projector: bool = True
+    """without it the target is the representation itself"""
+    predictor: bool = True
+    """without it, and no other asymmetry, it collapses (table 5)"""
+    transformed: Literal["both", "online", "target"] = "both"
+    """which side sees a transformed view; the other sees the plain item"""
+    symmetric: bool = True
+    """sum the loss over both directions (equation 2)"""
+    loss: Loss = "nmse"
+    """distance of prediction and target: nmse = 2 - 2 cos (equation 2), mse, l2, cosine, dot, xent"""
+    normalize: Literal["both", "prediction", "target", "none"] = "none"
+    """sides put on the unit sphere before mse, l2, dot or xent; nmse and cosine always are"""
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    """of the prediction's softmax in xent"""
+    target_temperature: Annotated[float, Field(gt=0)] = 0.04
+    """of the target's softmax in xent; sharper than the prediction's"""
+    update_every: Annotated[int, Field(ge=1)] = 1
+    """steps between two moves of the target"""
+    copy_every: Annotated[int, Field(ge=0)] = 0
+    """instead of averaging, copy online into target every n steps; 0: average"""
+    buffers: Literal["own", "copy", "average"] = "own"
+    """batch-norm statistics of the target: its own (reference code), copied, or averaged"""
+    norm: Literal["batch", "group"] = "batch"
+    """group: GroupNorm and weight standardisation in place of batch norm"""
+    adversary: Annotated[int, Field(ge=0)] = 0
+    """steps of gradient ascent that make one view harder; 0: none"""
+    epsilon: Annotated[float, Field(ge=0, le=1)] = 8 / 255
+    """largest change of a value by the adversary, on the [0, 1] scale"""
+    alpha: Annotated[float, Field(gt=0, le=1)] = 2 / 255
+    """size of one step of the adversary"""
+
+    @property
+    def plan(self) -> ViewPlan:
+        return ViewPlan(full=2) if self.transformed == "both" else ViewPlan(full=1, plain=1)
+
+    def build(self, encoder: types.Encoder) -> "Learner":
+        return Learner(self, encoder)
+
+    def cautions(self) -> list[str]:
+        still = self.momentum == 1 and self.copy_every == 0
+        return [
+            text
+            for true, text in (
+                (
+                    not self.predictor and self.transformed == "both" and not still,
+                    "without a predictor both sides can agree on a constant: full collapse (arXiv 2006.07733, table 5)",
+                ),
+                (
+                    self.copy_every == 1 or (self.momentum == 0 and self.copy_every == 0),
+                    "a target that equals the online network gives unstable training (table 5: momentum 0 collapses)",
+                ),
+                (still, "a target that never moves is stable but learns little (table 5: 18.8 % on ImageNet)"),
+                (
+                    self.loss == "dot" and self.normalize != "both",
+                    "the dot product of vectors of any length has no lower bound: lengths grow until it diverges",
+                ),
+                (
+                    self.loss in ("mse", "l2") and self.normalize in ("none", "prediction"),
+                    "plain squared distance is smallest when all vectors shrink to zero: normalise the target",
+                ),
+                (
+                    self.loss == "xent" and self.target_temperature >= self.temperature,
+                    "a target softmax no sharper than the prediction's drifts to the uniform distribution",
+                ),
+            )
+            if true
+        ]
+
+    def fitted(self, budget: Budget) -> Self:
+        """See `momentum_for`; heads no wider than the encoder can use."""
+        derived = {
+            "momentum": momentum_for(budget.batch, budget.steps),
+            "hidden": min(4096, max(512, 2 * budget.dim)),
+        }
+        return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
+
+
+class Learner(types.Learner):
+    """BYOL at work. Views: two full ones, or one full and one plain."""
+
+    def __init__(self, method: BYOL, encoder: types.Encoder) -> None:
+        super().__init__()
+        self.method = method
+        if method.norm == "group":
+            encoder.use_group_norm()
+        self.encoder = encoder
+        width = method.out if method.projector else encoder.dim
+        self.projector = mlp(encoder.dim, method.hidden, method.out, method.norm) if method.projector else nn.Identity()
+        self.predictor = mlp(width, method.hidden, width, method.norm) if method.predictor else nn.Identity()
+        self.target = Target(self.online, method.buffers)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    @property
+    def online(self) -> nn.Sequential:
+        # Built on each use: a stored one would keep the old layers after batch norms are converted.
+        return nn.Sequential(self.encoder, self.projector)
+
+    def forward(self, views: list[Tensor]) -> types.Step:
+        one, two = views
+        m = self.method
+        if m.adversary:
+            one = self.harder(one, self.target(two))
+        if m.transformed == "both":
+            pairs = [(one, two), (two, one)] if m.symmetric else [(one, two)]
+        else:  # `one` is transformed, `two` is plain
+            first = (one, two) if m.transformed == "online" else (two, one)
+            pairs = [first, first[::-1]] if m.symmetric else [first]
+        loss = torch.stack([self.distance(self.predict(x), self.target(y)) for x, y in pairs]).sum()
+        return types.Step(loss, {"spread": spread(self.last_target)})
+
+    def predict(self, view: Tensor) -> Float[Tensor, "b d"]:
+        return self.predictor(self.online(view))
+
+    def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
+        self.last_target = target
+        return distance(prediction, target, self.method)
+
+    def harder(self, view: Tensor, target: Tensor) -> Tensor:
+        """The view moved within epsilon so that its target is harder to predict; the network is left as it was."""
+        m = self.method
+        with frozen_statistics(self):
+            return ascend(view, lambda x: distance(self.predict(x), target, m), m.epsilon, m.alpha, m.adversary)
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        m = self.method
+        self.steps += 1
+        step = int(self.steps)
+        if m.copy_every:
+            if step % m.copy_every == 0:
+                self.target.follow(self.online, 0.0)
+        elif step % m.update_every == 0:
+            rising = cosine(m.momentum, 1.0, progress) if m.schedule == "cosine" else m.momentum
+            self.target.follow(self.online, rising)
+
+
+def distance(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"], method: BYOL) -> Float[Tensor, ""]:
+    """Mean over the batch of the distance of prediction and target, computed in fp32.
+
+    nmse: 2 - 2 cos, in [0, 4]. cosine: -cos. dot: -<p, z>. l2: squared distance. mse: l2 / d.
+    xent: cross-entropy of softmax(p / temperature) against softmax(z / target_temperature).
+    """
+    p, z = p.float(), z.detach().float()
+    if method.loss in ("nmse", "cosine"):
+        cos = F.cosine_similarity(p, z, dim=-1).mean()
+        return 2 - 2 * cos if method.loss == "nmse" else -cos
+    if method.normalize in ("both", "prediction"):
+        p = F.normalize(p, dim=-1)
+    if method.normalize in ("both", "target"):
+        z = F.normalize(z, dim=-1)
+    if method.loss == "mse":
+        return F.mse_loss(p, z)
+    if method.loss == "l2":
+        return (p - z).square().sum(-1).mean()
+    if method.loss == "dot":
+        return -(p * z).sum(-1).mean()
+    return F.cross_entropy(p / method.temperature, (z / method.target_temperature).softmax(-1))
+
+
+def momentum_for(batch: int, steps: int) -> float:
+    """Momentum of the target for a batch size and length of run.
+
+    0.99 at batch 256, as the CIFAR recipes have it, to the power batch / 256 (the scaling rule of arXiv 2307.13813),
+    but the target must be able to follow: its memory 1 / (1 - momentum) is at most 3 % of the run's steps.
+    """
+    scaled = 0.99 ** (batch / 256)
+    shortest = 1 - 1 / max(5.0, 0.03 * steps)
+    return round(min(scaled, shortest), 6) if math.isfinite(scaled) else shortest

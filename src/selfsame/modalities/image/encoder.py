@@ -1,0 +1,649 @@
+"""Image encoders: any timm or torchvision network, or one of the user's own, with its normalisation inside.
+
+Raises: UserError on unknown names, sizes a network cannot take, wrongly scaled or shaped images, and weights or
+saved encoders that do not fit; TypeError where a network has no maps or tokens.
+"""
+
+import importlib
+import json
+import math
+import os
+import pickle
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+import torchvision
+from jaxtyping import Float, Int
+from pydantic import ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_model
+from timm.layers import PatchEmbed
+from timm.models.resnet import ResNet as TimmResNet
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint_sequential
+from torchvision.models import ResNet, SwinTransformer, VisionTransformer
+from torchvision.ops.misc import Permute
+
+from selfsame import types
+from selfsame.errors import UserError, unknown
+from selfsame.nn.norm import use_group_norm
+from selfsame.records import Record
+
+FORMAT = 1  # of encoder.json
+SMALL = 64  # pixels up to which residual nets get the small stem
+CONTAINERS = {"features", "blocks", "stages", "layers", "trunk_output", "encoder"}  # whose children are the stages
+HEADS = re.compile(r"(fc|head|heads|head_dist|classifier)\.")  # classifiers, which an encoder does without
+STATS = ("items", "channels", "bits", "white", "mean", "std", "height", "width", "uniform")
+
+
+class Scale(Record):
+    """The statistics that the normalisation uses. Other keys are let through."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    white: int
+    """stored value that becomes 1.0"""
+    mean: tuple[float, ...]
+    """of each channel, on the [0, 1] scale"""
+    std: tuple[float, ...]
+    """of each channel, on the [0, 1] scale"""
+
+
+class Spec(Record):
+    """What encoder.json must hold. Other keys are let through."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    modality: Literal["image"]
+    library: Literal["timm", "torchvision", "own"]
+    name: str
+    """of the network; of an own one, "package.module:factory" or the class of the given module"""
+    size: int
+    channels: int
+    options: dict[str, Any]
+    """arguments of the library's constructor"""
+    small_stem: bool
+    norm: Literal["batch", "group"]
+    stats: Scale
+    dim: int
+
+
+class ImageEncoder(types.Encoder):
+    """A network and the normalisation of the images it was made for.
+
+    Takes batches [b c h w] by torchvision's pixel convention: integers are stored values (`white` is 1.0), floats
+    lie in [0, 1]. In eval mode floats on another scale raise UserError (on an accelerator only the first batch is
+    looked at, as looking waits for the device).
+    """
+
+    mean: Tensor
+    std: Tensor
+    white: Tensor
+
+    def __init__(self, trunk: nn.Module, spec: dict[str, Any]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.spec = spec
+        self.dim = spec["dim"]
+        stats = spec["stats"]
+        self.register_buffer("mean", torch.tensor(stats["mean"], dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(stats["std"], dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("white", torch.tensor(float(stats["white"])))
+        self.looked = False
+
+    def forward(self, view: Tensor) -> Float[Tensor, "b d"]:
+        return _pooled(self.trunk(self.normalised(view)))
+
+    def normalised(self, view: Tensor) -> Float[Tensor, "b c h w"]:
+        """What the trunk sees: (pixels - mean) / std, pixels on the [0, 1] scale."""
+        self._check(view)
+        pixels = view if view.is_floating_point() else view.float() / self.white.float()
+        return ((pixels - self.mean) / self.std).to(self.mean.dtype)
+
+    def maps(self, view: Tensor) -> list[Tensor]:
+        """Dense features, fine to coarse: the last map [b c h w] of each resolution.
+
+        A plain vision transformer gives one, its patch tokens after the final norm. An own network gives the
+        outputs of its top-level parts, or what its own method `maps(x)` returns. TypeError where there are none.
+        """
+        images = self.normalised(view)
+        trunk: Any = self.trunk
+        if isinstance(trunk, VisionTransformer):
+            tokens = self._tokens(images, None).transpose(1, 2)
+            found = [tokens.unflatten(2, tuple(length // trunk.patch_size for length in images.shape[2:]))]
+        elif hasattr(trunk, "forward_intermediates"):  # timm
+            final = {"norm": True} if isinstance(trunk, TimmViT) else {}
+            found = trunk.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW", **final)
+        elif callable(getattr(trunk, "maps", None)):
+            found = trunk.maps(images)
+        else:
+            found = self._stage_maps(images)
+        if not found:
+            raise TypeError(
+                f"{self.spec['name']} has no maps: none of its top-level parts gives [b c h w]. "
+                "Give it a method maps(x) that returns its dense features, fine to coarse."
+            )
+        coarser = [*(one.shape[2:] != two.shape[2:] for one, two in pairwise(found)), True]
+        return [one for one, last in zip(found, coarser, strict=True) if last]
+
+    def _stage_maps(self, images: Tensor) -> list[Tensor]:
+        parts = dict(self.trunk.named_modules())
+        stages: list[str] = []
+        for name in self.stages:
+            if isinstance(parts[name], nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d) or HEADS.match(f"{name}."):
+                break  # the head follows
+            if not isinstance(parts[name], Permute):
+                stages.append(name)
+        with _caught([parts[name] for name in stages]) as outputs:
+            self.trunk(images)
+        maps = [value for value in outputs if isinstance(value, Tensor) and value.ndim == 4]
+        if isinstance(self.trunk, SwinTransformer):  # channels last inside
+            maps = [value.permute(0, 3, 1, 2) for value in maps]
+        return maps
+
+    def tokens(self, view: Tensor, keep: Int[Tensor, "b m"] | None = None) -> Float[Tensor, "b n d"]:
+        """Patch tokens after the final norm, without class or register tokens, row by row.
+
+        `keep` names the patches that enter the first block, in the order wanted: n is then m. TypeError unless
+        the network is a VisionTransformer of timm or torchvision.
+        """
+        if not isinstance(self.trunk, TimmViT | VisionTransformer):
+            raise TypeError(
+                f"{self.spec['name']} has no tokens. Choose a vision transformer, such as vit_tiny_patch16_224."
+            )
+        return self._tokens(self.normalised(view), keep)
+
+    def _tokens(self, images: Tensor, keep: Tensor | None) -> Tensor:
+        trunk = self.trunk
+        if isinstance(trunk, TimmViT):
+            if keep is None:
+                return trunk.forward_features(images)[:, trunk.num_prefix_tokens :]
+            x = _kept(trunk._pos_embed(trunk.patch_embed(images)), trunk.num_prefix_tokens, keep)
+            x = trunk.norm_pre(x)
+            if trunk.grad_checkpointing and self.training:
+                x = checkpoint_sequential(trunk.blocks, len(trunk.blocks), x, use_reentrant=False)
+            else:
+                x = trunk.blocks(x)
+            return trunk.norm(x)[:, trunk.num_prefix_tokens :]
+        assert isinstance(trunk, VisionTransformer)
+        patches = trunk._process_input(images)
+        x = torch.cat([trunk.class_token.expand(len(patches), -1, -1), patches], dim=1) + trunk.encoder.pos_embedding
+        if keep is not None:
+            x = _kept(x, 1, keep)
+        return trunk.encoder.ln(trunk.encoder.layers(trunk.encoder.dropout(x)))[:, 1:]
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the network's top-level parts, input to output, for `stage`."""
+        return list(_stages(self.trunk))
+
+    def stage(self, view: Tensor, stage: str | int) -> Tensor:
+        """What the trunk's part `stage` gives: a name or number of `stages`, or the dotted name of any submodule."""
+        if isinstance(stage, int):
+            if not -len(self.stages) <= stage < len(self.stages):
+                raise UserError(f"no stage {stage}: {self.spec['name']} has {len(self.stages)}, counted from 0.")
+            stage = self.stages[stage]
+        parts = dict(self.trunk.named_modules())
+        if stage not in parts:
+            raise unknown("stage", stage, self.stages)
+        with _caught([parts[stage]], copy=True) as outputs:
+            self.trunk(self.normalised(view))
+        if not outputs or not isinstance(outputs[-1], Tensor):
+            raise UserError(
+                f"stage {stage!r} of {self.spec['name']} gives no tensor. Stages: {', '.join(self.stages)}."
+            )
+        return outputs[-1]
+
+    def use_group_norm(self) -> None:
+        """Replace batch norm by group norm with weight standardisation. UserError where there is no batch norm."""
+        use_group_norm(self.trunk)
+        self.spec["norm"] = "group"
+
+    def _check(self, view: Tensor) -> None:
+        channels, shape = self.spec["channels"], list(view.shape)
+        if view.ndim != 4:
+            advice = " It looks like one image: add the batch axis with x[None]." if view.ndim == 3 else ""
+            raise UserError(f"got images of shape {shape}; accepted is a batch [b, {channels}, h, w].{advice}")
+        if view.shape[1] != channels:
+            last = " It looks like channels last: use x.permute(0, 3, 1, 2)." if view.shape[3] == channels else ""
+            raise UserError(
+                f"got images of {view.shape[1]} channels (shape {shape}); the encoder takes {channels}: "
+                f"[b, {channels}, h, w].{last}"
+            )
+        if view.dtype == torch.bool or view.is_complex():
+            raise UserError(f"got images of {view.dtype}; accepted are integers, or floats in [0, 1].")
+        if torch.compiler.is_compiling():
+            return
+        size = _only_size(self.trunk)
+        if size is not None and tuple(view.shape[2:]) != size:
+            raise UserError(
+                f"got images of {view.shape[2]}x{view.shape[3]} px; {self.spec['name']} was made for "
+                f"{size[0]}x{size[1]} px and takes no other size. Resize the images."
+            )
+        if self.training or not view.is_floating_point() or not view.numel() or (self.looked and not view.is_cpu):
+            return
+        self.looked = True
+        low, high = (float(value) for value in view.detach().aminmax())
+        if high > 1.5:
+            raise UserError(
+                f"got float pixels up to {high:.4g}; accepted are [0, 1]. "
+                "This looks like 0..255 floats: divide by 255 or pass uint8."
+            )
+        if low < -0.1:
+            raise UserError(
+                f"got float pixels down to {low:.4g}; accepted are [0, 1]. "
+                "This looks already normalised; the encoder normalises by itself."
+            )
+
+
+def make_encoder(name: str, size: int, stats: Any, weights: str | None = None) -> ImageEncoder:
+    """A new encoder for images of `size` x `size` px with the channels and normalisation of `stats`.
+
+    `name`: a model of timm ("resnet50"; of a ViT also with another patch, "vit_tiny_patch4_32"); a classification
+    model of torchvision ("torchvision/resnet50", or the bare name where timm has none); "package.module:factory",
+    called without arguments, for a network of the user's own. Nothing is downloaded: `weights` is a local file,
+    .safetensors or .pt/.pth of tensors, and what was taken from it stands in `spec["weights"]`. Other weights are
+    drawn from torch's global generator. Residual nets for up to 64 px get a 3x3 stem without stride or pooling.
+    """
+    library, name, options = _resolve(name, size)
+    try:
+        trunk = _library_trunk(library, name, stats.channels, options)
+    except UserError as error:
+        if "img_size" not in options or not isinstance(error.__cause__, TypeError):
+            raise
+        del options["img_size"]  # convolutional: takes any size
+        trunk = _library_trunk(library, name, stats.channels, options)
+    return _fresh(trunk, library, name, options, size, stats, weights)
+
+
+def own_encoder(module: nn.Module, size: int, stats: Any, weights: str | None = None) -> ImageEncoder:
+    """An encoder around a module that maps [b c h w] to [b d], [b n d] or [b d h w] (the latter two are averaged)."""
+    return _fresh(module, "own", type(module).__qualname__, {}, size, stats, weights)
+
+
+def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> ImageEncoder:
+    """The encoder that `spec` describes, weights not loaded. `module` is needed where an own one was given so."""
+    try:
+        plan = Spec.model_validate(spec)
+    except ValidationError as error:
+        reason = str(error).replace("\n", " ")
+        raise UserError(f"this is not the description of an image encoder: {reason}") from None
+    if module is None:
+        if plan.library == "own" and ":" not in plan.name:
+            raise UserError(
+                f"the encoder was trained around a module of your own ({plan.name}), which cannot be rebuilt from its "
+                "name. Make the module and pass it: ss.load(run, encoder=module)."
+            )
+        module = _library_trunk(plan.library, plan.name, plan.channels, plan.options)
+    elif plan.library != "own":
+        raise UserError(f"the encoder is {plan.name} of {plan.library}, which needs no module of yours. Leave it out.")
+    if plan.small_stem:
+        _small_stem(module)
+    if plan.norm == "group":
+        use_group_norm(module)
+    dim = _width(module, plan.name, plan.size, plan.channels)
+    if dim != plan.dim:
+        raise UserError(
+            f"the encoder was saved with width {plan.dim}, but {plan.name} has {dim}. Use the same network."
+        )
+    return ImageEncoder(module, dict(spec))
+
+
+def save_encoder(encoder: ImageEncoder, folder: str | Path) -> None:
+    """Write encoder.safetensors and encoder.json. A crash leaves the old files or the new ones, whole."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors, text = folder / "encoder.safetensors.tmp", folder / "encoder.json.tmp"
+    save_model(encoder, str(tensors))
+    text.write_text(json.dumps({"format": FORMAT, **encoder.spec}, indent=2) + "\n", encoding="utf-8")
+    for path in (tensors, text):
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    for path in (tensors, text):
+        path.replace(path.with_suffix(""))
+
+
+def load_encoder(folder: str | Path, module: nn.Module | None = None) -> ImageEncoder:
+    """Read what `save_encoder` wrote, in eval mode on the CPU. Outputs are equal to the bit."""
+    folder = Path(folder)
+    text, tensors = folder / "encoder.json", folder / "encoder.safetensors"
+    for path in (text, tensors):
+        if not path.is_file():
+            raise UserError(f"{folder} holds no encoder: {path.name} is missing. Give the folder of a run.")
+    try:
+        spec = json.loads(text.read_text(encoding="utf-8"))
+        version = spec.pop("format")
+        if not isinstance(version, int):
+            raise TypeError("its format is no number")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{text} is damaged ({error}). Save the encoder again.") from None
+    if version > FORMAT:
+        raise UserError(f"{text} has format {version}; this selfsame reads up to {FORMAT}. Install a newer selfsame.")
+    with torch.random.fork_rng(devices=[]):  # the first weights are overwritten
+        try:
+            encoder = build_encoder(spec, module)
+        except UserError as error:
+            raise UserError(f"{text}: {error}") from None
+    try:
+        load_model(encoder, str(tensors))
+    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{tensors} is damaged or of another network: {reason}") from None
+    return encoder.eval()
+
+
+def _resolve(name: str, size: int) -> tuple[str, str, dict[str, Any]]:
+    """Library, its name for the network, and the constructor's options, which depend on the size."""
+    if ":" in name:
+        return "own", name, {}
+    bare = name.removeprefix("torchvision/")
+    models = torchvision.models.list_models(module=torchvision.models)
+    if bare == name:
+        patch = re.fullmatch(r"(\w*?(?:vit|deit)\w*_patch)(\d+)(_\d+)?", name)
+        if timm.is_model(name):
+            return "timm", name, {"img_size": size}
+        if patch:
+            for size_of_paper in ("16_224", "14_224", "32_224", "16_384", "8_224"):
+                if timm.is_model(patch[1] + size_of_paper):
+                    return "timm", patch[1] + size_of_paper, {"img_size": size, "patch_size": int(patch[2])}
+    if bare in models:
+        options: dict[str, Any] = {}
+        if bare.startswith("vit_"):
+            options = {"image_size": size}
+        elif bare.startswith("maxvit"):
+            options = {"input_size": [size, size]}
+        elif bare in ("googlenet", "inception_v3"):
+            options = {"aux_logits": False, "init_weights": True}
+        return "torchvision", bare, options
+    known = [f"torchvision/{model}" for model in models]
+    if bare == name:
+        known = [*timm.list_models(), *(model for model in models if not timm.is_model(model))]
+    raise unknown("encoder", name, known, "A network of your own is named package.module:factory.")
+
+
+def _library_trunk(library: str, name: str, channels: int, options: dict[str, Any]) -> nn.Module:
+    """The network without its classifier. Draws its weights from the global generator."""
+    if library == "own":
+        return _own_trunk(name)
+    try:
+        if library == "timm":
+            return timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
+        trunk = torchvision.models.get_model(name, weights=None, **options)
+    except (RuntimeError, TypeError, ValueError, AssertionError, ArithmeticError) as error:
+        raise UserError(f"{library} cannot make {name} for {channels} channels with {options}: {error}") from error
+    for part, replacement in torchvision_changes(trunk, channels).items():
+        trunk.set_submodule(part, replacement)
+    for part, layer in trunk.named_modules():
+        if isinstance(layer, nn.Dropout) and part.startswith(("classifier", "dropout")):
+            layer.p = 0.0  # made for the classifier; here it would only blur the vector
+    return trunk
+
+
+def torchvision_changes(trunk: nn.Module, channels: int) -> dict[str, nn.Module]:
+    """What makes an encoder of a torchvision classifier: its last layer out, its first one to `channels` channels."""
+    parts = dict(trunk.named_modules())
+    head = [part for part, layer in parts.items() if isinstance(layer, nn.Linear) and layer.out_features == 1000]
+    head += [part for part, layer in parts.items() if isinstance(layer, nn.Conv2d) and layer.out_channels == 1000]
+    changes: dict[str, nn.Module] = {head[-1]: nn.Identity()}
+    first = next(part for part, layer in parts.items() if isinstance(layer, nn.Conv2d))
+    old: Any = parts[first]
+    if channels != old.in_channels:
+        new = nn.Conv2d(
+            channels,
+            old.out_channels,
+            old.kernel_size,
+            stride=old.stride,
+            padding=old.padding,
+            bias=old.bias is not None,
+        )
+        nn.init.normal_(new.weight, std=float(old.weight.detach().std()) * math.sqrt(old.in_channels / channels))
+        if new.bias is not None:
+            nn.init.zeros_(new.bias)
+        changes[first] = new
+    return changes
+
+
+def _own_trunk(name: str) -> nn.Module:
+    path, _, factory = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(path), factory)
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and not path.startswith(error.name):
+            raise  # the module is there; something that it imports is not
+        raise UserError(f"encoder {name!r}: {error}. Give package.module:factory of an importable module.") from None
+    trunk = made()
+    if not isinstance(trunk, nn.Module):
+        raise UserError(f"encoder {name!r} gave {type(trunk).__name__}; a torch.nn.Module is needed.")
+    return trunk
+
+
+def _fresh(
+    trunk: nn.Module, library: str, name: str, options: dict[str, Any], size: int, stats: Any, weights: str | None
+) -> ImageEncoder:
+    small = library != "own" and size <= SMALL and isinstance(trunk, TimmResNet | ResNet)
+    if small:
+        _small_stem(trunk)
+    _check_patches(trunk, name, size)
+    spec: dict[str, Any] = {
+        "modality": "image",
+        "library": library,
+        "name": name,
+        "size": size,
+        "channels": stats.channels,
+        "options": options,
+        "small_stem": small,
+        "norm": "batch",
+        "stats": {key: _plain(getattr(stats, key)) for key in STATS},
+        "dim": _width(trunk, name, size, stats.channels),
+    }
+    if weights is not None:
+        spec["weights"] = _load_weights(trunk, Path(weights), stats.channels)
+    return ImageEncoder(trunk, spec)
+
+
+def _plain(value: Any) -> Any:
+    return [float(number) for number in value] if isinstance(value, tuple | list) else value
+
+
+def _small_stem(trunk: nn.Module) -> None:
+    """A first convolution of 3x3, stride 1, and no pooling: small images keep their size (He et al. 2016, 4.2)."""
+    assert isinstance(trunk, TimmResNet | ResNet)
+    if isinstance(trunk.conv1, nn.Conv2d):
+        old = trunk.conv1
+        trunk.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")  # as both libraries do
+    else:  # timm's deep stem: three of 3x3, the first with stride 2
+        trunk.conv1[0].stride = (1, 1)
+    trunk.maxpool = nn.Identity()
+
+
+def _check_patches(trunk: nn.Module, name: str, size: int) -> None:
+    if not isinstance(trunk, TimmViT) or not isinstance(trunk.patch_embed, PatchEmbed):
+        return
+    patch = trunk.patch_embed.patch_size[0]
+    if size // patch < 4:
+        finer = re.sub(r"_patch\d+(_\d+)?.*", f"_patch{max(1, size // 8)}_{size}", name)
+        raise UserError(
+            f"{name} cuts {size}x{size} px into {size // patch}x{size // patch} patches of {patch}x{patch}, too few to "
+            f"learn from (at least 4x4). Name a finer one, such as {finer}, or another encoder."
+        )
+    if size % patch:
+        below = size - size % patch
+        raise UserError(
+            f"size {size} is no multiple of the {patch} px patch of {name}. Use {below} or {below + patch}."
+        )
+
+
+def _only_size(trunk: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the only images that the network takes; None where it takes many."""
+    if isinstance(trunk, VisionTransformer):
+        return trunk.image_size, trunk.image_size
+    embed = getattr(trunk, "patch_embed", None)
+    if isinstance(embed, PatchEmbed) and embed.strict_img_size and embed.img_size is not None:
+        return embed.img_size[0], embed.img_size[1]
+    return None
+
+
+def _width(trunk: nn.Module, name: str, size: int, channels: int) -> int:
+    """The width of its vector, found by running zeros. Modes, buffers and random states stay as they are."""
+    modes = [(part, part.training) for part in trunk.modules()]
+    device = next((tensor.device for tensor in trunk.parameters()), torch.device("cpu"))
+    trunk.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            return _pooled(trunk(torch.zeros(2, channels, size, size, device=device))).shape[1]
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise UserError(f"{name}: {error}") from None
+        raise UserError(f"{name} cannot run on {channels} channels of {size}x{size} px: {error}") from error
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _pooled(out: Any) -> Tensor:
+    if isinstance(out, Tensor):
+        if out.ndim == 2:
+            return out
+        if out.ndim == 3:  # [b n d]
+            return out.mean(dim=1)
+        if out.ndim == 4:  # [b d h w]
+            return out.mean(dim=(2, 3))
+    given = f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+    raise UserError(f"the network gives {given}; an encoder needs [b d], [b n d] or [b d h w].")
+
+
+def _kept(tokens: Tensor, prefix: int, keep: Tensor) -> Tensor:
+    """The prefix tokens and the patches that `keep` names."""
+    if keep.ndim != 2 or len(keep) != len(tokens):
+        raise UserError(
+            f"keep has shape {list(keep.shape)}; it needs one row of patch numbers for each of {len(tokens)}."
+        )
+    index = keep.unsqueeze(-1).expand(-1, -1, tokens.shape[2])
+    return torch.cat([tokens[:, :prefix], tokens[:, prefix:].gather(1, index)], dim=1)
+
+
+def _stages(module: nn.Module, prefix: str = "") -> Iterator[str]:
+    for name, part in module.named_children():
+        inside = any(True for _ in part.children())
+        if inside and (name in CONTAINERS or sum(1 for _ in module.children()) == 1):
+            yield from _stages(part, f"{prefix}{name}.")
+        elif not isinstance(part, nn.Identity):
+            yield f"{prefix}{name}"
+
+
+@contextmanager
+def _caught(parts: list[nn.Module], copy: bool = False) -> Iterator[list[Any]]:
+    """What `parts` give while it is open, in the order they run."""
+    outputs: list[Any] = []
+
+    def catch(_: nn.Module, __: Any, out: Any) -> None:
+        outputs.append(out.clone() if copy and isinstance(out, Tensor) else out)
+
+    hooks = [part.register_forward_hook(catch) for part in parts]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _load_weights(trunk: nn.Module, file: Path, channels: int) -> dict[str, Any]:
+    """Fill `trunk` from a file of tensors; returns what was taken. UserError unless 95 % of its tensors were found."""
+    given = _tensors(file)
+    own = {name: tensor for name, tensor in trunk.state_dict().items() if not name.endswith("num_batches_tracked")}
+    starts = Counter(
+        key[: len(key) - len(rest)] for key in given for rest in _tails(key) if rest in own
+    )  # "module.encoder_q." and the like: the start under which most names fit
+    prefix = starts.most_common(1)[0][0] if starts else ""
+    found = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
+    before = {name: tuple(value.shape) for name, value in found.items()}
+    if isinstance(trunk, TimmViT):
+        found = checkpoint_filter_fn(found, trunk)  # other patch and image sizes, other libraries' names
+    first = next((f"{part}.weight" for part, layer in trunk.named_modules() if isinstance(layer, nn.Conv2d)), "")
+    if first in found and found[first].ndim == 4 and found[first].shape[1] != channels == own[first].shape[1]:
+        found[first] = _other_channels(found[first], channels)
+    fits = {name: value for name, value in found.items() if name in own and value.shape == own[name].shape}
+    missing = sorted(own.keys() - fits.keys())
+    unexpected = sorted(
+        name for name in given if name.removeprefix(prefix) not in own and not HEADS.match(name.removeprefix(prefix))
+    )
+    unexpected = [name for name in unexpected if not name.endswith("num_batches_tracked")]
+    if len(fits) < 0.95 * len(own):
+        raise UserError(
+            f"{file}: only {len(fits)} of the {len(own)} tensors of the encoder are in it with the right shape. "
+            f"Missing or of another shape: {_some(missing)}. Not used: {_some(unexpected)}. "
+            "Name the encoder that the weights are of."
+        )
+    counters = {name: value for name, value in found.items() if name.endswith("num_batches_tracked")}
+    trunk.load_state_dict({**fits, **counters}, strict=False)
+    return {
+        "file": str(file),
+        "prefix": prefix,
+        "loaded": len(fits),
+        "of": len(own),
+        "missing": missing,
+        "unexpected": unexpected,
+        "adapted": sorted(name for name, value in fits.items() if name in before and before[name] != value.shape),
+    }
+
+
+def _tails(key: str) -> Iterator[str]:
+    """The key, and what is left of it after its first dot, second dot, ..."""
+    while True:
+        yield key
+        _, dot, key = key.partition(".")
+        if not dot:
+            return
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise UserError(f"no weights at {file}. Give a local file: .safetensors, .pt or .pth. Nothing is downloaded.")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        held = torch.load(file, map_location="cpu", weights_only=True)
+    except (
+        SafetensorError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(
+            f"{file} cannot be read as tensors: {reason}. Give .safetensors, or .pt/.pth of tensors only."
+        ) from None
+    for name in ("state_dict", "model", "model_state_dict", "teacher", "student", "encoder"):
+        if isinstance(held, dict) and isinstance(held.get(name), dict):
+            held = held[name]
+            break
+    tensors = {key: value for key, value in held.items() if isinstance(value, Tensor)} if isinstance(held, dict) else {}
+    if not tensors:
+        raise UserError(f"{file} holds no tensors by name. Give the state_dict of a network.")
+    return tensors
+
+
+def _other_channels(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution for another number of channels: summed to one, else repeated and scaled, as timm does."""
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    had = weight.shape[1]
+    return weight.repeat(1, -(-channels // had), 1, 1)[:, :channels] * (had / channels)
+
+
+def _some(names: list[str]) -> str:
+    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"

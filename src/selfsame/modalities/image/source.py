@@ -1,0 +1,615 @@
+"""Images at rest: a folder, a glob, a list, a zip or an array, read by number, with labels where there are any.
+
+Labels are for evaluation only. Raises UserError where there is nothing to read, UnreadableItem for one broken item.
+"""
+
+import csv
+import difflib
+import io
+import os
+import posixpath
+import sys
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import UInt
+
+from selfsame.errors import UnreadableItem, UserError, unknown
+from selfsame.modalities.image.decode import Form, Header, Picture, StoredPicture, readable, suffixes
+from selfsame.modalities.image.measure import Stats, measure
+
+__all__ = ["ArraySource", "FileSource", "ImageSource", "Stats", "ZipSource", "measure", "open_source", "reads"]
+
+IMAGES = ("x_train", "x", "images")  # the arrays of an .npz that are taken when none is named, best first
+LABELS = ("y_train", "y", "labels")
+FIRST = 10_000  # files whose names are looked at to see whether a place holds images
+
+
+class ImageSource:
+    """Images read by number. Holds names, not images; survives pickling and forking."""
+
+    def __init__(self, path: str, names: Sequence[str], labels: list[str] | None) -> None:
+        self.path = path
+        self.names = names
+        self.labels = labels
+        self.ignored: dict[str, int] = {}
+        """files that are no images, counted by their suffix"""
+        self.form: Form | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, i: int) -> str:
+        """The path below the source's root, '/'-separated, or the number in an array. Unique."""
+        return self.names[i]
+
+    def fit(self, stats: Stats) -> None:
+        """From now on every item comes with the channels, the bits and the white of `stats`."""
+        self.form = Form(stats.channels, stats.bits, stats.white)
+
+    def open(self, i: int, form: Form | None = None) -> Picture:
+        """The item, its pixels not yet decoded, in `form` or else in that of `fit`. Raises UnreadableItem."""
+        with readable(), self.file(i) as file:
+            data = file.read()
+        return Picture(io.BytesIO(data), form or self.form)
+
+    def header(self, i: int) -> Header:
+        """Size, channels and bits of an item, from as few bytes as can be. Raises UnreadableItem."""
+        with readable(), self.file(i) as file:
+            return Picture(file).header
+
+    def read(self, i: int) -> UInt[np.ndarray, "h w c"]:
+        """The decoded item, upright: uint8 or uint16. Raises UnreadableItem."""
+        return self.open(i).pixels()
+
+    @property
+    def array(self) -> UInt[np.ndarray, "n h w c"] | None:
+        """All items as one array, where they are at rest as one in the form of `fit`; None otherwise."""
+        return None
+
+    def file(self, i: int) -> IO[bytes]:
+        """The item's file, open for reading."""
+        raise NotImplementedError
+
+
+class FileSource(ImageSource):
+    """Image files. Names are relative to `root`, or absolute."""
+
+    def __init__(self, path: str, root: Path, names: Sequence[str], labels: list[str] | None = None) -> None:
+        super().__init__(path, names, labels)
+        self.root = root
+
+    def file(self, i: int) -> IO[bytes]:
+        return (self.root / self.names[i]).open("rb")
+
+
+class ZipSource(ImageSource):
+    """Images in one zip, read without unpacking it."""
+
+    def __init__(self, path: str) -> None:
+        self.handle: tuple[int, zipfile.ZipFile] | None = None
+        with opened_zip(path) as file:
+            members = {
+                member.filename: member
+                for member in file.infolist()
+                if not member.is_dir()
+                and not any(part.startswith((".", "__MACOSX")) for part in member.filename.split("/"))
+            }
+            encrypted = sum(member.flag_bits & 1 for member in members.values())
+            if encrypted:
+                raise UserError(f"{path}: {encrypted} of its files are encrypted. Unpack it and give the folder.")
+            names, ignored = chosen(members, file.open)
+        if not names:
+            nested = " The zips inside it are not opened: unpack it and give one of them." if ".zip" in ignored else ""
+            raise UserError(f"{path}: no images in this zip. It holds {listed(ignored)}.{nested}")
+        super().__init__(path, names, folder_labels(names))
+        self.ignored = ignored
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "handle": None}
+
+    def file(self, i: int) -> IO[bytes]:
+        # A handle that came through a fork shares its place in the file with the parent: each process opens its own.
+        if self.handle is None or self.handle[0] != os.getpid():
+            self.handle = os.getpid(), opened_zip(self.path)
+        return self.handle[1].open(self.names[i])
+
+
+class ArraySource(ImageSource):
+    """One array of images, uint8 or uint16 [n h w] or [n h w c]. A .npy stays on disk, mapped into memory."""
+
+    def __init__(self, path: str, key: str | None, labels: list[str] | None = None) -> None:
+        self.key = key
+        self.loaded: UInt[np.ndarray, "n h w c"] | None = None
+        self.path = path
+        super().__init__(path, Numbers(len(self.values)), labels)
+
+    @property
+    def values(self) -> UInt[np.ndarray, "n h w c"]:
+        if self.loaded is None:
+            shown = f"{self.path}::{self.key}" if self.key else self.path
+            self.loaded = images_of(load_array(self.path, self.key), shown)
+        return self.loaded
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "loaded": None}
+
+    def open(self, i: int, form: Form | None = None) -> Picture:
+        return StoredPicture(self.values[i], form or self.form)
+
+    def header(self, i: int) -> Header:
+        return StoredPicture(self.values[i]).header
+
+    @property
+    def array(self) -> UInt[np.ndarray, "n h w c"] | None:
+        values = self.values
+        stored = (values.shape[3], 8 * values.dtype.itemsize)
+        fits = self.form is None or stored == (self.form.channels, self.form.bits)
+        return values if fits and values.dtype.isnative else None
+
+
+class Numbers(Sequence[str]):
+    """The names "0", "1", ... without a list of them."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, i: Any) -> Any:
+        return str(range(self.total)[i])
+
+
+def open_source(path: str, labels: str | None = None) -> ImageSource:
+    """List the images at `path`: folder, glob, .txt or .csv list, .npy, .npz (`file.npz::key`), .zip, or one image.
+
+    `labels` is a CSV `path,label` or, for arrays, an array (`file.npz::key`); without it the labels are those the
+    source has itself: a list's label column, `y_...` beside `x_...`, the folders the images lie in, or none.
+    Raises UserError.
+    """
+    path = str(Path(path).expanduser())
+    file, key = split_key(path)
+    suffix = Path(file).suffix.lower()
+    source: ImageSource
+    if not Path(file).exists():
+        source = open_glob(path)
+    elif Path(file).is_dir():
+        source = open_folder(path)
+    elif suffix in (".txt", ".csv"):
+        source = open_list(path)
+    elif suffix in (".npy", ".npz"):
+        source = open_array(file, key)
+    elif suffix == ".zip":
+        source = ZipSource(path)
+    elif is_image(Path(), path):
+        source = FileSource(path, Path(path).parent, [Path(path).name])
+    else:
+        raise UserError(
+            f"{path}: no source of images. Give a folder, a glob, a .txt or .csv list, or a .npy, .npz or .zip file."
+        )
+    if labels is not None:
+        source.labels = labels_from(str(Path(labels).expanduser()), source)
+    return source
+
+
+def reads(path: str) -> bool:
+    """Whether `path` looks like images, by its suffix or its first files. False where nothing is there."""
+    path = str(Path(path).expanduser())
+    file, key = split_key(path)
+    place, suffix = Path(file), Path(file).suffix.lower()
+    try:
+        if not place.exists():
+            root, pattern = split_glob(path)
+            return bool(pattern) and any(is_image(root, name) for name in islice(matching(root, pattern), FIRST))
+        if place.is_dir():
+            return any(is_image(place, name) for name in islice(walk(place), FIRST))
+        if suffix in (".txt", ".csv"):
+            return any(suffix_of(cell.strip()) in suffixes() for row in table(place)[:FIRST] for cell in row)
+        if suffix in (".npy", ".npz"):
+            return len(shape_of(file, key)) in (3, 4)
+        if suffix == ".zip":
+            with opened_zip(file) as members:
+                return any(suffix_of(name) in suffixes() for name in members.namelist())
+        return is_image(Path(), path)
+    except (UserError, OSError):
+        return False
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def open_folder(path: str) -> FileSource:
+    root = Path(path)
+    names, ignored = chosen(walk(root), files_of(root))
+    if not names:
+        raise UserError(
+            f"{path}: no images in this folder. It {f'holds {listed(ignored)}' if ignored else 'is empty'}."
+        )
+    source = FileSource(path, root, names, folder_labels(names))
+    source.ignored = ignored
+    return source
+
+
+def open_glob(path: str) -> FileSource:
+    root, pattern = split_glob(path)
+    if not pattern or not root.is_dir():
+        raise nowhere(str(root) if pattern else split_key(path)[0])
+    names, ignored = chosen(matching(root, pattern), files_of(root))
+    if not names:
+        found = f"only {listed(ignored)}" if ignored else "no file"
+        raise UserError(
+            f"{path}: this pattern matches {found}. Write ** for folders of any depth, as in photos/**/*.jpg."
+        )
+    source = FileSource(path, root, names, folder_labels(names))
+    source.ignored = ignored
+    return source
+
+
+def walk(root: Path, depth: int | None = None) -> Iterator[str]:
+    """Names of the files below `root`, '/'-separated, without hidden ones; each folder once, however it is linked."""
+    seen: set[tuple[int, int]] = set()
+
+    def folder(path: str, prefix: str, depth: int | None) -> Iterator[str]:
+        try:
+            status = Path(path).stat()
+            if (status.st_dev, status.st_ino) in seen:
+                return
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"{path}: this folder cannot be listed: {error.strerror}.") from error
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if is_folder(entry):
+                if depth != 1:
+                    yield from folder(entry.path, f"{prefix}{entry.name}/", depth and depth - 1)
+            elif entry.is_symlink() or entry.is_file():  # a broken link is an item that cannot be read; a pipe is none
+                yield prefix + entry.name
+
+    return folder(str(root), "", depth)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def split_glob(path: str) -> tuple[Path, tuple[str, ...]]:
+    """The part of a path before its first wildcard, and the rest, empty where there is no wildcard."""
+    parts = Path(path).parts
+    start = next((k for k, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts))
+    return Path(*parts[:start]), parts[start:]
+
+
+def matching(root: Path, pattern: tuple[str, ...]) -> Iterator[str]:
+    depth = None if "**" in pattern else len(pattern)
+    return (name for name in walk(root, depth) if matches(tuple(name.split("/")), pattern))
+
+
+def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return matches(parts, pattern[1:]) or (bool(parts) and matches(parts[1:], pattern))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
+
+
+def chosen(names: Iterable[str], opened: Callable[[str], IO[bytes]]) -> tuple[list[str], dict[str, int]]:
+    """The images among the names, sorted, and the others counted by suffix. Files without suffix are looked into."""
+    images: list[str] = []
+    ignored: Counter[str] = Counter()
+    for name in names:
+        suffix = suffix_of(name)
+        if suffix in suffixes() or (not suffix and holds_image(opened, name)):
+            images.append(name)
+        else:
+            ignored[suffix] += 1
+    return sorted(images), dict(ignored)
+
+
+def is_image(root: Path, name: str) -> bool:
+    suffix = suffix_of(name)
+    return suffix in suffixes() if suffix else holds_image(files_of(root), name)
+
+
+def files_of(root: Path) -> Callable[[str], IO[bytes]]:
+    return lambda name: (root / name).open("rb")
+
+
+def holds_image(opened: Callable[[str], IO[bytes]], name: str) -> bool:
+    try:
+        with readable(), opened(name) as file:
+            Picture(file)
+    except UnreadableItem:
+        return False
+    return True
+
+
+def suffix_of(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
+
+
+def listed(ignored: dict[str, int]) -> str:
+    """As in: 12 .pdf, 3 .txt, 1 without suffix."""
+    most = Counter(ignored).most_common(5)
+    shown = ", ".join(f"{number} {suffix or 'without suffix'}" for suffix, number in most) or "no files"
+    return shown + (" and others" if len(ignored) > 5 else "")
+
+
+def folder_labels(names: Sequence[str]) -> list[str] | None:
+    """For each name the first folder in which the names differ; None where there is no such folder."""
+    depth = 0
+    while True:
+        split = [name.split("/", depth + 1) for name in names]
+        if any(len(parts) < depth + 2 for parts in split):
+            return None
+        if any(parts[depth] != split[0][depth] for parts in split):
+            return [sys.intern(parts[depth]) for parts in split]
+        depth += 1
+
+
+def nowhere(path: str) -> UserError:
+    """The error for a path that does not exist, with the nearest name that does."""
+    place = Path(path)
+    while not place.parent.exists():
+        place = place.parent
+    names = sorted(entry.name for entry in place.parent.iterdir()) if place.parent.is_dir() else []
+    near = difflib.get_close_matches(place.name, names, n=1, cutoff=0.5)
+    hint = (
+        f" Did you mean {str(place.parent / near[0])!r}?" if near else f" There is no {place.name!r} in {place.parent}."
+    )
+    return UserError(f"{path}: no such file or folder.{hint}")
+
+
+def opened_zip(path: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(f"{path}: not a zip, or a damaged one ({error}).") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened: {error.strerror}.") from error
+
+
+# Lists ---------------------------------------------------------------------------------------------------------------
+
+
+def open_list(path: str) -> FileSource:
+    """Files named one a line (.txt), or in the column `path` or else the first of a .csv; its labels if complete."""
+    here = Path(path).parent
+    named, labels = paths_and_labels(Path(path), lambda cell: suffix_of(cell) in suffixes() or (here / cell).is_file())
+    if not named:
+        raise UserError(f"{path}: this list is empty. Give one path a line.")
+    names = [posixpath.normpath(name) for name in named]
+    relative = (name for name in names if not Path(name).is_absolute())
+    root = here if any((here / name).exists() for name in islice(relative, FIRST)) else Path()
+    missing = [name for name in names if not (root / name).is_file()]
+    if missing:
+        places = "its folder" if root == Path() == here else f"{here} and the working folder"
+        raise UserError(f"{path}: {some(missing, len(names), 'files')} are not there. Looked in {places}.")
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        raise UserError(f"{path}: {some(twice, len(names), 'files')} are named more than once.")
+    if labels is None:
+        labels = folder_labels(names)
+    return FileSource(path, root, names, labels if labels and all(labels) else None)
+
+
+def table(path: Path) -> list[list[str]]:
+    """The rows of a .csv (separated by comma, semicolon or tab), or the lines of a .txt, without empty ones."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    if path.suffix.lower() == ".txt":
+        return [[line.strip()] for line in text.splitlines() if line.strip()]
+    first = text.partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    try:
+        return [row for row in csv.reader(io.StringIO(text), delimiter=separator) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise UserError(f"{path}: no valid CSV: {error}.") from error
+
+
+def paths_and_labels(path: Path, names_item: Callable[[str], bool]) -> tuple[list[str], list[str] | None]:
+    """The column `path` or else the first, and the column `label` or else the second of two, of a .csv or .txt.
+
+    The first row is a header if it has a cell `path`, or if its first cell names no item.
+    """
+    rows = table(path)
+    if not rows:
+        return [], None
+    head = [cell.strip().lower() for cell in rows[0]]
+    headed = path.suffix.lower() != ".txt" and ("path" in head or not names_item(rows[0][0].strip()))
+    width = len(head)
+    ragged = [str(k + 1) for k, row in enumerate(rows) if len(row) != width]
+    if ragged:
+        raise UserError(f"{path}: {some(ragged, len(rows), 'rows')} do not have {width} cells as the first has.")
+    columns = head if headed else [""] * width
+    where = columns.index("path") if "path" in columns else 0
+    label: int | None = 1 - where if width == 2 else None
+    if "label" in columns:
+        label = columns.index("label")
+    body = rows[1:] if headed else rows
+    labels = None if label is None else [sys.intern(row[label].strip()) for row in body]
+    return [row[where].strip() for row in body], labels
+
+
+def some(names: Sequence[str], total: int, what: str) -> str:
+    """As in: 7 of 100 files (a, b, c, ...)."""
+    return f"{len(names)} of {total} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+# Labels --------------------------------------------------------------------------------------------------------------
+
+
+def labels_from(path: str, source: ImageSource) -> list[str]:
+    """One label an item, from a CSV `path,label` or, for an array of images, an array of labels. Raises UserError."""
+    file, key = split_key(path)
+    suffix = Path(file).suffix.lower()
+    if not Path(file).exists():
+        raise nowhere(file)
+    if suffix in (".npy", ".npz") and isinstance(source, ArraySource):
+        key = npz_key(file, key, LABELS) if suffix == ".npz" else None
+        labels = label_strings(file, key)
+        if labels is None:
+            raise UserError(f"{path}: labels are one whole number or one text an item.")
+        if len(labels) != len(source):
+            raise UserError(f"{path}: {len(labels)} labels for the {len(source)} images of {source.path}.")
+        return labels
+    if suffix == ".csv":
+        return labels_from_csv(Path(file), source)
+    raise UserError(
+        f"{path}: labels are read from a .csv with the columns path and label, or for arrays from .npy or .npz."
+    )
+
+
+def labels_from_csv(path: Path, source: ImageSource) -> list[str]:
+    """Labels by name: a path from the source's root or from the CSV's folder, or a file name that is unique."""
+    by_name = {source.name(i): i for i in range(len(source))}
+    by_file: dict[str, list[int]] = {}
+    by_place: dict[str, int] = {}
+    for name, i in by_name.items():
+        by_file.setdefault(posixpath.basename(name), []).append(i)
+        if isinstance(source, FileSource):
+            by_place[os.path.normpath(Path.cwd() / source.root / name)] = i
+
+    def item(cell: str) -> int | None:
+        if (name := posixpath.normpath(cell)) in by_name:
+            return by_name[name]
+        if (place := os.path.normpath(Path.cwd() / path.parent / cell)) in by_place:
+            return by_place[place]
+        same = by_file.get(cell, [])
+        if len(same) > 1:
+            raise UserError(
+                f"{path}: {cell} could be any of {len(same)} files ({', '.join(source.name(i) for i in same[:3])}). "
+                "Write the path, not the file name only."
+            )
+        return same[0] if same else None
+
+    cells, labels = paths_and_labels(path, lambda cell: item(cell) is not None or suffix_of(cell) in suffixes())
+    if labels is None:
+        raise UserError(f"{path}: which column is the label? Name the columns path and label.")
+    found: dict[int, str] = {}
+    missing: list[str] = []
+    for cell, label in zip(cells, labels, strict=True):
+        known = item(cell)
+        if known is None:
+            if not (path.parent / cell).exists():  # a file that is there but not in this source may have its label
+                missing.append(cell)
+        elif found.setdefault(known, label) != label:
+            raise UserError(f"{path}: {cell} has two labels, {found[known]} and {label}.")
+    if missing:
+        raise UserError(
+            f"{path}: {some(missing, len(cells), 'rows')} name files that are neither in {source.path} nor there."
+        )
+    bare = [source.name(i) for i in range(len(source)) if not found.get(i)]
+    if bare:
+        raise UserError(f"{path}: {some(bare, len(source), 'images')} have no label.")
+    return [found[i] for i in range(len(source))]
+
+
+def label_strings(path: str, key: str | None) -> list[str] | None:
+    """An array of labels as text; whole numbers become the names in `classes` beside it if that fits.
+
+    None where the array is no list of labels.
+    """
+    values = load_array(path, key)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "iubU":
+        return None
+    if values.dtype.kind in "iu" and path.endswith(".npz") and "classes" in npz_keys(path):
+        classes = load_array(path, "classes")
+        if classes.ndim == 1 and len(values) and values.min() >= 0 and values.max() < len(classes):
+            return [str(label) for label in classes[values].tolist()]
+    return [str(label) for label in values.tolist()]
+
+
+# Arrays --------------------------------------------------------------------------------------------------------------
+
+
+def open_array(path: str, key: str | None) -> ArraySource:
+    if Path(path).suffix.lower() == ".npy":
+        return ArraySource(path, None)
+    key = npz_key(path, key, IMAGES)
+    source = ArraySource(path, key)
+    beside = {"x": "y", "images": "labels"}.get(key, f"y_{key[2:]}" if key.startswith("x_") else None)
+    if beside in npz_keys(path):
+        labels = label_strings(path, beside)
+        source.labels = labels if labels is not None and len(labels) == len(source) else None
+    return source
+
+
+def split_key(path: str) -> tuple[str, str | None]:
+    """`file.npz::key` as file and key; any other path is a file."""
+    file, mark, key = path.rpartition("::")
+    return (file, key) if mark and file.lower().endswith(".npz") else (path, None)
+
+
+def npz_keys(path: str) -> list[str]:
+    with opened_zip(path) as file:
+        return [name.removesuffix(".npy") for name in file.namelist()]
+
+
+def npz_key(path: str, key: str | None, usual: Sequence[str]) -> str:
+    """The array meant by `key`; without one the only array, or the first of the `usual` ones that is there."""
+    keys = npz_keys(path)
+    if key is not None:
+        if key not in keys:
+            raise unknown(f"array in {path}", key, keys)
+        return key
+    found = keys if len(keys) == 1 else [name for name in usual if name in keys]
+    if not found:
+        raise UserError(f"{path} holds several arrays: {', '.join(keys)}. Name one, as in {path}::{(*keys, 'x')[0]}")
+    return found[0]
+
+
+def load_array(path: str, key: str | None) -> np.ndarray:
+    try:
+        if key is None:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[key]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}{f'::{key}' if key else ''}: this array cannot be read: {error}.") from error
+
+
+def shape_of(path: str, key: str | None) -> tuple[int, ...]:
+    """The shape of an array of images from its header alone."""
+    if Path(path).suffix.lower() == ".npy":
+        return load_array(path, None).shape
+    with opened_zip(path) as arrays, arrays.open(f"{npz_key(path, key, IMAGES)}.npy") as file:
+        header = np.lib.format
+        version = header.read_magic(file)
+        read = header.read_array_header_1_0 if version == (1, 0) else header.read_array_header_2_0
+        return read(file)[0]
+
+
+def images_of(values: np.ndarray, shown: str) -> UInt[np.ndarray, "n h w c"]:
+    """The array as [n h w c]. Raises UserError where it is no array of images."""
+    shape = " x ".join(str(length) for length in values.shape)
+    if values.ndim not in (3, 4) or 0 in values.shape or (values.ndim == 3 and values.shape[2] <= 4):
+        raise UserError(f"{shown}: an array of {shape or 'one number'}; images are [n h w] or [n h w c].")
+    if values.ndim == 4 and values.shape[1] <= 4 < values.shape[3]:
+        raise UserError(f"{shown}: {shape} looks like [n c h w]; save it as [n h w c] with x.transpose(0, 2, 3, 1).")
+    if values.dtype not in (np.dtype("u1"), np.dtype("<u2"), np.dtype(">u2")):
+        cure = {
+            "f": "Values from 0 to 1 are saved by (x * 255).round().astype('uint8'), or 65535 and 'uint16'.",
+            "b": "Save it as x.astype('uint8') * 255.",
+        }.get(values.dtype.kind, "Save it as x.astype('uint8') if it holds 0 to 255, or 'uint16' if 0 to 65535.")
+        raise UserError(f"{shown}: images of {values.dtype}; uint8 and uint16 are read. {cure}")
+    return values[..., None] if values.ndim == 3 else values

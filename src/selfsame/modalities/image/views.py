@@ -1,0 +1,356 @@
+"""Views of images: how strong they are, the worker half (cut and resize), the device half (all the rest).
+
+Sources: BYOL, Grill et al. 2020, arXiv 2006.07733, appendix B ("photo"); solo-learn's asymmetric CIFAR recipe
+("small"); SwAV, Caron et al. 2020, arXiv 2006.09882, and DINO, 2021, arXiv 2104.14294 (part views).
+Raises UserError on an unknown recipe, UnreadableItem where an item cannot be read.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Integer
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from selfsame.errors import unknown
+from selfsame.modalities.image import steps
+from selfsame.modalities.image.measure import Stats
+from selfsame.records import Record, ViewPlan
+from selfsame.types import Draws
+
+__all__ = ["View", "Views", "make_views", "recipe", "recipes", "sample"]
+
+SMALL = 64  # pixels: up to this side "auto" is "small", and a plain view is the whole short side
+WHOLE = 224 / 256  # share of the short side that a plain view of a larger size keeps
+CUTOUT_RATIO = (0.3, 3.3)  # width / height of the patch cut out; Zhong et al. 2017, arXiv 1708.04896
+BATCHED = 80  # pixels: items of an array are cut all at once up to this side; above it Pillow, one by one, is quicker
+CHUNK = 64  # rows resized at a time, so that they stay in the cache
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"the range {ends[0]:g} to {ends[1]:g} is empty: give the smaller number first")
+    return ends
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Degrees = Annotated[float, Field(ge=-180, le=180)]
+Pixels = Annotated[int, Field(ge=1, le=15)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+
+
+class View(Record):
+    """Strengths of one pipeline, in the order of its steps. Probabilities and shares are in [0, 1]."""
+
+    area: Shares = (0.08, 1.0)
+    """share of the image kept by the crop, uniform"""
+    ratio: Range = (3 / 4, 4 / 3)
+    """width / height of the crop, log-uniform"""
+    flip: Probability = 0.5
+    """probability of a mirror image"""
+    vertical_flip: Probability = 0.0
+    """probability of turning it upside down"""
+    rotate: Probability = 0.0
+    """probability of a rotation"""
+    degrees: Annotated[tuple[Degrees, Degrees], AfterValidator(_ordered)] = (-15.0, 15.0)
+    """angle of the rotation, counter-clockwise"""
+    jitter: Probability = 0.8
+    """probability of the four colour changes that follow, in random order"""
+    brightness: Annotated[float, Field(ge=0)] = 0.4
+    """strength s: the factor is uniform in [max(0, 1 - s), 1 + s]"""
+    contrast: Annotated[float, Field(ge=0)] = 0.4
+    """strength, as for brightness"""
+    saturation: Annotated[float, Field(ge=0)] = 0.2
+    """strength, as for brightness; 3 channels only"""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """largest shift in turns, either way; 3 channels only"""
+    gray: Probability = 0.2
+    """probability of grayscale; 3 channels only"""
+    blur: Probability = 1.0
+    """probability of a Gaussian blur"""
+    sigma: Range = (0.1, 2.0)
+    """its standard deviation in pixels of the view"""
+    box_blur: Probability = 0.0
+    """probability of a mean filter"""
+    box_radius: Annotated[tuple[Pixels, Pixels], AfterValidator(_ordered)] = (1, 2)
+    """its radius r in pixels of the view; it is 2 r + 1 wide"""
+    sharpen: Probability = 0.0
+    """probability of an unsharp mask"""
+    sharpen_amount: Range = (0.5, 1.5)
+    """its strength: the part of the detail under 1 pixel that is added"""
+    solarize: Probability = 0.0
+    """probability of inverting the values from 0.5 on"""
+    cutout: Probability = 0.0
+    """probability of setting a patch to one value"""
+    cutout_area: Shares = (0.02, 0.2)
+    """share of the view that the patch covers, uniform"""
+    cutout_value: Probability | None = None
+    """the value, 0 black to 1 white; random if not given"""
+
+
+class Views(Record):
+    """Strengths of all views of an image."""
+
+    size: Annotated[int, Field(ge=1)]
+    """side of full and plain views in pixels"""
+    one: View = View()
+    """the first, third, ... full view"""
+    two: View = View(blur=0.1, solarize=0.2)
+    """the second, fourth, ... full view"""
+    part: View = View(area=(0.05, 0.14), blur=0.5)
+    """views of a small piece"""
+    part_size: Annotated[int, Field(ge=1)] = 96
+    """side of part views in pixels"""
+
+    def strengths(self, plan: ViewPlan) -> list[View]:
+        """Those of the random views of a plan: full views alternate between one and two, then the parts."""
+        return [self.two if k % 2 else self.one for k in range(plan.full)] + [self.part] * plan.part
+
+
+# Recipes -------------------------------------------------------------------------------------------------------------
+
+
+def photo(size: int) -> Views:
+    """BYOL's two pipelines; part views as SwAV's (area, 96 of 224 px), blurred as DINO's."""
+    return Views(size=size, part_size=part_side(size))
+
+
+def small(size: int) -> Views:
+    """solo-learn's for CIFAR: BYOL's without blur. The area of part views is ours: SwAV's would be 7 pixels wide."""
+    return Views(
+        size=size,
+        one=View(blur=0.0),
+        two=View(blur=0.0, solarize=0.2),
+        part=View(area=(0.1, 0.3), blur=0.0),
+        part_size=part_side(size),
+    )
+
+
+def weak(size: int) -> Views:
+    """Crop and mirror image only."""
+    full = View(jitter=0.0, gray=0.0, blur=0.0)
+    return Views(size=size, one=full, two=full, part=full.changed(area=(0.05, 0.14)), part_size=part_side(size))
+
+
+RECIPES: dict[str, Callable[[int], Views]] = {"photo": photo, "small": small, "weak": weak}
+
+
+def recipes() -> list[str]:
+    """The names that `recipe` knows."""
+    return ["auto", *RECIPES]
+
+
+def recipe(name: str, size: int, stats: Stats) -> Views:
+    """The named strengths for views of `size` pixels; "auto" is "photo" above 64 pixels, else "small".
+
+    Data of other than 3 channels gets no saturation, hue and grayscale, so that what is shown is what is done.
+    Raises UserError on unknown names.
+    """
+    if name not in recipes():
+        raise unknown("recipe of views", name, recipes())
+    if name == "auto":
+        name = "photo" if size > SMALL else "small"
+    views = RECIPES[name](size)
+    if stats.channels == 3:
+        return views
+    plain = {key: getattr(views, key).changed(saturation=0.0, hue=0.0, gray=0.0) for key in ("one", "two", "part")}
+    return views.changed(**plain)
+
+
+def part_side(size: int) -> int:
+    """96 pixels for 224, in proportion, as a whole number of 16-pixel patches; never more than `size`."""
+    return min(size, max(16, round(size * 96 / 224 / 16) * 16))
+
+
+# Worker half ---------------------------------------------------------------------------------------------------------
+
+
+def sample(
+    source: Any, items: Sequence[int], plan: ViewPlan, views: Views, draws: Draws
+) -> list[Integer[Tensor, "b c s s"]]:
+    """Cut the views of the items: crops at random places, and plain views.
+
+    Args:
+        source: an ImageSource, or what stands for one. Where it has `attempt(i, read)`, items are read through it.
+        items: their numbers, one for each row of `draws`.
+        draws: each random view takes one `uniform(4)`: area, aspect, top, left.
+
+    Returns stored values, uint8, or int32 for 16-bit data; a tensor a view in the order full, part, plain.
+    They may lie channels last in memory. Raises UnreadableItem.
+    """
+    kinds = views.strengths(plan)
+    numbers = [draws.uniform(4) for _ in kinds]
+    sides = [views.size] * plan.full + [views.part_size] * plan.part + [views.size] * plan.plain
+
+    def boxes(rows: slice, height: int, width: int) -> list[Int[Tensor, "b 4"]]:
+        crops = [
+            steps.crop_boxes(uniform[rows], height, width, kind.area, kind.ratio)
+            for kind, uniform in zip(kinds, numbers, strict=True)
+        ]
+        middle = plain_box(height, width, views.size).expand(len(items[rows]), 4)
+        return crops + [middle] * plan.plain
+
+    if source.array is not None and max(source.array.shape[1:3]) <= BATCHED:
+        return cut_array(source.array, items, boxes, sides)
+    return cut_each(source, items, boxes, sides)
+
+
+Boxes = Callable[[slice, int, int], list[Int[Tensor, "b 4"]]]  # of some rows and an image size: one a view
+
+
+def plain_box(height: int, width: int, size: int) -> Int[Tensor, "4"]:
+    """The middle square: 224/256 of the short side, or all of it for small views and images that have the size."""
+    short = min(height, width)
+    side = short if size <= SMALL or height == width == size else max(1, round(short * WHOLE))
+    return torch.tensor([(height - side) // 2, (width - side) // 2, side, side])
+
+
+def cut_array(
+    array: np.ndarray, items: Sequence[int], boxes: Boxes, sides: list[int]
+) -> list[Integer[Tensor, "b c s s"]]:
+    """All rows at once, of an array [n h w c]."""
+    stored = array[np.asarray(items, dtype=np.int64)]
+    deep = stored.dtype != np.uint8
+    rows = torch.from_numpy(stored.astype(np.int32) if deep else stored).permute(0, 3, 1, 2)
+    count, channels, height, width = rows.shape
+    made = [torch.empty(count, channels, side, side, dtype=rows.dtype) for side in sides]
+    for start in range(0, count, CHUNK):
+        these = slice(start, start + CHUNK)
+        pixels = rows[these].to(torch.float32, memory_format=torch.contiguous_format)
+        for out, box, side in zip(made, boxes(these, height, width), sides, strict=True):
+            out[these] = steps.resized(pixels, box, side).round_().clamp_(0, 65535 if deep else 255)
+    return made
+
+
+def cut_each(source: Any, items: Sequence[int], boxes: Boxes, sides: list[int]) -> list[Integer[Tensor, "b c s s"]]:
+    """One item after the other, each decoded once for every size of view."""
+
+    def cut(item: int, row: int) -> list[np.ndarray]:
+        picture = source.open(item)
+        wanted = [tuple(box[0].tolist()) for box in boxes(slice(row, row + 1), *picture.size)]
+        cuts = {
+            side: iter(picture.cut([box for box, one in zip(wanted, sides, strict=True) if one == side], side))
+            for side in sorted(set(sides))
+        }
+        return [next(cuts[side]) for side in sides]
+
+    attempt = getattr(source, "attempt", None)
+    of_item = [
+        attempt(item, lambda i, row=row: cut(i, row)) if attempt else cut(item, row) for row, item in enumerate(items)
+    ]
+    return [channels_first(np.stack(view)) for view in zip(*of_item, strict=True)]
+
+
+def channels_first(pixels: np.ndarray) -> Integer[Tensor, "b c s s"]:
+    """[b s s c] as [b c s s] without a copy; 16 bits travel as int32, since torch's uint16 can hardly do anything."""
+    return torch.from_numpy(pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels).permute(0, 3, 1, 2)
+
+
+# Device half ---------------------------------------------------------------------------------------------------------
+
+COLUMNS = (
+    *("flip", "vertical_flip", "rotate", "degrees"),
+    *("jitter", "brightness", "contrast", "saturation", "hue", "first", "second", "third", "fourth", "gray"),
+    *("blur", "sigma", "box_blur", "box_radius", "sharpen", "sharpen_amount", "solarize"),
+    *("cutout", "cutout_area", "cutout_aspect", "cutout_top", "cutout_left", "cutout_value"),
+)
+"""What each of the numbers drawn for a row is for. All are drawn whatever is used, so that a step switched off or on
+leaves the other steps as they were. The order of the colour changes is that of "first" to "fourth" by size."""
+
+
+def make_views(
+    samples: list[Integer[Tensor, "b c s s"]], plan: ViewPlan, views: Views, stats: Stats, draws: Draws
+) -> list[Float[Tensor, "b c s s"]]:
+    """Transform what `sample` has cut, on the device it is on: float32 in [0, 1], not normalised.
+
+    Args:
+        samples: stored values, in the order full, part, plain.
+        stats: its `white` is the stored value that becomes 1.
+        draws: each random view takes one `uniform(len(COLUMNS))`.
+
+    Which rows a step is for is known on the CPU: the device is never waited for. Plain views are only scaled.
+    """
+    made = [scaled(pixels, stats.white) for pixels in samples]
+    for k, kind in enumerate(views.strengths(plan)):
+        made[k] = transformed(made[k], kind, dict(zip(COLUMNS, draws.uniform(len(COLUMNS)).unbind(1), strict=True)))
+    return made
+
+
+def scaled(pixels: Integer[Tensor, "b c s s"], white: int) -> Float[Tensor, "b c s s"]:
+    """Stored values as floats in [0, 1], where `white` and all above it is 1. Always a new tensor."""
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True).div_(white).clamp_(max=1)
+
+
+def transformed(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor]) -> Float[Tensor, "b c s s"]:
+    """One pipeline: flips, rotation, colour jitter, grayscale, filters, solarisation, cut-out. Overwrites x."""
+    channels, side = x.shape[1:3]
+
+    def happens(name: str) -> Bool[Tensor, "b"]:
+        return drawn[name] < getattr(view, name)
+
+    def within(name: str) -> Float[Tensor, "b"]:
+        return steps.between(drawn[name], getattr(view, name))
+
+    x = on_rows(x, happens("flip"), lambda rows: rows.flip(3))
+    x = on_rows(x, happens("vertical_flip"), lambda rows: rows.flip(2))
+    x = on_rows(x, happens("rotate"), steps.rotated, within("degrees"))
+
+    jitter, gray = happens("jitter"), happens("gray") & (channels == 3)
+    if bool((jitter | gray).any()):
+        order, *factors, hue = jittered(view, drawn, jitter)
+        matrices = steps.colour_matrices(channels, order, *factors, hue=hue, gray=gray)
+        x = steps.recolour(x, *(matrix.to(x.device, non_blocking=True) for matrix in matrices))
+
+    def blurred(rows: Tensor, sigma: Tensor) -> Tensor:
+        # BYOL's kernel is a tenth of the view wide; past 3 sigma its taps weigh nothing and cost as much.
+        radius = min(max(1, side // 20), math.ceil(3 * view.sigma[1]), side - 1)
+        return steps.smoothed(rows, steps.gaussian_taps(sigma, radius))
+
+    def box_blurred(rows: Tensor, reach: Tensor) -> Tensor:
+        radius = min(view.box_radius[1], side - 1)
+        return steps.smoothed(rows, steps.box_taps(reach.clamp(max=radius), radius))
+
+    low, high = view.box_radius
+    reach = steps.between(drawn["box_radius"], (low, high + 1)).floor()
+    x = on_rows(x, happens("blur"), blurred, within("sigma"))
+    x = on_rows(x, happens("box_blur"), box_blurred, reach)
+    x = on_rows(x, happens("sharpen"), steps.sharpened, within("sharpen_amount"))
+    x = on_rows(x, happens("solarize"), steps.solarized)
+
+    place = torch.stack([drawn[f"cutout_{name}"] for name in ("area", "aspect", "top", "left")], dim=1)
+    boxes = steps.crop_boxes(place, side, side, view.cutout_area, CUTOUT_RATIO)
+    value = drawn["cutout_value"] if view.cutout_value is None else torch.full((len(x),), view.cutout_value)
+    x = on_rows(x, happens("cutout"), steps.cut_out, boxes, value)
+    return x.clamp_(0, 1)
+
+
+def jittered(view: View, drawn: dict[str, Tensor], rows: Bool[Tensor, "b"]) -> tuple[Tensor, ...]:
+    """Order, brightness, contrast, saturation and hue for `steps.colour_matrices`; no change where not in `rows`."""
+    order = torch.stack([drawn[place] for place in ("first", "second", "third", "fourth")], dim=1).argsort(dim=1)
+    factors = []
+    for name in ("brightness", "contrast", "saturation"):
+        strength = getattr(view, name)
+        factor = steps.between(drawn[name], (max(0.0, 1 - strength), 1 + strength))
+        factors.append(torch.where(rows, factor, 1.0))
+    hue = torch.where(rows, steps.between(drawn["hue"], (-view.hue, view.hue)), 0.0)
+    return order, *factors, hue
+
+
+def on_rows(
+    x: Float[Tensor, "b c s s"], rows: Bool[Tensor, "b"], step: Callable[..., Tensor], *numbers: Tensor
+) -> Float[Tensor, "b c s s"]:
+    """The step done to the chosen rows only, in place. `rows` and `numbers` (one for each row) are on the CPU."""
+    chosen = rows.nonzero()[:, 0]
+    if not len(chosen):
+        return x
+    moved = [number[chosen].to(x.device, non_blocking=True) for number in numbers]
+    if len(chosen) == len(x):
+        return step(x, *moved)
+    places = chosen.to(x.device, non_blocking=True)
+    return x.index_copy_(0, places, step(x.index_select(0, places), *moved))

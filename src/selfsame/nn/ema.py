@@ -1,0 +1,49 @@
+"""A slow copy of a network.
+
+Source: BYOL, arXiv 2006.07733, section 3.1; batch-norm buffers as in its reference code.
+"""
+
+import copy
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Buffers = Literal["own", "copy", "average"]
+
+
+class Target(nn.Module):
+    """A copy of `online` that learns only through `follow`; no gradient ever reaches it.
+
+    Parameters move towards the online ones. Batch-norm statistics are its own by default: the copy runs in train
+    mode and keeps what it sees, as the reference code does. They can be copied or averaged instead.
+    """
+
+    def __init__(self, online: nn.Module, buffers: Buffers = "own") -> None:
+        super().__init__()
+        self.net = copy.deepcopy(online).requires_grad_(False)
+        self.buffers_from = buffers
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    @torch.no_grad()
+    def follow(self, online: nn.Module, momentum: float) -> None:
+        """target <- momentum * target + (1 - momentum) * online, in the parameters' own precision."""
+        mine, theirs = list(self.net.parameters()), list(online.parameters())
+        torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
+        if self.buffers_from == "own":
+            return
+        for kept, given in zip(self.net.buffers(), online.buffers(), strict=True):
+            # A counter has no average: a lerp through int would set num_batches_tracked to 0.
+            if self.buffers_from == "copy" or not kept.is_floating_point():
+                kept.copy_(given)
+            else:
+                kept.lerp_(given, 1.0 - momentum)
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """Half a cosine from `start` (progress 0) to `end` (progress 1)."""
+    return end - (end - start) * (1 + math.cos(math.pi * progress)) / 2

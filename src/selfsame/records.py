@@ -1,0 +1,75 @@
+"""Settings as data: frozen, checked, printable records. Imports no torch, so that `--help` is quick.
+
+A record's fields are the flags of the command line, the keys of a YAML file, the arguments in Python and the
+content of job.json: there is no second list. A misspelt key is an error in all four.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from selfsame.types import Encoder, Learner
+
+
+class Record(BaseModel):
+    """Base of all settings. The string under a field is its documentation, shown by --help."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
+    )
+
+    def changed(self, **values: Any) -> Self:
+        """A checked copy with some fields replaced. Unlike `model_copy`, wrong values are refused."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self).model_validate({**given, **values})
+
+
+class ViewPlan(Record):
+    """How many views of an item a method asks for; what a view looks like is the modality's business.
+
+    The views reach the learner as one list in this order: full, part, plain.
+    """
+
+    full: int = 2
+    """random views that keep most of the item (image: large crop; audio: long window)"""
+    part: int = 0
+    """random views that keep a small piece (multi-crop)"""
+    plain: int = 0
+    """the item untransformed, only brought to size"""
+
+
+class Budget(Record):
+    """What a run can spend: the ground for defaults that depend on it."""
+
+    items: int
+    """items to learn from"""
+    batch: int
+    """items in one step, over all processes"""
+    steps: int
+    """optimiser steps of the whole run"""
+    dim: int
+    """width of the encoder's vector"""
+
+
+class Method(Record):
+    """A method's settings. A file of `methods/` holds one subclass; its fields are the flags `--method.x`."""
+
+    name: ClassVar[str] = ""  # the file's name; set by `methods.load`
+
+    @property
+    def plan(self) -> ViewPlan:
+        """The views it needs, which may depend on the settings."""
+        return ViewPlan()
+
+    def fitted(self, budget: Budget) -> Self:
+        """The same method with the fields the user left alone fitted to the budget. By default nothing changes."""
+        return self
+
+    def cautions(self) -> list[str]:
+        """Settings that are known to end badly, each with its reason; empty when there are none."""
+        return []
+
+    def build(self, encoder: "Encoder") -> "Learner":
+        """The method at work on an encoder. Draws weights from torch's global generator."""
+        raise NotImplementedError

@@ -1,0 +1,256 @@
+"""The report of a run: one HTML file that needs nothing else, neither a network nor a second file.
+
+Every text is escaped, and the page forbids itself all requests (Content-Security-Policy).
+Raises: UserError where the file cannot be written.
+"""
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from PIL import Image
+
+from selfsame.engine.health import ADVICE, ENDS_BADLY, Verdict
+from selfsame.engine.state import write_text
+from selfsame.report.curves import curve, short
+from selfsame.report.gallery import sheet_uri
+from selfsame.report.scores import Row, scores_html
+
+__all__ = ["flat", "level", "write_page"]
+
+Pairs = Mapping[str, Any] | Sequence[tuple[str, Any]]
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+MARKS = {"healthy": "✓", "warning": "!", "bad": "✕"}
+MOST_SKIPPED = 200
+
+# The log's columns by what they tell, each with the sentence under its chart; all others are the method's own.
+CHARTS = {
+    "Learning": {
+        "loss": "What the method makes small. Its level depends on the method: compare runs of one method only.",
+        "health/agreement": "Share of held-out items whose other view is the nearest of all. Higher is better.",
+        "knn": "Accuracy of the nearest neighbours on labelled items, which training never sees.",
+    },
+    "Health of the vectors": {
+        "health/spread": "Standard deviation of the unit vectors × √d: about 1 is healthy, 0 is a collapse.",
+        "health/rank": "Directions in use (RankMe). A fall towards 1 is a collapse.",
+        "health/alignment": "Squared distance of two views of an item. Low is good only while uniformity is low too.",
+        "health/uniformity": "How evenly the vectors fill the sphere: 0 is a collapse, about −4 is even.",
+        "health/length": "Mean length of the vectors. Growth without bound is a divergence.",
+    },
+    "Schedule and speed": {
+        "lr": "Of the step, warm-up and decay included.",
+        "momentum": "Share of itself that the target keeps at a step.",
+        "items_per_second": "Over all processes.",
+    },
+}
+TITLES = {"lr": "Learning rate", "knn": "k-NN accuracy", "health/length": "Vector length"}
+FIGURES = ("loss", "knn", "health/agreement", "health/spread", "health/rank")
+SPEED = "items_per_second"
+COUNTERS = ("step", "epoch", "time")
+
+
+def write_page(
+    folder: Path,
+    *,
+    title: str,
+    verdict: Verdict,
+    plan: Pairs,
+    job: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+    numbers: Sequence[Row] | None = None,
+    sheet: Image.Image | None = None,
+    neighbours_html: str = "",
+    map_html: str = "",
+    skipped: Sequence[tuple[str, str]] = (),
+    versions: Pairs = (),
+) -> Path:
+    """Write `folder`/report.html, whole or not at all, and return its path.
+
+    `verdict` is a key of `health.ADVICE`. `log` holds the rows of log.jsonl; any numeric column becomes a curve.
+    `plan` and `versions` are (name, value) pairs, `skipped` (file, reason) pairs. `neighbours_html` and `map_html`
+    are taken as they are: they come from `gallery`.
+    """
+    columns = _columns(log)
+    sections = [
+        ("figures", "Key figures", _figures(columns, log)),
+        ("curves", "Curves", _curves(columns)),
+        ("views", "What it learns from", _sheet(sheet)),
+        ("neighbours", "Nearest neighbours", _neighbours(neighbours_html)),
+        ("map", "Map of the items", map_html),
+        ("numbers", "Numbers beside baselines", _numbers(numbers, folder)),
+        ("settings", "Plan and job", _settings(plan, job)),
+        ("skipped", "Skipped files", _skipped(skipped)),
+        ("versions", "Versions", _pairs(versions) if versions else ""),
+    ]
+    kept = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in kept)
+    body = "".join(f'<section id="{key}"><h2>{escape(name)}</h2>{html}</section>' for key, name, html in kept)
+    text = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"/>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        '<meta name="color-scheme" content="light dark"/>'
+        f"<title>{escape(title)} – selfsame report</title><style>{_part('page.css')}</style></head><body><main>"
+        f'<header><p class="brand">selfsame report</p><h1>{escape(title)}</h1>{_verdict(verdict)}</header>'
+        f"<nav>{links}</nav>{body}</main><script>{_part('page.js')}</script></body></html>\n"
+    )
+    path = folder / "report.html"
+    # File names that are no UTF-8 reach Python with lone surrogates, which no file can hold.
+    write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
+    return path
+
+
+def level(verdict: Verdict) -> str:
+    """How serious a verdict is: healthy, warning or bad."""
+    return "healthy" if verdict == "healthy" else "bad" if verdict in ENDS_BADLY else "warning"
+
+
+def flat(record: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as pairs with dotted names, which are the flags of the command line."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in record.items():
+        if isinstance(value, Mapping) and value:
+            pairs += flat(value, f"{before}{name}.")
+        else:
+            pairs.append((f"{before}{name}", value))
+    return pairs
+
+
+def _part(name: str) -> str:
+    return files("selfsame.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _verdict(verdict: Verdict) -> str:
+    """The verdict's own sentence, then its cause and its cure each on a line."""
+    kind = level(verdict)
+    advice = escape(ADVICE.get(verdict, ""))
+    for word in ("Likely cause:", "Cure:"):
+        advice = advice.replace(word, f"<br/><b>{word}</b>")
+    advice = re.sub(r"(?<!\S)--[\w.-]*\w", r"<code>\g<0></code>", advice)
+    headline = escape(verdict[:1].upper() + verdict[1:])
+    return (
+        f'<div class="verdict {kind}" role="status"><i>{MARKS[kind]}</i><div><strong>{headline}</strong>'
+        f"<p>{advice}</p></div></div>"
+    )
+
+
+def _columns(log: Sequence[Mapping[str, Any]]) -> dict[str, dict[float, float | None]]:
+    """{column: {step: value}} in the order of steps; null in the log is a value that was not finite."""
+    columns: dict[str, dict[float, float | None]] = {}
+    for number, row in enumerate(log):
+        step = row.get("step", number)
+        for name, value in row.items():
+            numeric = isinstance(value, int | float) and not isinstance(value, bool)
+            if name not in COUNTERS and (numeric or value is None):
+                columns.setdefault(name, {})[step] = value
+    return {name: dict(sorted(column.items())) for name, column in columns.items()}
+
+
+def _finite(column: Mapping[float, float | None]) -> list[float]:
+    return [value for value in column.values() if value is not None and math.isfinite(value)]
+
+
+def _figures(columns: Mapping[str, Mapping[float, float | None]], log: Sequence[Mapping[str, Any]]) -> str:
+    if not log:
+        return '<p class="note">The log is empty: the run stopped before its first measurement.</p>'
+    tiles = [("Steps", f"{max(row.get('step', number) for number, row in enumerate(log)):,}", "")]
+    for name in FIGURES:
+        if values := _finite(columns.get(name, {})):
+            tiles.append((_title(name), short(values[-1]), f"from {short(values[0])}" if len(values) > 1 else ""))
+    if values := _finite(columns.get(SPEED, {})):
+        tiles.append((_title(SPEED), short(median(values)), "median"))
+    return '<div class="tiles">{}</div>'.format(
+        "".join(
+            f'<div class="figure"><span>{escape(name)}</span><b>{escape(value)}</b><small>{escape(below)}</small></div>'
+            for name, value, below in tiles
+        )
+    )
+
+
+def _title(name: str) -> str:
+    words = name.removeprefix("health/").replace("_", " ")
+    return TITLES.get(name) or words[:1].upper() + words[1:]
+
+
+def _curves(columns: Mapping[str, Mapping[float, float | None]]) -> str:
+    if not columns:
+        return '<p class="note">There is nothing to draw yet.</p>'
+    placed = {name for charts in CHARTS.values() for name in charts}
+    own = {name: "" for name in columns if name not in placed}
+    parts = []
+    for heading, charts in {**CHARTS, "Of this method": own}.items():
+        drawn = [
+            curve(_title(name), {_title(name): (list(columns[name]), list(columns[name].values()))}, note=note)
+            for name, note in charts.items()
+            if name in columns
+        ]
+        if drawn:
+            parts.append(f'<h3>{heading}</h3><div class="curves">{"".join(drawn)}</div>')
+    return "".join(parts)
+
+
+def _sheet(sheet: Image.Image | None) -> str:
+    if sheet is None:
+        return ""
+    return (
+        '<p class="lead">Random views of some items, as the encoder saw them in training. The views of an item must '
+        "still show the same thing, and differ in what should not matter.</p>"
+        f'<img class="sheet" src="{sheet_uri(sheet)}" alt="random views of some items"/>'
+    )
+
+
+def _neighbours(html: str) -> str:
+    lead = "Each row: an item, then the items whose vectors are nearest to its own, with their cosines."
+    return f'<p class="lead">{lead}</p>{html}' if html else ""
+
+
+def _numbers(numbers: Sequence[Row] | None, folder: Path) -> str:
+    command = f"selfsame evaluate {shlex.quote(str(folder))} LABELLED"
+    if not numbers:
+        return (
+            '<p class="lead">Nothing is measured against labels yet. With a folder of labelled items this command '
+            "measures the encoder beside random weights and raw input:</p>"
+            f"<pre><code>{escape(command)}</code></pre>"
+        )
+    return scores_html(numbers)
+
+
+def _settings(plan: Pairs, job: Mapping[str, Any]) -> str:
+    return (
+        f"<details open><summary>Plan</summary>{_pairs(plan)}</details>"
+        f"<details><summary>Job, all settings</summary>{_pairs(flat(job))}</details>"
+    )
+
+
+def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
+    if not skipped:
+        return ""
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(why)}</td></tr>" for name, why in skipped[:MOST_SKIPPED])
+    more = len(skipped) - MOST_SKIPPED
+    rest = f'<p class="note">And {more:,} more, all in skipped.csv.</p>' if more > 0 else ""
+    return (
+        f"<details><summary>{len(skipped):,} {'file was' if len(skipped) == 1 else 'files were'} skipped</summary>"
+        f'<div class="wide"><table><thead><tr><th>file</th><th>reason</th></tr></thead><tbody>{rows}</tbody></table>'
+        f"</div>{rest}</details>"
+    )
+
+
+def _pairs(pairs: Pairs) -> str:
+    rows = "".join(f"<tr><th>{escape(str(n))}</th><td>{escape(_text(v))}</td></tr>" for n, v in dict(pairs).items())
+    return f'<div class="wide"><table class="pairs"><tbody>{rows}</tbody></table></div>'
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return short(value)
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,167 @@
+"""The few words every other module speaks.
+
+Flow: source -> samples (worker half) -> views (device half) -> learner -> Step -> engine.
+
+Shape letters, the same in the whole package:
+    b = batch, d = embedding width, n = tokens or items, k = classes or neighbours, v = views,
+    c = channels, h w = height and width in pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from selfsame.records import Method, Record, ViewPlan
+
+__all__ = ["Draws", "Encoder", "Learner", "Method", "Modality", "Record", "Source", "Step", "ViewPlan", "mixed"]
+
+
+def mixed(*numbers: int) -> int:
+    """One well-spread 63-bit seed from several whole numbers (splitmix64, Steele et al. 2014)."""
+    state = 0
+    for number in numbers:
+        state = (state + (number & 0xFFFFFFFFFFFFFFFF) + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+class Draws:
+    """The random numbers of one step: a function of (seed, step, place in the global batch) and nothing else.
+
+    Each call draws for the whole global batch and keeps the rows asked for, so that the same item gets the same
+    numbers however the batch is divided over processes, workers or micro-batches. Always on the CPU: a batch
+    needs only a few numbers a row, and knowing them there spares the device a synchronisation.
+    """
+
+    def __init__(self, seed: int, step: int, total: int, rows: slice | None = None, stream: int = 0) -> None:
+        self.total = total
+        self.rows = slice(0, total) if rows is None else rows
+        self.generator = Generator().manual_seed(mixed(seed, step, stream))
+
+    def __len__(self) -> int:
+        return len(range(*self.rows.indices(self.total)))
+
+    def uniform(self, k: int) -> Float[Tensor, "b k"]:
+        """k numbers in [0, 1) for each row. Every call gives new ones."""
+        return torch.rand(self.total, k, generator=self.generator)[self.rows]
+
+    def normal(self, k: int) -> Float[Tensor, "b k"]:
+        """k standard normal numbers for each row."""
+        return torch.randn(self.total, k, generator=self.generator)[self.rows]
+
+    def order(self, k: int) -> Tensor:
+        """A random order of 0..k-1 for each row: long [b k]."""
+        return self.uniform(k).argsort(dim=1)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one forward pass hands to the engine."""
+
+    loss: Float[Tensor, ""]
+    logs: dict[str, Tensor] = field(default_factory=dict)  # scalars, kept on the device until they are logged
+
+
+class Encoder(nn.Module):
+    """Maps one view to one vector: [b ...] -> [b d]. Owns its input normalisation, so it cannot be fed wrongly."""
+
+    dim: int  # d
+    spec: dict[str, Any]  # JSON: all that is needed to build it again before its weights are loaded
+
+    def maps(self, view: Tensor) -> list[Tensor]:
+        """Dense features [b c ...], fine to coarse, one a stage. TypeError where the network has none."""
+        raise TypeError(f"{type(self).__name__} has no maps")
+
+    def use_group_norm(self) -> None:
+        """Replace batch norms by group norms with weight standardisation, for good."""
+        raise TypeError(f"{type(self).__name__} cannot change its norms")
+
+    def tokens(self, view: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Token features [b n d] after the last block; `keep` (long [b m]) names the patches to look at."""
+        raise TypeError(f"{type(self).__name__} has no tokens")
+
+
+class Learner(nn.Module):
+    """A method at work: an encoder plus whatever the method adds to train it."""
+
+    encoder: Encoder  # what is kept after training: saved, probed, exported
+
+    def forward(self, views: list[Tensor]) -> Step:
+        """Score one batch. Named `forward` so that DDP and torch.compile see it."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Move what gradients do not move. Called once an optimiser step; `progress` is (steps done) / (all steps),
+        counted before this step, so it starts at 0."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Items at rest, read by number. Nothing is random here."""
+
+    def __len__(self) -> int: ...
+    def name(self, i: int) -> str:
+        """Path or id, unique in the source."""
+        ...
+
+    def read(self, i: int) -> Any:
+        """The decoded item. Raises UnreadableItem with the reason."""
+        ...
+
+    def fit(self, stats: Any) -> None:
+        """From now on every item comes in the form of these statistics."""
+        ...
+
+    @property
+    def labels(self) -> list[str] | None:
+        """One label an item, or None where there are none. Never used in training."""
+        ...
+
+
+@runtime_checkable
+class Modality(Protocol):
+    """What a folder of `modalities/` exposes; the package itself is the object."""
+
+    name: str
+    Views: ClassVar[type[Record]]  # the strengths of its views
+    Stats: ClassVar[type[Record]]  # what is measured from the data and saved with the encoder
+
+    def reads(self, path: str) -> bool:
+        """Whether `path` looks like something it reads."""
+        ...
+
+    def open_source(self, path: str, labels: str | None = None) -> Source:
+        """List the items. Raises UserError where there are none."""
+        ...
+
+    def measure(self, source: Source, seed: int = 0) -> tuple[Record, dict[int, str]]:
+        """Statistics of a sample of the items, and the unreadable ones {item: reason} found on the way."""
+        ...
+
+    def recipe(self, name: str, size: int, stats: Any) -> Record:
+        """The named strengths, "auto" to choose by size, fitted to the data. Raises UserError on unknown names."""
+        ...
+
+    def sample(self, source: Source, items: Sequence[int], plan: ViewPlan, views: Any, draws: Draws) -> list[Tensor]:
+        """Worker half: read, decode and cut; one uint8 (or int32) tensor [b ...] a view."""
+        ...
+
+    def make_views(
+        self, samples: list[Tensor], plan: ViewPlan, views: Any, stats: Any, draws: Draws
+    ) -> list[Tensor]:
+        """Device half: the random transformation of each sample, batched, on the device the samples are on."""
+        ...
+
+    def make_encoder(self, name: str, size: int, stats: Any, weights: str | None = None) -> Encoder:
+        """A new encoder by name. Raises UserError with the nearest name."""
+        ...
+
+    def build_encoder(self, spec: dict[str, Any]) -> Encoder:
+        """The encoder that `spec` describes, weights not loaded."""
+        ...

@@ -1,0 +1,82 @@
+"""What several test files need: a tiny encoder, small pictures on disk, the shared data where it is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from selfsame.types import Encoder
+
+torch.set_num_threads(2)
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+class Tiny(Encoder):
+    """A convolution, a batch norm, a mean: [b 3 h w] -> [b 8]."""
+
+    def __init__(self, dim: int = 8) -> None:
+        super().__init__()
+        self.dim = dim
+        self.spec = {"modality": "image", "name": "tiny"}
+        self.body = nn.Sequential(
+            nn.Conv2d(3, dim, 3, stride=2), nn.BatchNorm2d(dim), nn.ReLU(), nn.Conv2d(dim, dim, 3), nn.BatchNorm2d(dim)
+        )
+
+    def forward(self, view: Tensor) -> Tensor:
+        return self.body(view).mean((2, 3))
+
+    def use_group_norm(self) -> None:
+        from selfsame.nn.norm import use_group_norm
+
+        use_group_norm(self.body)
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    torch.manual_seed(0)
+    return Tiny()
+
+
+@pytest.fixture
+def views() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    item = torch.rand(12, 3, 12, 12, generator=generator)
+    return [(item + 0.1 * torch.rand(item.shape, generator=generator)).clamp(0, 1) for _ in range(2)]
+
+
+def paint(kind: int, seed: int, side: int = 24) -> np.ndarray:
+    """A small picture of one of four kinds: stripes across, stripes down, a disc, a chequerboard."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side
+    shift, scale = rng.uniform(0, 1, 2)
+    wave = 3 + 3 * scale
+    shape = [
+        np.sin(2 * np.pi * (wave * y + shift)) > 0,
+        np.sin(2 * np.pi * (wave * x + shift)) > 0,
+        (x - 0.3 - 0.4 * shift) ** 2 + (y - 0.3 - 0.4 * scale) ** 2 < 0.05,
+        (np.sin(2 * np.pi * wave * x) * np.sin(2 * np.pi * wave * y)) > 0,
+    ][kind]
+    back, front = rng.uniform(0, 255, (2, 3))
+    picture = np.where(shape[..., None], front, back) + rng.normal(0, 8, (side, side, 3))
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 4 class folders with 16 small PNG files each."""
+    root = tmp_path_factory.mktemp("pictures")
+    for kind, name in enumerate(("across", "down", "disc", "chequer")):
+        (root / name).mkdir()
+        for k in range(16):
+            Image.fromarray(paint(kind, 100 * kind + k)).save(root / name / f"{k:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the shared data folder is not beside this checkout")
+    return SHARED

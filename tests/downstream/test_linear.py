@@ -1,0 +1,112 @@
+import time
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, tensor
+
+from selfsame.downstream import linear
+from selfsame.downstream.linear import fit_linear, linear_accuracy
+from selfsame.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, y = load_digits(return_X_y=True)
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    x, y = tensor(x).float()[order], tensor(y)[order]
+    return x[:1200], y[:1200], x[1200:], y[1200:]
+
+
+def blobs(n: int, d: int, k: int = 3, noise: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % k
+    return torch.eye(k, d)[labels] * 3 + noise * torch.randn(n, d, generator=g), labels
+
+
+def test_digits_are_read_as_well_as_by_scikit_learn(digits):
+    train, labels, test, truth = digits
+    probe = fit_linear(train, labels)
+    std = train.std(dim=0, correction=0).clamp(min=1e-3)
+    reference = LogisticRegression(C=1 / (probe.strength * len(train)), max_iter=5000)
+    reference.fit(((train - train.mean(dim=0)) / std).numpy(), labels.numpy())
+    theirs = reference.score(((test - train.mean(dim=0)) / std).numpy(), truth.numpy())
+    ours = linear_accuracy(train, labels, test, truth)
+    assert ours > 0.95 and ours == pytest.approx(theirs, abs=0.01)
+
+
+@pytest.mark.parametrize(("n", "d"), [(120, 6), (30, 80)])  # tall, and wider than long
+def test_the_optimum_is_scikit_learns(n, d):
+    x, labels = blobs(n, d)
+    x = x * torch.logspace(-3, 3, d) + 5  # columns of very different size
+    probe = fit_linear(x, labels)
+    standard = ((x - x.mean(dim=0)) / x.std(dim=0, correction=0)).double()
+    reference = LogisticRegression(C=1 / (probe.strength * n), tol=1e-8, max_iter=10_000)
+    reference.fit(standard.numpy(), labels.numpy())
+    ours = probe.scores(x).softmax(dim=1)
+    torch.testing.assert_close(ours, tensor(reference.predict_proba(standard.numpy())), atol=2e-3, rtol=0)
+
+
+def test_the_probe_is_blind_to_shifts_and_scales_of_columns():
+    x, labels = blobs(200, 5)
+    scale, shift = torch.logspace(-2, 2, 5), torch.arange(5.0)
+    one, two = fit_linear(x, labels), fit_linear(x * scale + shift, labels)
+    assert one.strength == two.strength
+    torch.testing.assert_close(one.scores(x), two.scores(x * scale + shift), atol=1e-2, rtol=1e-2)
+
+
+def test_strength_is_chosen_to_suit_the_noise():
+    clean, labels = blobs(300, 40, noise=0.1)
+    noisy, _ = blobs(300, 40, noise=6.0)
+    assert fit_linear(noisy, labels).strength > fit_linear(clean, labels).strength
+
+
+def test_strength_is_the_best_on_held_out_train_items(monkeypatch):
+    x, labels = blobs(100, 30, noise=3.0)
+    probe = fit_linear(x, labels)
+    for other in linear.STRENGTHS:
+        monkeypatch.setattr(linear, "STRENGTHS", (other,))
+        assert fit_linear(x, labels).validation <= probe.validation + 1e-9
+
+
+def test_a_seed_fixes_the_answer_bit_for_bit():
+    x, labels = blobs(200, 20, noise=3.0)
+    one, two = fit_linear(x, labels, seed=3), fit_linear(x, labels, seed=3)
+    assert torch.equal(one.weight, two.weight) and one.strength == two.strength
+
+
+def test_labels_need_not_be_consecutive_and_unseen_classes_count_as_wrong():
+    x, labels = blobs(90, 4, noise=0.1)
+    names = tensor([2, 5, 9])[labels]
+    assert linear_accuracy(x, names, x, names) == 1.0
+    assert linear_accuracy(x, names, x, torch.where(names == 9, 4, names)) == pytest.approx(2 / 3)
+
+
+def test_one_item_a_class_is_enough():
+    x, labels = blobs(300, 3, noise=0.2)
+    assert linear_accuracy(x[:3], labels[:3], x, labels) > 0.95
+
+
+def test_vectors_that_are_all_alike_give_the_commonest_class():
+    labels = tensor([0, 1, 1, 1, 0, 1])
+    assert linear_accuracy(torch.ones(6, 4), labels, torch.ones(6, 4), labels) == pytest.approx(4 / 6)
+
+
+def test_one_class_is_refused():
+    with pytest.raises(UserError, match="one class"):
+        fit_linear(torch.randn(5, 2), torch.zeros(5).long())
+
+
+def test_vectors_that_are_not_numbers_are_refused():
+    x, labels = blobs(30, 4)
+    x[3, 1] = float("nan")
+    with pytest.raises(UserError, match="1 of 30 train vectors hold NaN"):
+        fit_linear(x, labels)
+
+
+def test_ten_thousand_vectors_take_seconds():
+    x, labels = blobs(10_000, 128, k=10, noise=2.0)
+    start = time.process_time()
+    fit_linear(x, labels)
+    assert time.process_time() - start < 60  # about 4 on one core; the bound forgives a crowded machine

@@ -1,0 +1,123 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfsame.engine.feed import Batch, Order, Patient, Steps, feed
+from selfsame.errors import UnreadableItem, UserError
+from selfsame.types import Draws, mixed
+
+
+class Numbers:
+    """Items that are their own numbers; some are broken."""
+
+    labels = None
+
+    def __init__(self, n, broken=()):
+        self.n, self.broken = n, set(broken)
+
+    def __len__(self):
+        return self.n
+
+    def name(self, i):
+        return f"item {i}"
+
+    def read(self, i):
+        if i in self.broken:
+            raise UnreadableItem("cut short")
+        return i
+
+    def fit(self, stats):
+        pass
+
+
+def sample(source, items, draws):
+    values = [source.attempt(i, source.read) for i in items]
+    return [torch.tensor(values).float()[:, None] + draws.uniform(1)]
+
+
+@given(st.integers(1, 5000), st.integers(0, 2**31), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_every_pass_sees_every_item_once(n, seed, number):
+    places = np.arange(n * number, n * (number + 1))
+    assert sorted(Order(n, seed).at(places)) == list(range(n))
+
+
+def test_passes_and_seeds_give_different_orders_and_places_can_be_asked_in_any_way():
+    order = Order(1000, 0)
+    first, second = order.at(np.arange(1000)), order.at(np.arange(1000, 2000))
+    assert (first != second).mean() > 0.9
+    assert (first != Order(1000, 1).at(np.arange(1000))).mean() > 0.9
+    assert order.at(np.array([7, 1999, 3])).tolist() == [first[7], second[999], first[3]]
+
+
+def test_the_order_looks_like_chance():
+    """Mean distance of neighbours in a random permutation of n is n / 3."""
+    spots = Order(10_000, 3).at(np.arange(10_000))
+    assert np.abs(np.diff(spots)).mean() == pytest.approx(10_000 / 3, rel=0.05)
+    assert abs(np.corrcoef(np.arange(10_000), spots)[0, 1]) < 0.05
+
+
+def test_a_billion_items_need_no_memory():
+    assert 0 <= int(Order(10**9, 0).at(np.array([123_456_789_012]))[0]) < 10**9
+
+
+def test_draws_do_not_depend_on_how_the_batch_is_divided():
+    whole = Draws(1, 5, 16)
+    parts = [Draws(1, 5, 16, slice(k, k + 4)) for k in range(0, 16, 4)]
+    for call in (lambda d: d.uniform(3), lambda d: d.normal(2), lambda d: d.order(4)):
+        assert torch.equal(call(whole), torch.cat([call(part) for part in parts]))
+    assert not torch.equal(Draws(1, 5, 16).uniform(3), Draws(1, 6, 16).uniform(3))
+    assert not torch.equal(Draws(1, 5, 16).uniform(3), Draws(1, 5, 16, stream=1).uniform(3))
+    assert len(Draws(1, 5, 16, slice(4, 8))) == 4
+
+
+def test_seeds_are_well_spread():
+    assert len({mixed(a, b) for a in range(50) for b in range(50)}) == 2500
+    assert mixed(1, 2) != mixed(2, 1)
+
+
+def made(n=20, broken=(), batch=6, rows=None):
+    return Steps(Numbers(n, broken), np.arange(n), sample, batch, rows or slice(0, batch), seed=3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_with_and_without_workers_and_from_any_step(workers):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    batches = list(feed(made(broken=[4]), 0, 8, workers))
+    assert torch.equal(before, torch.get_rng_state())
+    assert [batch.step for batch in batches] == list(range(8))
+    alone = made(broken=[4])
+    for batch in batches:
+        assert torch.equal(batch.samples[0], alone[batch.step].samples[0])
+    late = list(feed(made(broken=[4]), 5, 8, workers))
+    assert all(torch.equal(a.samples[0], b.samples[0]) for a, b in zip(late, batches[5:], strict=True))
+
+
+def test_two_processes_share_the_batch_of_one():
+    whole = made()[2].samples[0]
+    halves = [made(rows=slice(k, k + 3))[2].samples[0] for k in (0, 3)]
+    assert torch.equal(whole, torch.cat(halves))
+
+
+def test_an_unreadable_item_gives_way_to_the_next_and_is_reported_once():
+    steps = made(n=6, broken=[2, 3], batch=6)
+    first, second = steps[0], steps[1]
+    assert first.skipped == {2: "cut short", 3: "cut short"}
+    assert second.skipped == {}
+    assert sorted(first.samples[0].floor().int().flatten().tolist()) == [0, 1, 4, 4, 4, 5]
+
+
+def test_when_nothing_can_be_read_it_says_so():
+    with pytest.raises(UserError, match="none of the 3 items can be read.*cut short"):
+        made(n=3, broken=[0, 1, 2])[0]
+
+
+def test_a_patient_source_survives_pickling():
+    source = pickle.loads(pickle.dumps(Patient(Numbers(3))))
+    assert len(source) == 3 and source.name(1) == "item 1"
+    assert isinstance(Batch(0, []), Batch)

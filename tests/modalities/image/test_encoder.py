@@ -1,0 +1,349 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from selfsame.errors import UserError
+from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_encoder, own_encoder, save_encoder
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the encoder reads of a source's Stats."""
+
+    channels: int = 3
+    white: int = 255
+    mean: tuple[float, ...] = (0.5, 0.4, 0.3)
+    std: tuple[float, ...] = (0.2, 0.25, 0.3)
+    items: int = 10
+    bits: int = 8
+    height: int = 32
+    width: int = 32
+    uniform: bool = True
+
+
+RGB = Measured()
+GREY = Measured(channels=1, mean=(0.5,), std=(0.2,))
+
+
+class Conv(nn.Module):
+    """Two convolutions; gives [b d h w]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.coarse = nn.Conv2d(8, 6, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.coarse(self.fine(x))
+
+
+def tiny_vit(library: str) -> nn.Module:
+    if library == "timm":
+        return timm.models.VisionTransformer(
+            img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=2, num_classes=0
+        )
+    vit = torchvision.models.VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64)
+    vit.heads = nn.Identity()
+    return vit
+
+
+def images(b: int = 2, c: int = 3, size: int = 32) -> Tensor:
+    return torch.randint(0, 256, (b, c, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return Conv()
+
+
+def test_it_normalises_by_its_own_statistics():
+    encoder = own_encoder(nn.Identity(), 4, RGB).eval()
+    stored = torch.full((1, 3, 4, 4), 51, dtype=torch.uint8)  # 0.2 on the [0, 1] scale
+    torch.testing.assert_close(encoder(stored), torch.tensor([[-0.3 / 0.2, -0.2 / 0.25, -0.1 / 0.3]]))
+
+
+def test_integers_and_floats_of_the_same_pixels_give_the_same_vector(small):
+    encoder = own_encoder(small, 32, RGB).eval()
+    assert torch.equal(encoder(images()), encoder(images().float() / 255))
+    assert torch.equal(encoder(images()), encoder(images().int()))
+
+
+def test_deep_pixels_are_divided_by_their_own_white():
+    encoder = own_encoder(nn.Identity(), 4, Measured(1, 4095, (0.0,), (1.0,), bits=16)).eval()
+    assert float(encoder(torch.full((1, 1, 4, 4), 4095, dtype=torch.int32))) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        (images().float(), "divide by 255 or pass uint8"),
+        (torch.full((1, 3, 8, 8), -1.5), "already normalised"),
+        (torch.zeros(3, 8, 8), r"x\[None\]"),
+        (torch.zeros(8, 8), "accepted is a batch"),
+        (torch.zeros(1, 1, 8, 8), "1 channels.*takes 3"),
+        (torch.zeros(1, 8, 8, 3), "channels last"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.bool), "bool"),
+    ],
+)
+def test_it_cannot_be_fed_wrongly(small, wrong, advice):
+    with pytest.raises(UserError, match=advice):
+        own_encoder(small, 32, RGB).eval()(wrong)
+
+
+def test_colour_transformations_may_leave_the_range_a_little_and_training_is_not_slowed_by_looking(small):
+    encoder = own_encoder(small, 32, RGB)
+    assert encoder.eval()(torch.full((2, 3, 8, 8), 1.2)).isfinite().all()
+    assert encoder.train()(torch.full((2, 3, 8, 8), 100.0)).isfinite().all()
+
+
+def test_the_width_is_found_without_a_trace(small):
+    small.train()
+    small.fine.eval()
+    state, draws = {key: value.clone() for key, value in small.state_dict().items()}, torch.get_rng_state()
+    small.drop = nn.Dropout()
+    assert own_encoder(small, 32, RGB).dim == 6
+    assert torch.equal(torch.get_rng_state(), draws)
+    assert all(torch.equal(value, small.state_dict()[key]) for key, value in state.items())
+    assert small.training and not small.fine.training and small.coarse.training
+
+
+def test_a_network_that_gives_no_tensor_is_refused():
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    with pytest.raises(UserError, match=r"tuple.*\[b d\]"):
+        own_encoder(Pair(), 32, RGB)
+
+
+def test_unknown_names_come_with_the_nearest():
+    with pytest.raises(UserError, match="resnet18"):
+        make_encoder("resnet_18", 32, RGB)
+    with pytest.raises(UserError, match="torchvision/resnet18"):
+        make_encoder("torchvision/resnet_18", 32, RGB)
+
+
+def test_small_images_get_a_stem_that_keeps_their_size():
+    for name in ("resnet18", "torchvision/resnet18"):
+        small, large = make_encoder(name, 32, GREY), make_encoder(name, 96, GREY)
+        assert small.spec["small_stem"] and not large.spec["small_stem"]
+        assert small.trunk.conv1.weight.shape == (64, 1, 3, 3) and large.trunk.conv1.weight.shape == (64, 1, 7, 7)
+        assert small.eval().stage(images(2, 1), "layer1").shape == (2, 64, 32, 32)
+        assert large.eval().stage(images(2, 1), "layer1").shape == (2, 64, 8, 8)
+
+
+def test_patches_that_are_too_large_or_do_not_divide_the_size_are_refused_with_advice():
+    with pytest.raises(UserError, match="vit_tiny_patch4_32"):
+        make_encoder("vit_tiny_patch16_224", 32, RGB)
+    with pytest.raises(UserError, match="96 or 112"):
+        make_encoder("vit_tiny_patch16_224", 100, RGB)
+    assert make_encoder("vit_tiny_patch4_32", 32, RGB).trunk.patch_embed.num_patches == 64
+
+
+def test_a_vision_transformer_names_the_size_it_takes():
+    with pytest.raises(UserError, match=r"40x40.*32x32"):
+        make_encoder("vit_tiny_patch8_32", 32, RGB).eval()(images(size=40))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch8_32", "torchvision/mobilenet_v3_small"])
+def test_a_loaded_encoder_is_equal_to_the_bit(name, tmp_path):
+    torch.manual_seed(0)
+    encoder = make_encoder(name, 32, GREY).train()
+    encoder(images(4, 1))  # moves the running statistics
+    save_encoder(encoder, tmp_path)
+    draws = torch.get_rng_state()
+    loaded = load_encoder(tmp_path)
+    assert torch.equal(torch.get_rng_state(), draws)
+    assert torch.equal(loaded(images(2, 1)), encoder.eval()(images(2, 1)))
+    assert loaded.spec == encoder.spec and loaded.dim == encoder.dim == loaded(images(2, 1)).shape[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.json", "encoder.safetensors"]
+
+
+def test_an_encoder_with_group_norm_loads_too(tmp_path):
+    encoder = make_encoder("resnet18", 32, GREY)
+    encoder.use_group_norm()
+    save_encoder(encoder, tmp_path)
+    assert torch.equal(load_encoder(tmp_path)(images(2, 1)), encoder.eval()(images(2, 1)))
+
+
+def test_a_module_of_the_users_own_is_asked_for_again(small, tmp_path):
+    encoder = own_encoder(small, 32, RGB).eval()
+    save_encoder(encoder, tmp_path)
+    with pytest.raises(UserError, match=r"ss.load\(run, encoder=module\)"):
+        load_encoder(tmp_path)
+    assert torch.equal(load_encoder(tmp_path, Conv())(images()), encoder(images()))
+    with pytest.raises(UserError, match="width"):
+        load_encoder(tmp_path, nn.Conv2d(3, 5, 1))
+    with pytest.raises(UserError, match="another network"):
+        load_encoder(tmp_path, nn.Conv2d(3, 6, 1))
+
+
+def test_a_factory_of_the_users_own_is_found_by_its_path(tmp_path, monkeypatch):
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\ndef tiny(): return nn.Conv2d(3, 5, 3)\ndef wrong(): return 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    encoder = make_encoder("my_nets:tiny", 8, RGB).eval()
+    save_encoder(encoder, tmp_path / "run")
+    assert torch.equal(load_encoder(tmp_path / "run")(images()), encoder(images())) and encoder.dim == 5
+    for name, reason in [("my_nets:wrong", "gave int"), ("my_nets:none", "none"), ("no_nets:x", "no_nets")]:
+        with pytest.raises(UserError, match=reason):
+            make_encoder(name, 8, RGB)
+
+
+def test_damaged_or_newer_files_are_named(small, tmp_path):
+    with pytest.raises(UserError, match=r"encoder\.json is missing"):
+        load_encoder(tmp_path)
+    save_encoder(own_encoder(small, 32, RGB), tmp_path)
+    tensors, text = tmp_path / "encoder.safetensors", tmp_path / "encoder.json"
+    whole = tensors.read_bytes()
+    for cut in (0, 5, 200, len(whole) - 1):
+        tensors.write_bytes(whole[:cut])
+        with pytest.raises(UserError, match=r"encoder\.safetensors is damaged"):
+            load_encoder(tmp_path, Conv())
+    tensors.write_bytes(whole)
+    spec = json.loads(text.read_text())
+    for wrong, reason in [
+        ({**spec, "format": 2}, "format 2"),
+        ({**spec, "size": "large"}, "size"),
+        ({**spec, "stats": {}}, "white"),
+        ({**spec, "format": None}, "damaged"),
+        ([], "damaged"),
+    ]:
+        text.write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=reason):
+            load_encoder(tmp_path, Conv())
+    text.write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        load_encoder(tmp_path, Conv())
+
+
+def test_a_failed_save_leaves_the_old_encoder(small, tmp_path, monkeypatch):
+    encoder = own_encoder(small, 32, RGB).eval()
+    save_encoder(encoder, tmp_path)
+    expected = encoder(images())
+    nn.init.zeros_(small.coarse.weight)
+    encoder.spec["wrong"] = object()  # not JSON
+    with pytest.raises(TypeError):
+        save_encoder(encoder, tmp_path)
+    assert torch.equal(load_encoder(tmp_path, Conv())(images()), expected)
+
+
+def test_maps_are_the_last_of_each_resolution_fine_to_coarse():
+    shapes = [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    for name in ("resnet18", "torchvision/resnet18"):
+        encoder = make_encoder(name, 32, RGB).eval()
+        maps = encoder.maps(images())
+        assert [tuple(one.shape[1:]) for one in maps] == shapes
+        torch.testing.assert_close(maps[-1].mean((2, 3)), encoder(images()))
+        torch.testing.assert_close(maps[1], encoder.stage(images(), "layer2"))
+
+
+def test_an_own_network_gives_maps_by_its_parts_or_not_at_all(small):
+    encoder = own_encoder(small, 32, RGB).eval()
+    assert [tuple(one.shape[1:]) for one in encoder.maps(images())] == [(8, 32, 32), (6, 16, 16)]
+    flat = own_encoder(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), 8, RGB)
+    with pytest.raises(TypeError, match="method maps"):
+        flat.maps(images(size=8))
+    with pytest.raises(TypeError, match="vision transformer"):
+        encoder.tokens(images())
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_tokens_of_kept_patches_do_not_see_the_others(library):
+    torch.manual_seed(0)
+    encoder = own_encoder(tiny_vit(library), 32, RGB).eval()
+    x = images()
+    every = torch.arange(16).expand(2, -1)
+    torch.testing.assert_close(encoder.tokens(x, every), encoder.tokens(x))
+    keep = torch.tensor([[5, 0, 9], [2, 15, 3]])
+    some = encoder.tokens(x, keep)
+    assert some.shape == (2, 3, 32)
+    other = x.clone()
+    other[0, :, 24:] = 0  # patches 12 to 15, which the first image does not keep
+    torch.testing.assert_close(encoder.tokens(other, keep), some)
+    assert not torch.allclose(encoder.tokens(other), encoder.tokens(x))
+    torch.testing.assert_close(encoder.tokens(x, keep.flip(1)), some.flip(1))  # they keep their places
+    with pytest.raises(UserError, match="one row"):
+        encoder.tokens(x, keep[:1])
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_the_map_of_a_vision_transformer_is_its_tokens_laid_out(library):
+    torch.manual_seed(0)
+    encoder = own_encoder(tiny_vit(library), 32, RGB).eval()
+    (one,) = encoder.maps(images())
+    torch.testing.assert_close(one.flatten(2).transpose(1, 2), encoder.tokens(images()))
+
+
+def test_stages_go_by_name_or_number(small):
+    encoder = own_encoder(small, 32, RGB).eval()
+    assert encoder.stages == ["fine", "coarse"]
+    slow = small.fine(encoder.normalised(images()))
+    torch.testing.assert_close(encoder.stage(images(), "fine"), slow)
+    torch.testing.assert_close(encoder.stage(images(), 0), slow)
+    torch.testing.assert_close(encoder.stage(images(), "fine.2"), slow)
+    with pytest.raises(UserError, match="coarse"):
+        encoder.stage(images(), "coarser")
+    with pytest.raises(UserError, match="has 2"):
+        encoder.stage(images(), 2)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_of_another_library_prefix_and_channel_count_are_taken(suffix, tmp_path):
+    torch.manual_seed(0)
+    source = torchvision.models.resnet18(weights=None)
+    state = {f"module.encoder_q.{key}": value.clone() for key, value in source.state_dict().items()}
+    file = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"epoch": 3, "state_dict": {**state, "queue": torch.zeros(3)}}, file)
+    else:
+        save_file(state, file)
+    encoder = make_encoder("resnet18", 96, GREY, weights=str(file)).eval()
+    report = encoder.spec["weights"]
+    assert report["prefix"] == "module.encoder_q." and report["missing"] == [] and report["adapted"] == ["conv1.weight"]
+    assert report["loaded"] == report["of"] == 100 and json.dumps(encoder.spec)
+    source.fc = nn.Identity()
+    normal = encoder.normalised(images(2, 1, 96))  # a grey image is three equal channels
+    torch.testing.assert_close(
+        encoder(images(2, 1, 96)), source.eval()(normal.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_weights_of_a_saved_encoder_and_of_another_size_are_taken(tmp_path):
+    torch.manual_seed(0)
+    save_encoder(make_encoder("vit_tiny_patch8_32", 32, RGB), tmp_path)
+    encoder = make_encoder("vit_tiny_patch8_64", 64, RGB, weights=str(tmp_path / "encoder.safetensors"))
+    report = encoder.spec["weights"]
+    assert report["missing"] == [] and report["adapted"] == ["pos_embed"] and report["prefix"] == "trunk."
+
+
+def test_weights_that_do_not_fit_are_refused_with_what_is_missing(tmp_path):
+    save_file(timm.create_model("resnet34").state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"only 0 of the 150 .*blocks\.0\.attn"):
+        make_encoder("vit_tiny_patch8_32", 32, RGB, weights=str(tmp_path / "other.safetensors"))
+    with pytest.raises(UserError, match="Nothing is downloaded"):
+        make_encoder("resnet18", 32, RGB, weights="resnet18.a1_in1k")
+    torch.save({"model": Path("x"), "net": nn.Linear(2, 2)}, tmp_path / "code.pt")
+    (tmp_path / "noise.pt").write_bytes(b"no tensors here")
+    (tmp_path / "noise.safetensors").write_bytes(b"no tensors here")
+    for name in ("code.pt", "noise.pt", "noise.safetensors"):
+        with pytest.raises(UserError, match=r"cannot be read as tensors"):
+            make_encoder("resnet18", 32, RGB, weights=str(tmp_path / name))
+
+
+def test_group_norm_is_recorded_and_refused_where_there_is_no_batch_norm(small):
+    encoder = own_encoder(small, 32, RGB)
+    encoder.use_group_norm()
+    assert encoder.spec["norm"] == "group"
+    assert build_encoder(encoder.spec, Conv()).state_dict().keys() == encoder.state_dict().keys()
+    with pytest.raises(UserError, match="no batch norm"):
+        own_encoder(tiny_vit("timm"), 32, RGB).use_group_norm()
