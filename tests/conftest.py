@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from selfsame.types import Encoder
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # two on a busy machine make small operations many times slower
 SHARED = Path(__file__).parents[2] / "shared"
 
 

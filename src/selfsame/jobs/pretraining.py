@@ -124,7 +124,10 @@ class Pretraining:
         self.views = strengths(modality, job.views, self.size, stats)
         torch.manual_seed(mixed(job.seed, 1))
         weights = str(job.init) if job.init else None
-        encoder = modality.make_encoder(module or name, self.size, stats, weights)
+        if module is None:
+            encoder = modality.make_encoder(name, self.size, stats, weights)
+        else:
+            encoder = modality.own_encoder(module, self.size, stats, weights)  # type: ignore[attr-defined]
         wishes = Wishes(**{field: getattr(job, field) for field in Wishes.model_fields})
         self.loop, lines = plan_loop(len(self.learn_from), is_token_net(encoder), wishes, self.on)
         if self.was is not None and (self.folder / PLAN).exists():
@@ -146,7 +149,7 @@ class Pretraining:
         in_memory = getattr(self.data.source, "array", None) is not None
         self.workers, why = workers_for(in_memory, job.workers)
         learner = self.method.build(encoder).to(self.on, memory_format=torch.channels_last)
-        self.name = getattr(type(module), "__name__", name)
+        self.name = name if module is None else type(module).__name__
         self.lines = [
             Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
             Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),

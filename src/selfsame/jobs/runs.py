@@ -86,7 +86,7 @@ def encoder(module: "nn.Module", size: int, channels: int = 3, mean: Any = None,
         module: takes normalised [b c h w]; gives [b d], or maps [b d h w], which are averaged.
         size: pixels of a side. mean, std: per channel on the [0, 1] scale; 0.5 and 0.25 if not given.
     """
-    from selfsame.modalities.image import Stats, make_encoder
+    from selfsame.modalities.image import Stats, own_encoder
 
     stats = Stats(
         items=0,
@@ -99,7 +99,7 @@ def encoder(module: "nn.Module", size: int, channels: int = 3, mean: Any = None,
         width=size,
         uniform=True,
     )
-    return make_encoder(module, size, stats)  # type: ignore[arg-type]
+    return own_encoder(module, size, stats)
 
 
 def not_a_run(folder: Path) -> UserError:

@@ -43,7 +43,7 @@ def test_a_long_name_stays_in_its_column():
     short, long = (np.asarray(contact_sheet(items, views, [name])) for name in ("", "folder/" * 30 + "item.png"))
     assert short.shape == long.shape
     columns = (short != long).any((0, 2)).nonzero()[0]
-    assert MARGIN <= columns.min() and MARGIN + CELL / 2 < columns.max() <= MARGIN + CELL
+    assert columns.min() >= MARGIN and MARGIN + CELL / 2 < columns.max() <= MARGIN + CELL
 
 
 def test_items_without_views_are_drawn():

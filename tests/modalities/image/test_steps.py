@@ -55,8 +55,8 @@ def jittered(x: Tensor, order: tuple[int, ...] = (0, 1, 2, 3), gray: bool = Fals
 def test_boxes_lie_inside_the_image(uniform, height, width, area, ratio):
     box = steps.crop_boxes(torch.tensor([uniform]), height, width, tuple(sorted(area)), tuple(sorted(ratio)))
     top, left, high, wide = box[0].tolist()
-    assert 0 <= top and 1 <= high and top + high <= height
-    assert 0 <= left and 1 <= wide and left + wide <= width
+    assert top >= 0 and high >= 1 and top + high <= height
+    assert left >= 0 and wide >= 1 and left + wide <= width
 
 
 def test_area_of_boxes_is_uniform_and_aspect_log_uniform():

@@ -26,7 +26,7 @@ from selfsame.modalities.image.views import (
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
 
-QUIET = View(flip=0, jitter=0, gray=0, blur=0, sigma=(1.0, 2.0))
+QUIET = View(flip=0, jitter=0, gray=0, blur=0, sigma=(1.0, 2.0), degrees=(30.0, 60.0))
 ALL = View(vertical_flip=0.5, rotate=0.5, blur=0.5, box_blur=0.5, sharpen=0.5, solarize=0.5, cutout=0.5)
 MANY = 10_000
 
@@ -89,7 +89,7 @@ def many(channels: int = 3) -> Tensor:
 )
 @pytest.mark.parametrize("probability", [0.0, 0.1, 0.8, 1.0])
 def test_a_step_happens_as_often_as_its_probability_says(step, probability):
-    share = changed(many(), QUIET.changed(**{step: probability, "rotate": 0.0, step: probability}))
+    share = changed(many(), QUIET.changed(**{step: probability}))
     assert abs(share.double().mean().item() - probability) <= (0.012 if 0 < probability < 1 else 0)
 
 
@@ -130,7 +130,7 @@ def test_jitter_factors_are_uniform_about_one(strength, low, high):
 
 def test_each_order_of_the_colour_changes_is_as_likely():
     drawn = dict(zip(COLUMNS, Draws(0, 0, 24_000).uniform(len(COLUMNS)).unbind(1), strict=True))
-    order = jittered(View(), drawn, torch.ones(24_000, dtype=torch.bool))[0]
+    order = jittered(View(), drawn, torch.ones(24_000, dtype=torch.bool))["order"]
     counts = Counter(map(tuple, order.tolist()))
     assert len(counts) == 24
     assert scipy.stats.chisquare(list(counts.values())).pvalue > 0.01
@@ -138,7 +138,7 @@ def test_each_order_of_the_colour_changes_is_as_likely():
 
 def test_hue_is_drawn_both_ways_up_to_its_strength():
     drawn = dict(zip(COLUMNS, Draws(0, 0, MANY).uniform(len(COLUMNS)).unbind(1), strict=True))
-    hue = jittered(View(hue=0.1), drawn, torch.ones(MANY, dtype=torch.bool))[4].double()
+    hue = jittered(View(hue=0.1), drawn, torch.ones(MANY, dtype=torch.bool))["hue"].double()
     assert scipy.stats.kstest(hue.numpy(), "uniform", args=(-0.1, 0.2)).pvalue > 0.01
 
 
@@ -148,7 +148,8 @@ def test_cut_out_covers_its_share_with_one_value():
     patch = given[:, 0] == 0.25
     assert torch.equal(given, torch.where(patch[:, None], 0.25, 1.0).expand_as(given))
     assert patch.double().mean().item() == pytest.approx(0.15, abs=0.005)
-    random = made(white, QUIET.changed(cutout=1)).amin((1, 2, 3)).double()
+    small = torch.full((MANY, 1, 4, 4), 255, dtype=torch.uint8)
+    random = made(small, QUIET.changed(cutout=1)).amin((1, 2, 3)).double()
     assert scipy.stats.kstest(random.numpy(), "uniform").pvalue > 0.01
 
 
@@ -174,8 +175,8 @@ def test_arrays_and_files_are_cut_alike(size, tmp_path):
     array, files = (sample(s, range(6), ViewPlan(full=1, plain=1), views, Draws(0, 0, 6)) for s in sources)
     for one, other in zip(array, files, strict=True):
         difference = (one.int() - other.int()).abs()
-        # Pillow looks at the neighbours of a crop, so the outermost pixels may differ by more.
-        assert difference[:, :, 3:-3, 3:-3].max() <= 1
+        # Pillow rounds between its two passes, and looks at the neighbours of a crop: so its border may differ by more.
+        assert difference[:, :, 3:-3, 3:-3].max() <= 2
         assert difference.float().mean() < 1
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
-from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_encoder, save_encoder
+from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_encoder, own_encoder, save_encoder
 from selfsame.modalities.image.export import export
 from selfsame.modalities.image.measure import Stats, measure
 from selfsame.modalities.image.sheet import contact_sheet
@@ -31,6 +31,7 @@ __all__ = [
     "measure",
     "name",
     "open_source",
+    "own_encoder",
     "picture",
     "raw_vectors",
     "reads",

@@ -303,8 +303,7 @@ def transformed(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor
 
     jitter, gray = happens("jitter"), happens("gray") & (channels == 3)
     if bool((jitter | gray).any()):
-        order, *factors, hue = jittered(view, drawn, jitter)
-        matrices = steps.colour_matrices(channels, order, *factors, hue=hue, gray=gray)
+        matrices = steps.colour_matrices(channels, **jittered(view, drawn, jitter), gray=gray)
         x = steps.recolour(x, *(matrix.to(x.device, non_blocking=True) for matrix in matrices))
 
     def blurred(rows: Tensor, sigma: Tensor) -> Tensor:
@@ -317,7 +316,7 @@ def transformed(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor
         return steps.smoothed(rows, steps.box_taps(reach.clamp(max=radius), radius))
 
     low, high = view.box_radius
-    reach = steps.between(drawn["box_radius"], (low, high + 1)).floor()
+    reach = steps.between(drawn["box_radius"], (low, high + 1)).long()
     x = on_rows(x, happens("blur"), blurred, within("sigma"))
     x = on_rows(x, happens("box_blur"), box_blurred, reach)
     x = on_rows(x, happens("sharpen"), steps.sharpened, within("sharpen_amount"))
@@ -330,16 +329,18 @@ def transformed(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor
     return x.clamp_(0, 1)
 
 
-def jittered(view: View, drawn: dict[str, Tensor], rows: Bool[Tensor, "b"]) -> tuple[Tensor, ...]:
-    """Order, brightness, contrast, saturation and hue for `steps.colour_matrices`; no change where not in `rows`."""
-    order = torch.stack([drawn[place] for place in ("first", "second", "third", "fourth")], dim=1).argsort(dim=1)
-    factors = []
-    for name in ("brightness", "contrast", "saturation"):
+def jittered(view: View, drawn: dict[str, Tensor], rows: Bool[Tensor, "b"]) -> dict[str, Tensor]:
+    """The order, the factors and the hue for `steps.colour_matrices`; no change where not in `rows`."""
+
+    def factor(name: str) -> Float[Tensor, "b"]:
         strength = getattr(view, name)
-        factor = steps.between(drawn[name], (max(0.0, 1 - strength), 1 + strength))
-        factors.append(torch.where(rows, factor, 1.0))
-    hue = torch.where(rows, steps.between(drawn["hue"], (-view.hue, view.hue)), 0.0)
-    return order, *factors, hue
+        return torch.where(rows, steps.between(drawn[name], (max(0.0, 1 - strength), 1 + strength)), 1.0)
+
+    return {
+        "order": torch.stack([drawn[place] for place in ("first", "second", "third", "fourth")], dim=1).argsort(dim=1),
+        **{name: factor(name) for name in ("brightness", "contrast", "saturation")},
+        "hue": torch.where(rows, steps.between(drawn["hue"], (-view.hue, view.hue)), 0.0),
+    }
 
 
 def on_rows(
