@@ -22,9 +22,7 @@ def write_data(path: Path) -> None:
     order = np.random.default_rng(0).permutation(len(images))
     test, train = order[:360], order[360:]
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        path, x_train=images[train], y_train=digits.target[train], x_test=images[test], y_test=digits.target[test]
-    )
+    np.savez(path, x_train=images[train], y_train=digits.target[train], x_test=images[test], y_test=digits.target[test])
 
 
 def main() -> None:

@@ -89,7 +89,9 @@ def carry_out(name: str, function: Callable[..., Any], given: dict[str, Any]) ->
         raise explained(error, name) from None
     result = job.run()  # type: ignore[attr-defined]
     if as_json:
-        print(json.dumps(result if isinstance(result, dict) else {"run": str(result.folder), **result.result}, indent=1))
+        print(
+            json.dumps(result if isinstance(result, dict) else {"run": str(result.folder), **result.result}, indent=1)
+        )
     return 0
 
 
@@ -122,7 +124,8 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
             by_flag,
             default=False,
             annotation=Annotated[
-                bool, Parameter(name="--json", help="print the result as one JSON document", negative="", show_default=False)
+                bool,
+                Parameter(name="--json", help="print the result as one JSON document", negative="", show_default=False),
             ],
         ),
     ]

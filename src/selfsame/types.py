@@ -74,6 +74,11 @@ class Encoder(nn.Module):
     dim: int  # d
     spec: dict[str, Any]  # JSON: all that is needed to build it again before its weights are loaded
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether it is a transformer, so that `tokens` works."""
+        return False
+
     def maps(self, view: Tensor) -> list[Tensor]:
         """Dense features [b c ...], fine to coarse, one a stage. TypeError where the network has none."""
         raise TypeError(f"{type(self).__name__} has no maps")
@@ -152,9 +157,7 @@ class Modality(Protocol):
         """Worker half: read, decode and cut; one uint8 (or int32) tensor [b ...] a view."""
         ...
 
-    def make_views(
-        self, samples: list[Tensor], plan: ViewPlan, views: Any, stats: Any, draws: Draws
-    ) -> list[Tensor]:
+    def make_views(self, samples: list[Tensor], plan: ViewPlan, views: Any, stats: Any, draws: Draws) -> list[Tensor]:
         """Device half: the random transformation of each sample, batched, on the device the samples are on."""
         ...
 

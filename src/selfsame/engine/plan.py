@@ -67,7 +67,10 @@ def plan_loop(items: int, tokens: bool, wishes: Wishes, on: torch.device) -> tup
     large = on.type == "cuda"
     seen = 20_000_000 if large else 200_000
     epochs = decide(
-        "epochs", wishes.epochs, float(min(800, max(10, round(seen / items)))), f"about {seen:,} samples, 10 to 800 passes"
+        "epochs",
+        wishes.epochs,
+        float(min(800, max(10, round(seen / items)))),
+        f"about {seen:,} samples, 10 to 800 passes",
     )
     samples = epochs * items
     most = 256 if large else 64
@@ -78,7 +81,9 @@ def plan_loop(items: int, tokens: bool, wishes: Wishes, on: torch.device) -> tup
     batch = int(batch)
     steps = max(1, round(samples / batch))
     optimizer = wishes.optimizer or "adamw"
-    lines.append(Line(name="optimizer", value=optimizer, why="given" if wishes.optimizer else "needs no tuning by size"))
+    lines.append(
+        Line(name="optimizer", value=optimizer, why="given" if wishes.optimizer else "needs no tuning by size")
+    )
     lr = decide("learning rate", wishes.lr, peak_lr(optimizer, batch, tokens), rule_of_lr(optimizer, tokens))
     decay = decide("weight decay", wishes.weight_decay, DECAY[optimizer], f"usual for {optimizer}")
     warm = decide("warm-up epochs", wishes.warmup_epochs, min(10.0, epochs / 20), "1/20 of the run, at most 10")

@@ -91,7 +91,9 @@ def run(job: Evaluate) -> dict[str, Any]:
             runs = []
             for seed in range(job.seeds):
                 say(f"fine-tuning: {shown}, labels {wanted}, seed {job.seed + seed}")
-                runs.append(tuned(job, start(job.seed + seed), train, test, views, wanted, seed, shown != "encoder", len(names)))
+                runs.append(
+                    tuned(job, start(job.seed + seed), train, test, views, wanted, seed, shown != "encoder", len(names))
+                )
             rows.append(Row.of(shown, protocol, wanted, runs))  # type: ignore[arg-type]
     result = {
         "run": str(job.run_folder),
@@ -182,7 +184,15 @@ def reinitialise(module: torch.nn.Module) -> None:
 
 
 def tuned(
-    job: Evaluate, start: Encoder, train: Part, test: Part, views: Any, wanted: str, seed: int, scratch: bool, classes: int
+    job: Evaluate,
+    start: Encoder,
+    train: Part,
+    test: Part,
+    views: Any,
+    wanted: str,
+    seed: int,
+    scratch: bool,
+    classes: int,
 ) -> float:
     """Test accuracy after fine-tuning on a label budget; a stratified tenth of it chooses the epoch."""
     use = budget(train.labels, wanted, seed)

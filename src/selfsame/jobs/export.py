@@ -25,9 +25,9 @@ class Export(Record):
         suffix = {"timm": ".safetensors", "torchvision": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}[self.to]
         out = self.out or self.run_folder / "export" / f"{self.to}{suffix}"
         result = modalities.load(encoder.spec["modality"]).export(encoder, self.to, out)  # type: ignore[attr-defined]
-        say(f"wrote {result['out']}; largest difference of outputs {result['difference']:.1e}. Load it with:")
-        say(result["snippet"])
-        return result
+        say(f"wrote {', '.join(result['files'])}; outputs agree to {result['difference']:.1e}. Load it with:")
+        say(result["snippet"], "bold")
+        return {"out": str(out), **result}
 
 
 def export(run: Any, to: str, out: str | Path | None = None) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class Pretraining:
         else:
             encoder = modality.own_encoder(module, self.size, stats, weights)  # type: ignore[attr-defined]
         wishes = Wishes(**{field: getattr(job, field) for field in Wishes.model_fields})
-        self.loop, lines = plan_loop(len(self.learn_from), is_token_net(encoder), wishes, self.on)
+        self.loop, lines = plan_loop(len(self.learn_from), encoder.has_tokens, wishes, self.on)
         if self.was is not None and (self.folder / PLAN).exists():
             self.loop = self.continued(self.loop)
         if self.loop.batch > len(self.learn_from):
@@ -255,7 +255,9 @@ class Pretraining:
         seconds, memory = self.trial(learner, steps)
         total = seconds * self.loop.steps
         self.lines += [
-            Line(name="time", value=duration(total), why=f"{self.loop.batch / seconds:,.0f} items/s in a trial step here"),
+            Line(
+                name="time", value=duration(total), why=f"{self.loop.batch / seconds:,.0f} items/s in a trial step here"
+            ),
             Line(name="memory", value=f"{memory / 2**30:.1f} GiB", why="peak in the trial step"),
         ]
         if not dist.first():
@@ -346,10 +348,6 @@ def merged(record: Record, changes: dict[str, Any]) -> Record:
         for key, value in changes.items()
     }
     return type(record).model_validate({**record.model_dump(), **values})
-
-
-def is_token_net(encoder: Encoder) -> bool:
-    return bool(getattr(encoder, "has_tokens", False))
 
 
 def count(module: torch.nn.Module) -> float:

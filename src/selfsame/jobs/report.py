@@ -55,7 +55,9 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
         evaluation = read_json(folder / "evaluation.json")
     rows = evaluation["rows"] if evaluation else None
     plan, spec = read_json(folder / PLAN), read_json(folder / "encoder.json")
-    lines = [(line["name"], f"{line['value']} ({line['why']})" if line["why"] else line["value"]) for line in plan["lines"]]
+    lines = [
+        (line["name"], f"{line['value']} ({line['why']})" if line["why"] else line["value"]) for line in plan["lines"]
+    ]
     with contextlib.ExitStack() as stack:
         picture = stack.enter_context(Image.open(place / "views.png")) if (place / "views.png").exists() else None
         write_page(
@@ -77,10 +79,18 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
         folder,
         title=f"{spec.get('name')} trained with {run.job['method']['name']} on {run.job['data']}",
         encoder=[("network", spec.get("name")), ("width", spec.get("dim")), ("view size", plan["size"])],
-        data=[("path", run.job["data"]), ("items", result.get("items")), ("unreadable", result.get("skipped")), *stats.items()],
+        data=[
+            ("path", run.job["data"]),
+            ("items", result.get("items")),
+            ("unreadable", result.get("skipped")),
+            *stats.items(),
+        ],
         method=list({"name": run.job["method"]["name"], **plan["method_settings"]}.items()),
         training=[
-            *((key, plan["loop"][key]) for key in ("steps", "batch", "optimizer", "lr", "weight_decay", "precision", "seed")),
+            *(
+                (key, plan["loop"][key])
+                for key in ("steps", "batch", "optimizer", "lr", "weight_decay", "precision", "seed")
+            ),
             ("seconds", result.get("seconds")),
             ("machine", result.get("machine")),
         ],

@@ -111,7 +111,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing. Was the run stopped before it began? Run the same command again.") from None
+        raise UserError(
+            f"{path} is missing. Was the run stopped before it began? Run the same command again."
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}). Restore it, or choose another --out.") from None
     if not isinstance(content, dict):

@@ -13,7 +13,9 @@ def mlp(d_in: int, d_hidden: int, d_out: int, norm: Norm = "batch") -> nn.Sequen
     As in the reference code the first layer has a bias although a norm follows, and the last has none.
     """
     hidden = nn.BatchNorm1d(d_hidden) if norm == "batch" else nn.GroupNorm(groups(d_hidden), d_hidden)
-    return nn.Sequential(nn.Linear(d_in, d_hidden), hidden, nn.ReLU(inplace=True), nn.Linear(d_hidden, d_out, bias=False))
+    return nn.Sequential(
+        nn.Linear(d_in, d_hidden), hidden, nn.ReLU(inplace=True), nn.Linear(d_hidden, d_out, bias=False)
+    )
 
 
 def groups(width: int, most: int = 16) -> int:

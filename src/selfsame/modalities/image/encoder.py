@@ -151,13 +151,18 @@ class ImageEncoder(types.Encoder):
             maps = [value.permute(0, 3, 1, 2) for value in maps]
         return maps
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the network is a transformer over patches."""
+        return isinstance(self.trunk, TimmViT | VisionTransformer)
+
     def tokens(self, view: Tensor, keep: Int[Tensor, "b m"] | None = None) -> Float[Tensor, "b n d"]:
         """Patch tokens after the final norm, without class or register tokens, row by row.
 
         `keep` names the patches that enter the first block, in the order wanted: n is then m. TypeError unless
         the network is a VisionTransformer of timm or torchvision.
         """
-        if not isinstance(self.trunk, TimmViT | VisionTransformer):
+        if not self.has_tokens:
             raise TypeError(
                 f"{self.spec['name']} has no tokens. Choose a vision transformer, such as vit_tiny_patch16_224."
             )
