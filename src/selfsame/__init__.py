@@ -25,7 +25,7 @@ _PLACES = {
     "UserError": "selfsame.errors",
 }
 
-__all__ = [*_PLACES, "__version__", "methods"]  # noqa: PLE0604
+__all__ = [*_PLACES, "__version__", "methods"]
 
 
 def __getattr__(name: str) -> Any:

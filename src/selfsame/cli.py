@@ -104,9 +104,9 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
         note = Parameter(help=field.description, negative="", show_default=field.default not in (None, False))
         if field.is_required():
             default = "" if from_file else inspect.Parameter.empty
-            place = inspect.Parameter.POSITIONAL_OR_KEYWORD
         else:
-            default, place = field.default, inspect.Parameter.KEYWORD_ONLY
+            default = field.default
+        place = inspect.Parameter.POSITIONAL_OR_KEYWORD if field.is_required() else inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, place, default=default, annotation=Annotated[kind, note]))
     for name in NAMED:
         if name in record.model_fields:
@@ -156,7 +156,7 @@ def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
 
         modality = modalities.load(value_of("--modality", tokens) or "image")
         kinds = {
-            f"views_{key}": (field.annotation, f"--views.{key}")  # type: ignore[misc]
+            f"views_{key}": (field.annotation, f"--views.{key}")
             for key, field in modality.Views.model_fields.items()
             if isinstance(field.annotation, type) and issubclass(field.annotation, Record)
         }

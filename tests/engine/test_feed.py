@@ -113,7 +113,7 @@ def test_an_unreadable_item_gives_way_to_the_next_and_is_reported_once():
 
 
 def test_when_nothing_can_be_read_it_says_so():
-    with pytest.raises(UserError, match="none of the 3 items can be read.*cut short"):
+    with pytest.raises(UserError, match=r"none of the 3 items can be read.*cut short"):
         made(n=3, broken=[0, 1, 2])[0]
 
 

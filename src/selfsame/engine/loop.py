@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -158,7 +159,7 @@ def parts(batch: Batch, loop: Loop, rows: slice) -> Iterator[tuple[list[Tensor],
     first, last, _ = rows.indices(loop.batch)
     count = last - first
     edges = [first + count * k // loop.accumulate for k in range(loop.accumulate + 1)]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         draws = Draws(loop.seed, batch.step, loop.batch, slice(low, high), VIEW)
         yield [sample[low - first : high - first] for sample in batch.samples], draws
 
@@ -206,8 +207,8 @@ def signals() -> Iterator[list[int]]:
 
     before: dict[int, Any] = {}
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, note)
+        for wanted in (signal.SIGTERM, signal.SIGINT):
+            before[wanted] = signal.signal(wanted, note)
     except ValueError:  # not the main thread: signals are somebody else's
         yield asked
         return

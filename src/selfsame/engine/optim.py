@@ -49,7 +49,7 @@ class LARS(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         result = closure() if closure is not None else None
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]

@@ -80,7 +80,7 @@ def check_share(data: Data, most: float, folder: Path | None = None) -> None:
     more = f"; and {count - 5} more" if count > 5 else ""
     listed = f" All are in {folder / 'skipped.csv'}." if folder else ""
     raise UserError(
-        f"{count} of {total} items of {data.path} cannot be read ({count / total:.1%}; at most {most:.1%} are skipped): "
+        f"{count} of {total} items of {data.path} cannot be read ({count / total:.1%}; at most {most:.1%} may be): "
         f"{shown}{more}.{listed} Mend or remove them, or raise --max-skipped."
     )
 

@@ -104,11 +104,11 @@ def run(job: Evaluate) -> dict[str, Any]:
         "seed": job.seed,
         "machine": dist.machine(on),
         "rows": [row.model_dump() for row in rows],
-        "verdicts": [str(verdict) for verdict in beats(rows, len(test.items))],
+        "verdicts": (verdicts := [str(verdict) for verdict in beats(rows, len(test.items))]),
     }
     keep(job, result)
     console.print(table_of(rows))
-    for sentence in result["verdicts"]:
+    for sentence in verdicts:
         say(sentence)
     return result
 

@@ -1,17 +1,13 @@
 """Learn an encoder from unlabelled data: the job, its plan, and what it leaves in the run folder."""
 
-import functools
-import json
-import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator
 
 from selfsame import methods
-from selfsame.errors import UserError
 from selfsame.jobs.runs import Run
-from selfsame.records import Budget, Method, Record
+from selfsame.records import Method, Record
 
 FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "epochs", "save_every", "labels"}
 

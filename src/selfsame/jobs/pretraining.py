@@ -5,7 +5,6 @@ import json
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from selfsame.engine.state import saved, write_text
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
 from selfsame.jobs.data import (
-    Data,
     all_vectors,
     check_share,
     describe,
@@ -70,7 +68,8 @@ class Pretraining:
             self.begin_folder()
             steps = self.steps()
             self.show_plan(learner, steps)
-            health = Health(learner.encoder, fixed_views(self.data, self.views, self.look_at, job.seed, self.on))
+            look_at = fixed_views(self.data, self.views, self.look_at.tolist(), job.seed, self.on)
+            health = Health(learner.encoder, look_at)
             began = time.monotonic()
             first = train(
                 learner, steps, self.make_views, self.loop, self.folder, self.on, self.workers, health,
@@ -148,7 +147,7 @@ class Pretraining:
             self.method = type(self.method).model_validate(read_json(self.folder / PLAN)["method_settings"])
         in_memory = getattr(self.data.source, "array", None) is not None
         self.workers, why = workers_for(in_memory, job.workers)
-        learner = self.method.build(encoder).to(self.on, memory_format=torch.channels_last)
+        learner = self.method.build(encoder).to(self.on).to(memory_format=torch.channels_last)
         self.name = name if module is None else type(module).__name__
         self.lines = [
             Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),

@@ -115,6 +115,8 @@ class BYOL(types.Method):
 class Learner(types.Learner):
     """BYOL at work. Views: two full ones, or one full and one plain."""
 
+    steps: Tensor  # optimiser steps done
+
     def __init__(self, method: BYOL, encoder: types.Encoder) -> None:
         super().__init__()
         self.method = method

@@ -32,7 +32,8 @@ class Target(nn.Module):
     @torch.no_grad()
     def follow(self, online: nn.Module, momentum: float) -> None:
         """target <- momentum * target + (1 - momentum) * online, in the parameters' own precision."""
-        mine, theirs = list(self.net.parameters()), list(online.parameters())
+        mine: list[Tensor] = list(self.net.parameters())
+        theirs: list[Tensor] = list(online.parameters())
         torch._foreach_lerp_(mine, theirs, 1.0 - momentum)
         if self.buffers_from == "own":
             return

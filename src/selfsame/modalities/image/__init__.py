@@ -45,7 +45,7 @@ SMALL = 64  # pixels: images up to this side are looked at whole, with the small
 
 
 def default_size(stats: Stats, large: bool) -> int:
-    """Side of a view: small images as they are; others 224 px on a GPU and 128 px on a CPU, at most their short side."""
+    """Side of a view: small images as they are; others their short side, at most 224 px on a GPU, 128 px on a CPU."""
     side = min(stats.height, stats.width)
     if side <= SMALL:
         return max(4, side)
