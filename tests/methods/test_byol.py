@@ -228,3 +228,10 @@ def test_momentum_is_fitted_to_batch_and_length_unless_given():
 def test_a_misspelt_setting_is_refused():
     with pytest.raises(ValueError, match="momentun"):
         methods.load("byol").model_validate({"momentun": 0.9})
+
+
+def test_an_output_norm_standardises_every_coordinate_of_the_projection(tiny, views):
+    learner = BYOL(hidden=16, out=4, output_norm=True).build(tiny)
+    z = learner.target(views[0])
+    assert_close(z.mean(0), torch.zeros(4), rtol=0, atol=1e-5)
+    assert_close(z.var(0, unbiased=False), torch.ones(4), rtol=0.05, atol=0)

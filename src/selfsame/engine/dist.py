@@ -1,16 +1,25 @@
-"""Devices and processes. Started by torchrun; without it everything here is a no-op on one device."""
+"""Devices and processes. Started by torchrun; without it everything here is a no-op on one device.
+
+So that no process waits for ever, whatever makes one of them leave the common path is told to all: `agreed`, `by_first`.
+"""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as td
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfsame.errors import UserError
+
+M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
+PATIENCE = timedelta(hours=1)  # the others wait while the first writes its report
 
 
 def world() -> int:
@@ -37,6 +46,8 @@ def device(name: str = "auto") -> torch.device:
     if not there.get(chosen.type, False):
         have = ", ".join(kind for kind, is_there in there.items() if is_there)
         raise UserError(f"device {name!r} is not on this machine. It has: {have}.")
+    if chosen.type == "cuda" and chosen.index is not None and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        raise UserError(f"device {name!r} is one GPU for several processes. Give cuda, and each takes one of its own.")
     if chosen.type == "cuda" and chosen.index is None:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if chosen.type == "cuda" and chosen.index >= torch.cuda.device_count():
@@ -59,15 +70,38 @@ def group(on: torch.device) -> Iterator[None]:
     if world() == 1 or td.is_initialized():
         yield
         return
-    td.init_process_group("nccl" if on.type == "cuda" else "gloo")
+    if on.type == "cuda":
+        torch.cuda.set_device(on)
+        td.init_process_group("nccl", timeout=PATIENCE, device_id=on)
+    else:
+        td.init_process_group("gloo", timeout=PATIENCE)
     try:
+        barrier()  # nobody writes before all have read what stands in the run folder
         yield
     finally:
         td.destroy_process_group()
 
 
+def rows(batch: int) -> slice:
+    """This process's rows of a global batch: every n-th, so that a micro-batch has the same rows for any n."""
+    return slice(rank(), batch, world())
+
+
+def place(learner: M, on: torch.device) -> M:
+    """The learner on its device; with several processes its batch norms see the rows of all."""
+    learner = learner.to(on).to(memory_format=torch.channels_last)
+    if world() > 1:
+        from selfsame.nn.sync import synchronised
+
+        synchronised(learner)
+    return learner
+
+
 def wrap(learner: nn.Module, on: torch.device) -> nn.Module:
-    """The learner as it is called in training: gradients are averaged over the processes."""
+    """The learner as it is called in training: gradients are averaged over the processes.
+
+    Parameters and buffers, the target's too, become those of the first process.
+    """
     if world() == 1:
         return learner
     ids = [on.index] if on.type == "cuda" else None
@@ -77,6 +111,49 @@ def wrap(learner: nn.Module, on: torch.device) -> nn.Module:
 def barrier() -> None:
     if td.is_initialized():
         td.barrier()
+
+
+def mean(values: dict[str, Tensor]) -> dict[str, float]:
+    """The mean of each scalar over the processes. All must name the same ones."""
+    if td.is_initialized():
+        stacked = torch.stack([value.detach().double() for value in values.values()])
+        td.all_reduce(stacked)
+        return dict(zip(values, (stacked / world()).tolist(), strict=True))
+    return {name: float(value) for name, value in values.items()}
+
+
+def agreed(*signs: float) -> list[float]:
+    """The largest of each number over the processes: what one has met, all act on."""
+    if not td.is_initialized():
+        return list(signs)
+    found = torch.tensor(signs, dtype=torch.float64, device="cuda" if td.get_backend() == "nccl" else "cpu")
+    td.all_reduce(found, td.ReduceOp.MAX)
+    return found.tolist()
+
+
+def gathered(found: dict[int, str]) -> dict[int, str]:
+    """What all processes found, as one."""
+    if not td.is_initialized():
+        return found
+    parts: list[Any] = [None] * world()
+    td.all_gather_object(parts, found)
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def by_first(act: Callable[[], T]) -> T:
+    """What `act` gives the first process, which alone does it, for all. A UserError there is raised by all."""
+    if not td.is_initialized():
+        return act()
+    outcome: list[Any] = [None, None]
+    if first():
+        try:
+            outcome[0] = act()
+        except UserError as error:
+            outcome[1] = error
+    td.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def machine(on: torch.device) -> str:

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from selfsame.engine.health import ADVICE, Health
 from selfsame.engine.optim import Name, lr_at, make_optimizer, set_lr
 from selfsame.engine.state import resume, save, write_text, write_whole
 from selfsame.engine.watch import Watch
-from selfsame.errors import TrainingStopped
+from selfsame.errors import TrainingStopped, UserError
 from selfsame.records import Record
 from selfsame.types import Draws, Learner, mixed
 
@@ -86,45 +87,58 @@ def train(
     learner.train()
     step, extra = resume(folder / "state", learner, optimizer)
     health.restore(extra.get("health", {}))
+    if dist.agreed(step, -step) != [step, -step]:
+        raise UserError(f"the processes see different states in {folder}. It must be on a disk that all of them share.")
     forward = dist.wrap(torch.compile(learner) if loop.compile else learner, on)  # type: ignore[arg-type]
     watch = Watch(folder, loop.steps, step, loop.batch)
     began = step
     # A host synchronisation each step is free on the CPU and costly on a GPU.
     check_every = 1 if on.type == "cpu" else loop.log_every
+    unreadable: dict[int, str] = {}
+
+    def due(every: int) -> bool:
+        return step % every == 0 or step == loop.steps
 
     def keep() -> None:
         save(folder / "state", step, learner, optimizer, {"health": health.state()})
 
-    def examine() -> None:
+    def examine() -> str | None:
+        """Look and log; the verdict where there is no hope."""
         signs = health.look(step / loop.steps)
         more = probe() if probe is not None else {}
         watch.row(step, **{f"health/{k}": v for k, v in vars(signs).items()}, verdict=health.verdict, **more)
+        return health.verdict if health.hopeless else None
 
     with signals() as asked, watch.progress():
         if step == 0:
-            examine()
+            dist.by_first(examine)
         for batch in feed(steps, step, loop.steps, workers, pin=on.type == "cuda"):
-            found(batch.skipped)
+            unreadable.update(batch.skipped)
             lr = lr_at(step, loop.steps, loop.warmup, loop.lr)
             set_lr(optimizer, lr)
             logs = one_step(forward, optimizer, batch, make_views, loop, steps.rows, on)
             learner.after_step(step / loop.steps)
             step += 1
             watch.tick(step)
-            if step % check_every == 0 or step == loop.steps:
-                if not bool(torch.isfinite(logs["loss"])):
+            stop = asked[0] if asked and dist.world() == 1 else 0
+            if due(check_every):
+                odd = not bool(torch.isfinite(logs["loss"]))
+                diverged, stop, met = map(int, dist.agreed(odd, asked[0] if asked else 0, bool(unreadable)))
+                if met:
+                    dist.by_first(partial(found, dist.gathered(unreadable)))
+                    unreadable = {}
+                if diverged:
                     raise failed("diverging", step, batch, make_views, loop, steps, folder, on)
-                if step % loop.log_every == 0 or step == loop.steps:
-                    numbers = {name: float(value) for name, value in logs.items()}
-                    watch.row(step, **numbers, lr=lr, items_per_second=watch.rate(step))
-            if step % loop.health_every == 0 or step == loop.steps:
-                examine()
-                if health.hopeless:
-                    raise failed(health.verdict, step, batch, make_views, loop, steps, folder, on)
-            if step % loop.save_every == 0 or step == loop.steps or asked:
+            if due(loop.log_every):
+                watch.row(step, **dist.mean(logs), lr=lr, items_per_second=watch.rate(step))
+            if due(loop.health_every):
+                hopeless = dist.by_first(examine)
+                if hopeless:
+                    raise failed(hopeless, step, batch, make_views, loop, steps, folder, on)
+            if due(loop.save_every) or stop:
                 keep()
-            if asked and step < loop.steps:
-                raise Interrupted(step, asked[0])
+            if stop and step < loop.steps:
+                raise Interrupted(step, stop)
     return began
 
 
@@ -156,12 +170,12 @@ def one_step(
 
 def parts(batch: Batch, loop: Loop, rows: slice) -> Iterator[tuple[list[Tensor], Draws]]:
     """The micro-batches of a step: near-equal cuts of this process's rows, each with its own rows' random numbers."""
-    first, last, _ = rows.indices(loop.batch)
-    count = last - first
-    edges = [first + count * k // loop.accumulate for k in range(loop.accumulate + 1)]
+    mine = range(*rows.indices(loop.batch))
+    edges = [len(mine) * k // loop.accumulate for k in range(loop.accumulate + 1)]
     for low, high in pairwise(edges):
-        draws = Draws(loop.seed, batch.step, loop.batch, slice(low, high), VIEW)
-        yield [sample[low - first : high - first] for sample in batch.samples], draws
+        cut = mine[low:high]
+        draws = Draws(loop.seed, batch.step, loop.batch, slice(cut.start, cut.stop, cut.step), VIEW)
+        yield [sample[low:high] for sample in batch.samples], draws
 
 
 def move(sample: Tensor, on: torch.device) -> Tensor:

@@ -29,21 +29,29 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         with draft.open("rb+") as file:
             os.fsync(file.fileno())
         draft.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as RuntimeError
+    except Exception as error:
+        if (cause := from_disk(error)) is not None:
+            raise cannot_write(path, cause) from error
+        raise
+    finally:
         with contextlib.suppress(OSError):
             draft.unlink()
-        if isinstance(error, OSError) or "write" in str(error) or "directory" in str(error):
-            raise cannot_write(path, error) from error
-        raise
 
 
 def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
-def cannot_write(path: Path, error: Exception) -> UserError:
-    number = getattr(error, "errno", None)
-    if number == errno.ENOSPC or "No space" in str(error):
+def from_disk(error: BaseException | None) -> OSError | None:
+    """The system's own error behind one; torch's zip writer hides a full disk behind a RuntimeError of its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    number = error.errno
+    if number in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"cannot write {path}: the disk is full. Free some space and run the same command to go on.")
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return UserError(f"cannot write {path}: no permission, or a read-only disk. Choose another folder with --out.")
@@ -61,7 +69,12 @@ def save(folder: Path, step: int, learner: nn.Module, optimizer: Optimizer, extr
     """Write the state after `step` steps; the first process alone does it."""
     if dist.first():
         content = {"step": step, "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "extra": extra}
-        write_whole(folder / f"step-{step:09d}.pt", lambda draft: torch.save(content, draft))
+
+        def write(draft: Path) -> None:
+            with draft.open("wb") as file:  # a Python file: torch's own writer does not say why it failed
+                torch.save(content, file)
+
+        write_whole(folder / f"step-{step:09d}.pt", write)
         for old in saved(folder)[:-KEPT]:
             old.unlink()
     dist.barrier()

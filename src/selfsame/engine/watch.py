@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from selfsame.engine import dist
-from selfsame.engine.state import cannot_write
+from selfsame.engine.state import cannot_write, write_text
 
 console = Console(stderr=True, highlight=False)
 
@@ -53,14 +53,12 @@ class Watch:
                 self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
 
     def _cut_back(self, step: int) -> None:
-        """Forget rows after the step a resumed run goes on from: they will be made again, the same."""
-        kept = [row for row in read_log(self.path) if row.get("step", 0) <= step]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        """Forget rows after the step a resumed run goes on from: they will be made again, the same.
+
+        A run that begins anew keeps none: it looks at step 0 again.
+        """
+        kept = [row for row in read_log(self.path) if row.get("step", 0) <= step] if step else []
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[None]:

@@ -65,7 +65,7 @@ class Pretraining:
             if self.done_already():
                 say(f"{self.folder} is finished: {self.loop.steps:,} steps. Raise --epochs to train on.")
                 return Run(self.folder)
-            self.begin_folder()
+            dist.by_first(self.begin_folder)
             steps = self.steps()
             self.show_plan(learner, steps)
             look_at = fixed_views(self.data, self.views, self.look_at.tolist(), job.seed, self.on)
@@ -75,8 +75,8 @@ class Pretraining:
                 learner, steps, self.make_views, self.loop, self.folder, self.on, self.workers, health,
                 self.found, self.probe(learner.encoder),
             )  # fmt: skip
-            if dist.first():
-                self.keep(learner.encoder, health, time.monotonic() - began, first)
+            seconds = time.monotonic() - began
+            dist.by_first(lambda: self.keep(learner.encoder, health, seconds, first))
         return Run(self.folder)
 
     # What stands in the folder already
@@ -147,7 +147,7 @@ class Pretraining:
             self.method = type(self.method).model_validate(read_json(self.folder / PLAN)["method_settings"])
         in_memory = getattr(self.data.source, "array", None) is not None
         self.workers, why = workers_for(in_memory, job.workers)
-        learner = self.method.build(encoder).to(self.on).to(memory_format=torch.channels_last)
+        learner = dist.place(self.method.build(encoder), self.on)
         self.name = name if module is None else type(module).__name__
         self.lines = [
             Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
@@ -181,12 +181,10 @@ class Pretraining:
 
     def steps(self) -> Steps:
         job = self.job
-        share = self.loop.batch // dist.world()
-        rows = slice(dist.rank() * share, (dist.rank() + 1) * share)
-        if share * dist.world() != self.loop.batch:
+        if self.loop.batch % dist.world():
             raise UserError(f"--batch-size {self.loop.batch} cannot be divided over {dist.world()} processes.")
         sample = functools.partial(sampled, modality=self.data.modality.name, plan=self.method.plan, views=self.views)
-        return Steps(self.data.source, self.learn_from, sample, self.loop.batch, rows, job.seed)
+        return Steps(self.data.source, self.learn_from, sample, self.loop.batch, dist.rows(self.loop.batch), job.seed)
 
     def make_views(self, samples: list[torch.Tensor], draws: Draws) -> list[torch.Tensor]:
         views = self.data.modality.make_views(samples, self.method.plan, self.views, self.data.stats, draws)
@@ -198,8 +196,7 @@ class Pretraining:
         if not new:
             return
         self.data.skipped.update(unreadable)
-        if dist.first():
-            write_skipped(self.data, self.folder)
+        write_skipped(self.data, self.folder)
         check_share(self.data, self.job.max_skipped, self.folder)
 
     @functools.cached_property
@@ -233,8 +230,6 @@ class Pretraining:
     # What is shown and kept
 
     def begin_folder(self) -> None:
-        if not dist.first():
-            return
         write_text(self.folder / JOB, json.dumps(self.job.model_dump(mode="json"), indent=1) + "\n")
         plan = {
             "fingerprint": self.data.fingerprint(),

@@ -21,6 +21,7 @@ from selfsame.nn.heads import mlp
 from selfsame.nn.norm import frozen_statistics
 from selfsame.records import Budget, ViewPlan
 
+SHORT = 20_000  # steps: below this a run is short, and needs the output norm to get going
 Loss = Literal["nmse", "mse", "l2", "cosine", "dot", "xent"]
 
 
@@ -57,6 +58,8 @@ class BYOL(types.Method):
     """instead of averaging, copy online into target every n steps; 0: average"""
     buffers: Literal["own", "copy", "average"] = "own"
     """batch-norm statistics of the target: its own (reference code), copied, or averaged"""
+    output_norm: bool = False
+    """a norm without scale and shift at the projector's end, as MoCo v3 has it; on in short runs unless given"""
     norm: Literal["batch", "group"] = "batch"
     """group: GroupNorm and weight standardisation in place of batch norm"""
     adversary: Annotated[int, Field(ge=0)] = 0
@@ -104,10 +107,15 @@ class BYOL(types.Method):
         ]
 
     def fitted(self, budget: Budget) -> Self:
-        """See `momentum_for`; heads no wider than the encoder can use."""
+        """Momentum by `momentum_for`, heads no wider than a small encoder can use, an output norm in short runs.
+
+        Deviation: the paper has no output norm. On 10,000 CIFAR-10 images, 39,936 samples, it raised k-NN accuracy from
+        32.6 to 37.1 % and the linear probe from 34.8 to 40.2 % (one seed).
+        """
         derived = {
             "momentum": momentum_for(budget.batch, budget.steps),
-            "hidden": min(4096, max(512, 2 * budget.dim)),
+            "hidden": min(4096, max(1024, 2 * budget.dim)),
+            "output_norm": budget.steps < SHORT,
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
@@ -124,7 +132,8 @@ class Learner(types.Learner):
             encoder.use_group_norm()
         self.encoder = encoder
         width = method.out if method.projector else encoder.dim
-        self.projector = mlp(encoder.dim, method.hidden, method.out, method.norm) if method.projector else nn.Identity()
+        widths = (encoder.dim, method.hidden, method.out)
+        self.projector = mlp(*widths, method.norm, method.output_norm) if method.projector else nn.Identity()
         self.predictor = mlp(width, method.hidden, width, method.norm) if method.predictor else nn.Identity()
         self.target = Target(self.online, method.buffers)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))

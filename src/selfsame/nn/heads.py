@@ -7,15 +7,23 @@ from torch import nn
 Norm = Literal["batch", "group"]
 
 
-def mlp(d_in: int, d_hidden: int, d_out: int, norm: Norm = "batch") -> nn.Sequential:
+def mlp(d_in: int, d_hidden: int, d_out: int, norm: Norm = "batch", output_norm: bool = False) -> nn.Sequential:
     """Linear, norm, ReLU, Linear: projector and predictor of BYOL (arXiv 2006.07733, section 3.3).
 
-    As in the reference code the first layer has a bias although a norm follows, and the last has none.
+    As in the reference code the first layer has a bias although a norm follows, and the last has none. `output_norm`
+    ends with a norm without scale and shift, as the projectors of MoCo v3 (arXiv 2104.02057) and SimSiam do.
     """
-    hidden = nn.BatchNorm1d(d_hidden) if norm == "batch" else nn.GroupNorm(groups(d_hidden), d_hidden)
-    return nn.Sequential(
-        nn.Linear(d_in, d_hidden), hidden, nn.ReLU(inplace=True), nn.Linear(d_hidden, d_out, bias=False)
-    )
+    layers: list[nn.Module] = [nn.Linear(d_in, d_hidden), normed(norm, d_hidden), nn.ReLU(inplace=True)]
+    layers.append(nn.Linear(d_hidden, d_out, bias=False))
+    if output_norm:
+        layers.append(normed(norm, d_out, affine=False))
+    return nn.Sequential(*layers)
+
+
+def normed(norm: Norm, width: int, affine: bool = True) -> nn.Module:
+    if norm == "batch":
+        return nn.BatchNorm1d(width, affine=affine)
+    return nn.GroupNorm(groups(width), width, affine=affine)
 
 
 def groups(width: int, most: int = 16) -> int:

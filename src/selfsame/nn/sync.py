@@ -1,0 +1,130 @@
+"""Batch norm over the rows of all processes, on any device; torch's SyncBatchNorm works on GPUs only.
+
+Source: Ioffe & Szegedy 2015, arXiv 1502.03167; the processes' statistics are combined as in Chan et al. 1979.
+Raises: UserError for a batch norm with a forward of its own.
+"""
+
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as td
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from selfsame.errors import UserError
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def synchronised(module: M) -> M:
+    """Let every batch norm in it, in train mode, see the whole batch of all processes; returns the same module.
+
+    Only the class of the layers changes: parameters, buffers, settings and the keys of the state stay as they are.
+    In eval mode, and outside a process group, the layers are what they were. Torch's own SyncBatchNorm is left alone.
+    """
+    made: dict[type, type] = {}
+    for name, part in module.named_modules():
+        if not isinstance(part, _BatchNorm) or isinstance(part, WholeBatch | nn.SyncBatchNorm):
+            continue
+        kind = type(part)
+        if kind.forward not in (_BatchNorm.forward, BatchNormAct2d.forward):
+            raise UserError(
+                f"the batch norm {name} is a {kind.__name__}, whose own forward cannot be spread over processes. "
+                "Use torch's or timm's BatchNorm, --method.norm group, or one process."
+            )
+        part.__class__ = made.setdefault(kind, type(f"Whole{kind.__name__}", (WholeBatch, kind), {}))
+    return module
+
+
+class WholeBatch(_BatchNorm):
+    """In front of a batch norm class: its training mode over all processes. They may have different row counts."""
+
+    @torch.compiler.disable  # the compiler cannot follow collectives inside a backward of one's own
+    def forward(self, x: Float[Tensor, "b c *rest"]) -> Float[Tensor, "b c *rest"]:
+        if not self.training or not td.is_initialized():
+            return super().forward(x)
+        self._check_input_dim(x)
+        mean, variance, total = statistics(x)
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            self._follow(mean, variance * (total / (total - 1)))
+        y = _Normalise.apply(x, mean, variance, total, self.weight, self.bias, self.eps)
+        return self.act(self.drop(y)) if isinstance(self, BatchNormAct2d) else y
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+        self.running_mean.mul_(1 - share).add_(mean, alpha=share)
+        self.running_var.mul_(1 - share).add_(variance, alpha=share)
+
+
+@torch.no_grad()
+def statistics(x: Float[Tensor, "b c *rest"]) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"], Float[Tensor, "1"]]:
+    """(mean, biased variance, number of values) of each channel over all processes, at least in fp32.
+
+    The same to the bit on every process.
+    """
+    variance, mean = torch.var_mean(_wide(x), dim=_axes(x), correction=0)
+    mine = torch.cat([mean, variance, mean.new_full((1,), x.numel() // x.shape[1])])
+    every = [torch.empty_like(mine) for _ in range(td.get_world_size())]
+    td.all_gather(every, mine)
+    means, variances, counts = torch.stack(every).split([len(mean), len(mean), 1], dim=1)
+    total = counts.sum(dim=0)
+    share = counts / total
+    mean = (share * means).sum(dim=0)
+    return mean, (share * (variances + (means - mean).square())).sum(dim=0), total
+
+
+class _Normalise(Function):
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias, where mean and variance are functions of all x.
+
+    The gradient of x is that of the sum of all processes' losses; those of weight and bias are this process's part.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        total: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x, mean, torch.rsqrt(variance + eps), total, weight)
+        return F.batch_norm(_wide(x), mean, variance, weight, bias, False, 0.0, eps).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, scale, total, weight = ctx.saved_tensors
+        gradient, axes = _wide(gradients[0]), _axes(x)
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        centred = _wide(x) - mean.view(shape)
+        sums = torch.stack([gradient.sum(dim=axes), (gradient * centred).sum(dim=axes) * scale])
+        of_bias, of_weight = sums.clone()
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            td.all_reduce(sums)
+            level, slope = sums / total
+            gain = scale if weight is None else scale * weight
+            of_x = (gradient - level.view(shape) - centred * (scale * slope).view(shape)) * gain.view(shape)
+            of_x = of_x.to(x.dtype)
+        wanted = ctx.needs_input_grad
+        return of_x, None, None, None, of_weight if wanted[4] else None, of_bias if wanted[5] else None, None
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _axes(x: Tensor) -> tuple[int, ...]:
+    return (0, *range(2, x.ndim))
