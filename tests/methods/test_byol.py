@@ -222,7 +222,7 @@ def test_momentum_is_fitted_to_batch_and_length_unless_given():
     assert BYOL(momentum=0.5).fitted(budget).momentum == 0.5
     assert momentum_for(512, 100_000) == pytest.approx(0.99**2, abs=1e-6)
     short = momentum_for(64, 300)
-    assert 1 / (1 - short) <= max(5.0, 0.03 * 300) + 1e-3
+    assert 1 / (1 - short) <= max(5.0, 0.016 * 300) + 1e-3
 
 
 def test_a_misspelt_setting_is_refused():

@@ -209,8 +209,8 @@ def momentum_for(batch: int, steps: int) -> float:
     """Momentum of the target for a batch size and length of run.
 
     0.99 at batch 256, as the CIFAR recipes have it, to the power batch / 256 (the scaling rule of arXiv 2307.13813),
-    but the target must be able to follow: its memory 1 / (1 - momentum) is at most 3 % of the run's steps.
+    but the target must be able to follow: its memory 1 / (1 - momentum) is at most 1.6 % of the run's steps.
     """
     scaled = 0.99 ** (batch / 256)
-    shortest = 1 - 1 / max(5.0, 0.03 * steps)
+    shortest = 1 - 1 / max(5.0, 0.016 * steps)
     return round(min(scaled, shortest), 6) if math.isfinite(scaled) else shortest
