@@ -122,15 +122,11 @@ def photo(size: int) -> Views:
 
 
 def small(size: int) -> Views:
-    """solo-learn's for CIFAR, which is BYOL's without blur, but with the crop area of SimSiam's (arXiv 2011.10566).
-
-    At 32 pixels a crop of 8 % of the image is 9 pixels wide: from 20 % on it learned faster (bench/results). The area
-    of part views is ours: SwAV's would be 7 pixels wide.
-    """
+    """solo-learn's for CIFAR: BYOL's without blur. The area of part views is ours: SwAV's would be 7 pixels wide."""
     return Views(
         size=size,
-        one=View(area=(0.2, 1.0), blur=0.0),
-        two=View(area=(0.2, 1.0), blur=0.0, solarize=0.2),
+        one=View(blur=0.0),
+        two=View(blur=0.0, solarize=0.2),
         part=View(area=(0.1, 0.3), blur=0.0),
         part_size=part_side(size),
     )
