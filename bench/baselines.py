@@ -1,4 +1,4 @@
-"""BYOL on real images beside random weights and raw pixels: `selfsame pretrain` and `evaluate`, defaults but for the budget.
+"""BYOL on real images beside random weights and raw pixels: `pretrain` and `evaluate`, defaults but for the budget.
 
     python bench/baselines.py clothing --epochs 60 --image-size 96
     python bench/baselines.py fashion_mnist --epochs 3 --encoder narrow:gray
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: threads that spin cost a shared machine dear
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost a shared machine dear
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
@@ -45,7 +45,8 @@ def main() -> None:
                 encoder=args.encoder, seed=seed,
             )  # fmt: skip
             rows = ss.evaluate(run, labelled, budgets=args.budgets)
-            runs.append({"seed": seed, "rows": rows, "result": run.result, "loop": run.plan["loop"], "size": run.plan["size"]})
+            kept = {"result": run.result, "loop": run.plan["loop"], "size": run.plan["size"]}
+            runs.append({"seed": seed, "rows": rows, **kept})
             print(json.dumps(rows), flush=True)
     result = {"command": shlex.join(["python", "bench/baselines.py", *sys.argv[1:]]), "runs": runs}
     path = HERE / "results" / f"{args.data}.json"

@@ -4,6 +4,7 @@
 measure. `selfsame` runs with its own defaults but for the budget: the batch, the rates, the momentum are derived.
 
     python bench/cifar10.py --samples 39936 --seeds 0 1 2
+    python bench/cifar10.py --samples 200000 --curve curve-selfsame-byol
 
 Stored in bench/results/NAME.json with command, machine, versions and seeds.
 """
@@ -15,9 +16,10 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: threads that spin cost a shared machine dear
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost a shared machine dear
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ from judge import knn, probe
 import selfsame as ss
 from selfsame.engine.dist import machine
 from selfsame.jobs.data import held_out
+from selfsame.jobs.pretrain import Pretrain
+from selfsame.jobs.pretraining import Pretraining
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data" / "cifar10" / "cifar10_10k.npz"
@@ -36,28 +40,28 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=39_936)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--name", default="cifar10")
-    parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE settings on top of the defaults")
+    parser.add_argument("--curve", help="measure one run on its way, and store it under this name")
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
     sys.path.insert(0, str(HERE))
-    learned_from = len(held_out(np.arange(10_000), 0)[0])
-    rows, settings = [], dict(item.split("=", 1) for item in args.set)
+    epochs = args.samples / len(held_out(np.arange(10_000), 0)[0])
+    if args.curve:
+        curve(args, epochs)
+        return
+    rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds:
             out = Path(folder) / str(seed)
             began, cpu = time.monotonic(), time.process_time()
-            run = ss.pretrain(
-                f"{DATA}::x_train", out=out, encoder="narrow:colour", epochs=args.samples / learned_from, seed=seed,
-                **settings,
-            )  # fmt: skip
+            run = ss.pretrain(f"{DATA}::x_train", out=out, encoder="narrow:colour", epochs=epochs, seed=seed)
             spent = {"wall_s": round(time.monotonic() - began), "cpu_s": round(time.process_time() - cpu)}
             torch.manual_seed(seed)
             untrained = ss.load(run)
             for part in untrained.modules():
                 if hasattr(part, "reset_parameters"):
                     part.reset_parameters()
-            rows.append({"features": "selfsame BYOL", "seed": seed, **judged(ss.load(run)), **spent, "plan": run.plan["loop"]})
-            rows[-1]["method"] = run.plan["method_settings"]
+            made = {"plan": run.plan["loop"], "method": run.plan["method_settings"]}
+            rows.append({"features": "selfsame BYOL", "seed": seed, **judged(ss.load(run)), **spent, **made})
             rows.append({"features": "random weights", "seed": seed, **judged(untrained)})
             print(json.dumps(rows[-2:]), flush=True)
     rows.append({"features": "raw pixels", **judged(None)})
@@ -66,11 +70,53 @@ def main() -> None:
         "machine": machine(torch.device("cpu")),
         "samples": args.samples,
         "rows": rows,
-        "mean": {kind: averaged([row for row in rows if row["features"] == kind]) for kind in {r["features"] for r in rows}},
+        "mean": {kind: averaged(rows, kind) for kind in ("selfsame BYOL", "random weights", "raw pixels")},
     }
     path = HERE / "results" / f"{args.name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["mean"], indent=1))
+
+
+class Measured(Pretraining):
+    """A run that is measured at every fourth look at its health."""
+
+    looks = 0
+
+    def probe(self, encoder: torch.nn.Module) -> Callable[[], dict[str, float]]:
+        def measure() -> dict[str, float]:
+            self.looks += 1
+            if self.looks % 4 != 1 or self.looks == 1:
+                return {}
+            encoder.eval()
+            with torch.random.fork_rng():
+                found = judged(encoder)
+            encoder.train()
+            return found
+
+        return measure
+
+
+def curve(args: argparse.Namespace, epochs: float) -> None:
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        out, seed = Path(folder) / "run", args.seeds[0]
+        job = Pretrain(data=f"{DATA}::x_train", out=out, encoder="narrow:colour", epochs=epochs, seed=seed)
+        run = Measured(job).run()
+        batch = run.plan["loop"]["batch"]
+        measured = [row for row in run.log if "probe" in row]
+        points = [{"samples": row["step"] * batch, "knn": row["knn"], "probe": row["probe"]} for row in measured]
+        points[-1]["cpu_s"] = round(time.process_time() - began)
+        result = {
+            "contender": "selfsame BYOL",
+            "command": shlex.join(["python", "bench/cifar10.py", *sys.argv[1:]]),
+            "machine": machine(torch.device("cpu")),
+            "seed": seed,
+            "plan": run.plan["loop"],
+            "method": run.plan["method_settings"],
+            "points": points,
+        }
+    (HERE / "results" / f"{args.curve}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(points, indent=1))
 
 
 def judged(encoder: torch.nn.Module | None) -> dict[str, float]:
@@ -89,8 +135,8 @@ def judged(encoder: torch.nn.Module | None) -> dict[str, float]:
     return {"knn": round(knn(train, y, test, truth), 2), "probe": round(probe(train, y, test, truth), 2)}
 
 
-def averaged(rows: list[dict]) -> dict[str, float]:
-    found = {}
+def averaged(rows: list[dict], kind: str) -> dict[str, float]:
+    rows, found = [row for row in rows if row["features"] == kind], {}
     for key in ("knn", "probe"):
         values = np.array([row[key] for row in rows])
         found |= {key: round(values.mean(), 2), f"{key}_std": round(values.std(ddof=1), 2) if len(values) > 1 else None}

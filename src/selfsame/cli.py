@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from selfsame import __version__
 from selfsame.errors import UserError, unknown
+from selfsame.jobs.checked import checked, explained
 from selfsame.records import Record
 
 JOBS = {  # command -> the record that is its definition
@@ -69,9 +70,10 @@ def dispatch(tokens: list[str]) -> int:
     try:
         function, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
     except CycloptsError as error:
-        raise UserError(f"{one_line(error)} See: selfsame {asked or ''} --help") from None
-    except ValidationError as error:
-        raise explained(error, asked or "") from None
+        advice = f"See: selfsame {asked or ''} --help"
+        if isinstance(wrong := error.__cause__, ValidationError):
+            raise explained(wrong, place=place_of(str(wrong.errors()[0]["loc"][0]), tokens), advice=advice) from None
+        raise UserError(f"{one_line(error)} {advice}") from None
     if asked is None or "--help" in tokens or "-h" in tokens:
         function(*bound.args, **bound.kwargs)
         return 0
@@ -83,10 +85,7 @@ def carry_out(name: str, function: Callable[..., Any], given: dict[str, Any]) ->
     as_json = given.pop("as_json", False)
     config = given.pop("config", None)
     values = combined(read_config(config) if config else {}, given)
-    try:
-        job = record.model_validate(values)
-    except ValidationError as error:
-        raise explained(error, name) from None
+    job = checked(record, values, advice=f"See: selfsame {name} --help")
     result = job.run()  # type: ignore[attr-defined]
     if as_json:
         print(
@@ -171,6 +170,14 @@ def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
     ]
 
 
+def place_of(field: str, tokens: list[str]) -> list[str]:
+    """Where a nested setting stands, by the flag that set it: `--views.one.blur` gives views, one."""
+    flags = [
+        token.split("=")[0].removeprefix("--").replace("-", "_").split(".") for token in tokens if token[:2] == "--"
+    ]
+    return next((parts[:-1] for parts in flags if parts[-1] == field), [])
+
+
 def value_of(flag: str, tokens: list[str]) -> str | None:
     for place, token in enumerate(tokens):
         if token == flag and place + 1 < len(tokens):
@@ -217,35 +224,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold `key: value` lines, such as `epochs: 20`.")
     return {str(key).replace("-", "_"): value for key, value in content.items()}
-
-
-def explained(error: ValidationError, command: str) -> UserError:
-    """The first complaint of pydantic in the words of the command line, the nearest key named."""
-    first = error.errors(include_url=False)[0]
-    where = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":
-        record = next((r for r in known_records(command) if r.__name__ == error.title), None)
-        names = list(record.model_fields) if record is not None else []
-        return unknown("key", where[-1], names, f"See: selfsame {command} --help")
-    if first["type"] == "missing":
-        return UserError(f"{where[-1]} is not given. See: selfsame {command} --help")
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, UserError):
-        return cause
-    flag = "--" + ".".join(where).replace("_", "-") if where else command
-    message = first["msg"].removeprefix("Value error, ")
-    return UserError(f"{flag} {first['input']!r}: {message[0].lower()}{message[1:]}. See: selfsame {command} --help")
-
-
-def known_records(command: str) -> list[type[Record]]:
-    """The records a user's keys can belong to: the job's, and the settings loaded for it."""
-    found: list[type[Record]] = []
-    waiting: list[type[Record]] = [Record]
-    while waiting:
-        children = waiting.pop().__subclasses__()
-        found += children
-        waiting += children
-    return found
 
 
 def one_line(error: CycloptsError) -> str:

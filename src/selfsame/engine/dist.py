@@ -1,9 +1,11 @@
 """Devices and processes. Started by torchrun; without it everything here is a no-op on one device.
 
-So that no process waits for ever, whatever makes one of them leave the common path is told to all: `agreed`, `by_first`.
+So that none waits for ever, whatever makes one process leave the common path is told to all: `agreed`, `by_first`.
 """
 
+import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +21,7 @@ from selfsame.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
+GROUPS = itertools.count()
 PATIENCE = timedelta(hours=1)  # the others wait while the first writes its report
 
 
@@ -70,11 +73,14 @@ def group(on: torch.device) -> Iterator[None]:
     if world() == 1 or td.is_initialized():
         yield
         return
+    store, number, count = next(td.rendezvous("env://", timeout=PATIENCE))
+    # A second group of the same processes must not read the addresses of the first.
+    seat = {"store": td.PrefixStore(f"group {next(GROUPS)}", store), "rank": number, "world_size": count}
     if on.type == "cuda":
         torch.cuda.set_device(on)
-        td.init_process_group("nccl", timeout=PATIENCE, device_id=on)
+        td.init_process_group("nccl", timeout=PATIENCE, device_id=on, **seat)
     else:
-        td.init_process_group("gloo", timeout=PATIENCE)
+        td.init_process_group("gloo", timeout=PATIENCE, **seat)
     try:
         barrier()  # nobody writes before all have read what stands in the run folder
         yield
@@ -104,8 +110,16 @@ def wrap(learner: nn.Module, on: torch.device) -> nn.Module:
     """
     if world() == 1:
         return learner
+    with torch.no_grad():
+        for tensor in learner.state_dict().values():
+            whole = tensor.contiguous()
+            td.broadcast(whole, 0)
+            tensor.copy_(whole)
     ids = [on.index] if on.type == "cuda" else None
-    return DistributedDataParallel(learner, device_ids=ids, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # torch 2.15 has a new name for broadcast_buffers, which 2.8 does not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(learner, device_ids=ids, broadcast_buffers=False)
 
 
 def barrier() -> None:

@@ -133,7 +133,7 @@ class Steps(Dataset):
 def feed(steps: Dataset, first: int, last: int, workers: int, pin: bool = False) -> Iterator[Batch]:
     """The batches of steps first..last-1, in order, read ahead by `workers` processes (0: by this one)."""
     loader = DataLoader(
-        steps,
+        Told(steps),
         sampler=range(first, last),
         batch_size=None,
         num_workers=workers,
@@ -143,10 +143,30 @@ def feed(steps: Dataset, first: int, last: int, workers: int, pin: bool = False)
         # A generator of its own: the loader must not draw from torch's global one, or workers would change results.
         generator=torch.Generator(),
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+class Told(Dataset):
+    """Hands a UserError over as a value: raised in a worker it would arrive as a traceback in text."""
+
+    def __init__(self, steps: Dataset) -> None:
+        self.steps = steps
+
+    def __getitem__(self, step: int) -> Any:
+        try:
+            return self.steps[step]
+        except UserError as error:
+            return error
 
 
 def _calm(_: int) -> None:
-    """Ctrl-C is for the main process, which saves and then ends its workers."""
+    """Signals are for the main process, which saves and then ends its workers.
+
+    A service manager or a batch system sends SIGTERM to all processes of a job at once.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)

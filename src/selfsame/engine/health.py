@@ -4,12 +4,15 @@ Sources: RankMe, arXiv 2210.02885; alignment and uniformity, arXiv 2005.10242. T
 is provoked by a test.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsame.nn import diagnose
 from selfsame.types import Encoder
@@ -24,7 +27,7 @@ ADVICE = {
     "dimensional collapse": "The embedding uses only a few directions. Likely cause: a learning rate that is too high "
     "for the batch, views that share too little, or a target that moves too fast. Cure: halve --lr, raise "
     "--method.momentum, or use a larger --batch-size.",
-    "full collapse": "All items get the same embedding. Likely cause: no predictor, a target that equals the online "
+    "full collapse": "All items get the same embedding, or the loss compares vectors that are all the same. Likely cause: no predictor, a target that equals the online "
     "network, or a learning rate far too high. Cure: keep the predictor, raise --method.momentum, lower --lr.",
     "diverging": "The loss is no longer a number, or vectors grow without bound. Likely cause: a learning rate that "
     "is too high, or a loss without a lower bound. Cure: lower --lr to a third, use --precision fp32, or choose a "
@@ -43,6 +46,39 @@ class Signs:
     uniformity: float  # log mean exp(-2 distance^2), unit vectors; 0 collapsed, about -4 ideal
     agreement: float  # share of items whose nearest neighbour among the other views is their own other view
     length: float  # mean norm of the vectors
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the learner logged of a training step."""
+
+    loss: float
+    spread: float | None = None  # as in Signs, of the vectors that the loss compares, where the method logs it
+
+
+@contextmanager
+def own_statistics(encoder: nn.Module) -> Iterator[None]:
+    """Under it, batch norms in eval mode normalise by what they are given; their buffers are put back after.
+
+    Random weights have seen no data yet: with the statistics a batch norm is made with, they look far worse than
+    they are, and whatever sees a few batches seems to learn.
+    """
+    norms = [part for part in encoder.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
+    kept = [(buffer, buffer.clone()) for part in norms for buffer in part.buffers()]
+
+    def meet(part: nn.Module, given: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(given[0].float(), dim=[0, *range(2, given[0].ndim)], correction=0)
+        part.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
+        part.running_var.copy_(variance)  # type: ignore[operator, union-attr]
+
+    hooks = [part.register_forward_pre_hook(meet) for part in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for buffer, value in kept:
+            buffer.copy_(value)
 
 
 @torch.no_grad()
@@ -68,20 +104,38 @@ def look(encoder: Encoder, views: list[Tensor]) -> tuple[Signs, Float[Tensor, "n
     return signs, one
 
 
-def judge(now: Signs, start: Signs, progress: float) -> Verdict:
-    """The verdict on a look, beside the look before the first step; `progress` is the share of the run done."""
-    if not all(value == value for value in vars(now).values()) or now.length > 1e4 * max(start.length, 1e-6):
+def judge(
+    now: Signs, start: Signs, progress: float, last: Output | None = None, first: Output | None = None
+) -> Verdict:
+    """The verdict on a look, beside the look before the first step; `progress` is the share of the run done.
+
+    `last` and `first`: what the learner logged of the latest step and of the first one.
+    """
+    last, first = last or Output(0.0), first or Output(0.0)
+    numbers = [*vars(now).values(), last.loss]
+    if not all(map(math.isfinite, numbers)) or now.length > 1e4 * max(start.length, 1e-3):
+        return "diverging"
+    if abs(last.loss) > 1e3 * max(1.0, abs(first.loss)):
         return "diverging"
     # Random weights after a ReLU already give similar vectors, so the start sets the scale.
     if now.spread < 0.1 * min(1.0, start.spread) or now.length < 1e-4 * start.length:
+        return "full collapse"
+    # Batch norm keeps an encoder's vectors apart while the head behind it maps them all to one.
+    if last.spread is not None and last.spread < 0.1 * min(1.0, first.spread or 0.0):
         return "full collapse"
     if now.rank < 3 and now.rank < 0.5 * start.rank:
         return "dimensional collapse"
     if now.rank < 0.25 * start.rank and now.agreement <= start.agreement:
         return "dimensional collapse"
-    if progress >= 0.25 and now.agreement <= start.agreement and now.rank <= start.rank:
+    # Agreement alone is coarse on few items, and near 1 from the start where views are weak.
+    if progress >= 0.25 and now.agreement < start.agreement + 0.02 and apart(now) > 0.9 * apart(start):
         return "slow"
     return "healthy"
+
+
+def apart(signs: Signs) -> float:
+    """Distance of two views of an item, in units of the distance of two items."""
+    return signs.alignment / max(signs.spread**2, 1e-12)
 
 
 class Health:
@@ -96,14 +150,24 @@ class Health:
         self.encoder = encoder
         self.views = views
         self.start: Signs | None = None
+        self.first: Output | None = None
+        self.last: Output | None = None
         self.verdict: Verdict = "healthy"
         self.bad = 0
 
+    def step(self, logs: Mapping[str, float]) -> None:
+        """Take note of what the learner logged of a step."""
+        self.last = Output(logs["loss"], logs.get("spread"))
+        self.first = self.first or self.last
+
     def look(self, progress: float) -> Signs:
-        signs, _ = look(self.encoder, self.views())
         if self.start is None:
-            self.start = signs
-        self.verdict = judge(signs, self.start, progress)
+            with torch.no_grad(), own_statistics(self.encoder):
+                self.start, _ = look(self.encoder, self.views())
+            signs = self.start
+        else:
+            signs, _ = look(self.encoder, self.views())
+        self.verdict = judge(signs, self.start, progress, self.last, self.first)
         self.bad = self.bad + 1 if self.verdict in ENDS_BADLY else 0
         return signs
 
@@ -112,11 +176,17 @@ class Health:
         return self.bad >= self.PATIENCE
 
     def state(self) -> dict[str, object]:
-        return {"start": vars(self.start) if self.start else None, "verdict": self.verdict, "bad": self.bad}
+        return {
+            "start": vars(self.start) if self.start else None,
+            "first": vars(self.first) if self.first else None,
+            "verdict": self.verdict,
+            "bad": self.bad,
+        }
 
     def restore(self, state: dict[str, object]) -> None:
-        start = state.get("start")
+        start, first = state.get("start"), state.get("first")
         self.start = Signs(**start) if isinstance(start, dict) else None
+        self.first = Output(**first) if isinstance(first, dict) else None
         self.verdict = str(state.get("verdict", "healthy"))
         bad = state.get("bad", 0)
         self.bad = bad if isinstance(bad, int) else 0

@@ -120,8 +120,10 @@ def train(
             learner.after_step(step / loop.steps)
             step += 1
             watch.tick(step)
+            if health.first is None or due(loop.health_every):
+                health.step(dist.mean(logs))
             stop = asked[0] if asked and dist.world() == 1 else 0
-            if due(check_every):
+            if due(check_every) or due(loop.save_every) or stop:
                 odd = not bool(torch.isfinite(logs["loss"]))
                 diverged, stop, met = map(int, dist.agreed(odd, asked[0] if asked else 0, bool(unreadable)))
                 if met:
@@ -136,6 +138,8 @@ def train(
                 if hopeless:
                     raise failed(hopeless, step, batch, make_views, loop, steps, folder, on)
             if due(loop.save_every) or stop:
+                if not finite(learner):  # the step's loss came before its gradient
+                    raise failed("diverging", step, batch, make_views, loop, steps, folder, on)
                 keep()
             if stop and step < loop.steps:
                 raise Interrupted(step, stop)
@@ -178,6 +182,11 @@ def parts(batch: Batch, loop: Loop, rows: slice) -> Iterator[tuple[list[Tensor],
         yield [sample[low:high] for sample in batch.samples], draws
 
 
+def finite(learner: nn.Module) -> bool:
+    norms = torch._foreach_norm([p.detach() for p in learner.parameters()])
+    return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
+
+
 def move(sample: Tensor, on: torch.device) -> Tensor:
     return sample.to(on, non_blocking=True)
 
@@ -195,9 +204,11 @@ def failed(
     """Keep what the last step saw in failure/, and build the error that says why the run ends here."""
     name = f"{verdict} found after step {step}"
     if dist.first():
-        (samples, draws) = next(parts(batch, loop, steps.rows))
-        views = make_views([move(sample, on) for sample in samples], draws)
-        content = {f"view_{k}": view.detach().cpu().contiguous() for k, view in enumerate(views)}
+        made = [
+            [view.detach().cpu() for view in make_views([move(sample, on) for sample in samples], draws)]
+            for samples, draws in parts(batch, loop, steps.rows)
+        ]
+        content = {f"view_{k}": torch.cat(views).contiguous() for k, views in enumerate(zip(*made, strict=True))}
         place = folder / "failure"
         write_whole(place / f"step-{step:09d}.safetensors", lambda draft: save_file(content, draft))
         items = [steps.source.name(int(i)) for i in steps.items_at(batch.step)]

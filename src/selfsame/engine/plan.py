@@ -52,7 +52,8 @@ def workers_for(in_memory: bool, wish: int | None) -> tuple[int, str]:
         return wish, "given"
     if in_memory:
         return 0, "the data is in memory"
-    return max(1, min(8, cores() - 1)), f"{cores()} cores, one for training"
+    mine = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # the processes of torchrun share the machine's cores
+    return max(1, min(8, mine - 1)), f"{mine} cores, one for training"
 
 
 def plan_loop(items: int, tokens: bool, wishes: Wishes, on: torch.device) -> tuple[Loop, list[Line]]:

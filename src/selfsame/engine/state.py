@@ -3,7 +3,8 @@
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,28 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(draft)
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(draft)
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())
+            draft.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise UserError where the block fails because of the disk; every other error passes."""
+    try:
+        yield
+    except UserError:
+        raise
     except Exception as error:
         if (cause := from_disk(error)) is not None:
             raise cannot_write(path, cause) from error
         raise
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,8 +54,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def from_disk(error: BaseException | None) -> OSError | None:
-    """The system's own error behind one; torch's zip writer hides a full disk behind a RuntimeError of its own."""
+    """The system's own error behind one of torch's zip writer, which chains it, or safetensors', which quotes it."""
     while error is not None and not isinstance(error, OSError):
+        if quoted := re.search(r"\(os error (\d+)\)", str(error)):
+            return OSError(int(quoted[1]), os.strerror(int(quoted[1])))
         error = error.__cause__ or error.__context__
     return error
 

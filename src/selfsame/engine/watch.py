@@ -94,7 +94,7 @@ class Watch:
         if not dist.first():
             return
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        line = {"step": step, **{k: round(v, 6) if isinstance(v, float) else v for k, v in clean.items()}}
+        line = {"step": step, **{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in clean.items()}}
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

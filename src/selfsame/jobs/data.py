@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from selfsame import modalities
+from selfsame.engine import dist
 from selfsame.engine.feed import VIEW, Batch, feed
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
@@ -24,6 +25,7 @@ from selfsame.records import Record, ViewPlan
 from selfsame.types import Draws, Encoder, Modality, Source, mixed
 
 PLAIN = ViewPlan(full=0, plain=1)
+SKIPPED = "skipped.csv"
 
 
 @dataclass
@@ -42,24 +44,36 @@ class Data:
         return np.flatnonzero(keep)
 
     def fingerprint(self) -> str:
-        """Changes when items are added, removed or renamed."""
+        """Changes when items are added, removed, renamed or become unreadable."""
         digest = hashlib.sha256()
-        for i in range(len(self.source)):
-            digest.update(self.source.name(i).encode("utf-8", "surrogateescape") + b"\n")
-        return f"{len(self.source)} items, {digest.hexdigest()[:16]}"
+        readable = self.readable()
+        for i in readable:
+            digest.update(self.source.name(int(i)).encode("utf-8", "surrogateescape") + b"\n")
+        return f"{len(readable)} items, {digest.hexdigest()[:16]}"
 
 
 def open_data(
-    path: str, modality: str | None = None, labels: str | None = None, max_skipped: float = 0.01, seed: int = 0
+    path: str, modality: str | None = None, max_skipped: float = 0.01, seed: int = 0, folder: Path | None = None
 ) -> Data:
-    """Open a path, measure it, and list what cannot be read. Raises UserError when that is too much."""
-    known = modalities.load(modality) if modality else modalities.of(path)
-    source = known.open_source(path, labels)
+    """Open a path, measure it, and list what cannot be read.
+
+    Raises UserError when that is too much; the whole list is then in skipped.csv of `folder`.
+    """
+    known = modalities.load(modality) if modality else modality_of(path)
+    source = known.open_source(path)
     stats, skipped = known.measure(source, seed)
     source.fit(stats)
     data = Data(path, known, source, stats, skipped)
-    check_share(data, max_skipped)
+    if too_many(data, max_skipped) and folder is not None and dist.first():
+        write_skipped(data, folder)
+    check_share(data, max_skipped, folder)
     return data
+
+
+def modality_of(path: str) -> Modality:
+    """The modality that reads a path. Where none does and there is but one, its source says what is wrong."""
+    known = modalities.names()
+    return modalities.load(known[0]) if len(known) == 1 else modalities.of(path)
 
 
 def open_like(path: str, encoder: Encoder, labels: str | None = None) -> Data:
@@ -73,16 +87,21 @@ def open_like(path: str, encoder: Encoder, labels: str | None = None) -> Data:
 
 def check_share(data: Data, most: float, folder: Path | None = None) -> None:
     """Raise UserError, with the list, when a larger share of the items than `most` is unreadable."""
-    count, total = len(data.skipped), len(data.source)
-    if count <= most * total and count < total:
+    if not too_many(data, most):
         return
+    count, total = len(data.skipped), len(data.source)
     shown = "; ".join(f"{data.source.name(i)}: {why}" for i, why in list(data.skipped.items())[:5])
     more = f"; and {count - 5} more" if count > 5 else ""
-    listed = f" All are in {folder / 'skipped.csv'}." if folder else ""
+    listed = f" All are in {folder / SKIPPED}." if folder else ""
     raise UserError(
         f"{count} of {total} items of {data.path} cannot be read ({count / total:.1%}; at most {most:.1%} may be): "
         f"{shown}{more}.{listed} Mend or remove them, or raise --max-skipped."
     )
+
+
+def too_many(data: Data, most: float) -> bool:
+    count, total = len(data.skipped), len(data.source)
+    return count > most * total or count == total
 
 
 def write_skipped(data: Data, folder: Path) -> None:
@@ -91,11 +110,11 @@ def write_skipped(data: Data, folder: Path) -> None:
     rows = csv.writer(text)
     rows.writerow(["name", "reason"])
     rows.writerows([data.source.name(i), why] for i, why in sorted(data.skipped.items()))
-    write_text(folder / "skipped.csv", text.getvalue())
+    write_text(folder / SKIPPED, text.getvalue())
 
 
 def read_skipped(folder: Path) -> list[tuple[str, str]]:
-    path = folder / "skipped.csv"
+    path = folder / SKIPPED
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -172,6 +191,7 @@ def fixed_views(
     chosen = [int(i) for i in items]
     source = Patient(data.source)
     samples = data.modality.sample(source, chosen, plan, views, Draws(seed, 0, len(chosen), stream=CUT + 10))
+    data.skipped.update(source.skipped)
 
     def make() -> list[Tensor]:
         moved = [sample.to(on) for sample in samples]
@@ -182,14 +202,18 @@ def fixed_views(
 
 def sheet(data: Data, views: Any, count: int, each: int, seed: int) -> Image.Image:
     """A contact sheet: some items drawn by the seed, and random views of each."""
-    order = np.random.default_rng(mixed(seed, 11)).permutation(data.readable())
-    items = np.sort(order[:count]).tolist()
-    plan = ViewPlan(full=each)
-    made = fixed_views(data, views, items, seed, torch.device("cpu"), plan)()
-    originals = [data.modality.picture(data.source, i) for i in items]  # type: ignore[attr-defined]
+    originals: dict[int, Image.Image] = {}
+    for item in np.random.default_rng(mixed(seed, 11)).permutation(data.readable()).tolist():
+        if len(originals) < count:
+            try:
+                originals[item] = data.modality.picture(data.source, item)  # type: ignore[attr-defined]
+            except UnreadableItem as error:
+                data.skipped[item] = str(error)
+    items = sorted(originals)
+    made = fixed_views(data, views, items, seed, torch.device("cpu"), ViewPlan(full=each))()
     of_item = [[view[k] for view in made] for k in range(len(items))]
     names = [data.source.name(i) for i in items]
-    return data.modality.contact_sheet(originals, of_item, names)  # type: ignore[attr-defined]
+    return data.modality.contact_sheet([originals[i] for i in items], of_item, names)  # type: ignore[attr-defined]
 
 
 def describe(data: Data) -> str:
@@ -200,4 +224,4 @@ def describe(data: Data) -> str:
 def warn_skipped(data: Data, folder: Path) -> None:
     if data.skipped:
         count = len(data.skipped)
-        say(f"{count} unreadable item{'s' if count > 1 else ''} skipped; see {folder / 'skipped.csv'}", "yellow")
+        say(f"{count} unreadable item{'s' if count > 1 else ''} skipped; see {folder / SKIPPED}", "yellow")

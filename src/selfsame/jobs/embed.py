@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from pydantic import Field, field_validator
 
 from selfsame.errors import missing, unknown
+from selfsame.jobs.checked import checked
 from selfsame.records import Record
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Embedding:
 
 
 def embed(run: Any, data: str | Path, out: str | Path | None = None, **settings: Any) -> Embedding | dict[str, Any]:
-    """Embed items with a run, a run folder or an encoder.
+    """Embed items with a run, a run folder or an encoder (such as ss.load gives).
 
     Returns an `Embedding`, or, where `out` names a file, streams into it and returns what was written.
     """
@@ -78,7 +79,8 @@ def embed(run: Any, data: str | Path, out: str | Path | None = None, **settings:
     from selfsame.types import Encoder
 
     encoder = run if isinstance(run, Encoder) else load(run)
-    job = Embed(run_folder=Path(getattr(run, "folder", "encoder")), data=str(data), out=out or "x.npy", **settings)
+    folder = getattr(run, "folder", "encoder" if encoder is run else run)
+    job = checked(Embed, {"run_folder": folder, "data": str(data), "out": out or "x.npy", **settings})
     return written(job, encoder) if out is not None else in_memory(job, encoder)
 
 

@@ -1,12 +1,16 @@
 """Measure an encoder on labelled data, always beside random weights and raw input."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
 from selfsame.errors import unknown
+from selfsame.jobs.checked import checked
 from selfsame.records import Record
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PROTOCOLS = ("knn", "linear", "finetune")
 
@@ -55,13 +59,19 @@ class Evaluate(Record):
                 raise unknown("protocol", name, PROTOCOLS)
         return given
 
-    def run(self) -> dict[str, Any]:
+    def run(self, encoder: "nn.Module | None" = None) -> dict[str, Any]:
         """{"rows": [...], "verdicts": [...], ...}; also kept as evaluation.json in the run folder."""
         from selfsame.jobs.evaluating import run
 
-        return run(self)
+        return run(self, encoder)
 
 
-def evaluate(run: Any, labelled: str | Path, **settings: Any) -> list[dict[str, Any]]:
-    """Measure a run (or run folder) on labelled data; settings are the fields of `Evaluate`. Returns the rows."""
-    return Evaluate(run_folder=getattr(run, "folder", run), labelled=str(labelled), **settings).run()["rows"]
+def evaluate(
+    run: Any, labelled: str | Path, encoder: "nn.Module | None" = None, **settings: Any
+) -> list[dict[str, Any]]:
+    """Measure a run (or run folder) on labelled data; settings are the fields of `Evaluate`. Returns the rows.
+
+    `encoder` is a module of the architecture that was trained, where the run was given one in Python.
+    """
+    job = checked(Evaluate, {"run_folder": getattr(run, "folder", run), "labelled": str(labelled), **settings})
+    return job.run(encoder)["rows"]

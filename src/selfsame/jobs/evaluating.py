@@ -28,7 +28,7 @@ from selfsame.jobs.runs import JOB, load
 from selfsame.records import ViewPlan
 from selfsame.types import Draws, Encoder, mixed
 
-RAW_SIDE = 32  # raw input is looked at through a thumbnail of at most this side
+RAW_NUMBERS = 1024  # raw input is looked at through a thumbnail of at most this many values, to keep the probe quick
 
 
 @dataclass
@@ -40,8 +40,8 @@ class Part:
     labels: Tensor
 
 
-def run(job: Evaluate) -> dict[str, Any]:
-    encoder = load(job.run_folder)
+def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
+    encoder = load(job.run_folder, module)
     on = dist.device(job.device)
     encoder.to(on)
     train, test, names = parts(job, encoder)
@@ -106,10 +106,10 @@ def run(job: Evaluate) -> dict[str, Any]:
         "rows": [row.model_dump() for row in rows],
         "verdicts": (verdicts := [str(verdict) for verdict in beats(rows, len(test.items))]),
     }
-    keep(job, result)
     console.print(table_of(rows))
     for sentence in verdicts:
         say(sentence)
+    keep(job, result)
     return result
 
 
@@ -119,6 +119,7 @@ def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:
     folder = Path(job.labelled)
     if test_path is None and (folder / "train").is_dir() and (folder / "test").is_dir():
         train_path, test_path = str(folder / "train"), str(folder / "test")
+        test_labels = test_labels or job.labels  # one list for both parts
     elif test_path is None and ".npz" in job.labelled:
         train_path, test_path = archive_parts(job.labelled)
     train = open_like(train_path, encoder, job.labels)
@@ -126,6 +127,8 @@ def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:
         everything = labels_of(train, job)
         names, numbers, _ = numbered(everything, [])
         kept, held = stratified_split(numbers, job.test_share, job.seed)
+        if not len(held):
+            raise UserError(f"{job.labelled} has one item of each class, so none can be split off. Give --test PATH.")
         say(f"no test part: {job.test_share:.0%} of each class split off by seed {job.seed}")
         return Part(train, kept.tolist(), numbers[kept]), Part(train, held.tolist(), numbers[held]), names
     test = open_like(test_path, encoder, test_labels)
@@ -170,17 +173,21 @@ def forget(part: Part, kept: list[int]) -> None:
 
 
 def raw(part: Part, workers: int) -> Tensor:
-    """The input itself as a vector: a thumbnail of at most 32 pixels a side, flattened, on the [0, 1] scale."""
+    """The input itself as a vector: a thumbnail, flattened, on the [0, 1] scale."""
     modality, stats = part.data.modality, part.data.stats
-    return modality.raw_vectors(part.data.source, part.items, stats, RAW_SIDE)  # type: ignore[attr-defined]
+    return modality.raw_vectors(part.data.source, part.items, stats, RAW_NUMBERS)  # type: ignore[attr-defined]
 
 
+@torch.no_grad()
 def reinitialise(module: torch.nn.Module) -> None:
-    """Draw the weights of every layer that knows how to."""
+    """Draw the weights of every layer that knows how to; all other weights are shuffled, which keeps their scale."""
     for part in module.modules():
         reset = getattr(part, "reset_parameters", None)
         if callable(reset):
             reset()
+            continue
+        for weight in part.parameters(recurse=False):
+            weight.copy_(weight.flatten()[torch.randperm(weight.numel())].view_as(weight))
 
 
 def tuned(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from selfsame.jobs.checked import checked
 from selfsame.records import Record
 
 
@@ -32,4 +33,4 @@ class Export(Record):
 
 def export(run: Any, to: str, out: str | Path | None = None) -> dict[str, Any]:
     """Write the encoder of a run for timm, torchvision, onnx or torch."""
-    return Export.model_validate({"run_folder": getattr(run, "folder", run), "to": to, "out": out}).run()
+    return checked(Export, {"run_folder": getattr(run, "folder", run), "to": to, "out": out}).run()

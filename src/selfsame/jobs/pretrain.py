@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_serializer, field_validator
 
 from selfsame import methods
+from selfsame.jobs.checked import checked
 from selfsame.jobs.runs import Run
 from selfsame.records import Method, Record
 
@@ -68,7 +69,7 @@ class Pretrain(Record):
         if isinstance(given, Method):
             return given
         settings = {"name": given} if isinstance(given, str) else dict(given)
-        return methods.load(settings.pop("name", "byol")).model_validate(settings)
+        return checked(methods.load(settings.pop("name", "byol")), settings, ["method"])
 
     @field_serializer("method")
     def _named(self, method: Method) -> dict[str, Any]:
@@ -106,4 +107,4 @@ class Pretrain(Record):
 
 def pretrain(data: str | Path, **settings: Any) -> Run:
     """Learn an encoder from unlabelled data; settings are the fields of `Pretrain`. Returns the finished run."""
-    return Pretrain(data=str(data), **settings).run()
+    return checked(Pretrain, {"data": str(data), **settings}).run()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from selfsame.downstream.knn import knn_accuracy
 from selfsame.engine import dist
@@ -16,25 +17,38 @@ from selfsame.engine.feed import VIEW, Steps
 from selfsame.engine.health import ADVICE, Health
 from selfsame.engine.loop import Loop, train
 from selfsame.engine.plan import Line, Wishes, plan_loop, workers_for
-from selfsame.engine.state import saved, write_text
+from selfsame.engine.state import write_text, writing
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
+from selfsame.jobs.checked import checked
 from selfsame.jobs.data import (
+    SKIPPED,
     all_vectors,
     check_share,
     describe,
     fixed_views,
     held_out,
     open_data,
+    read_skipped,
     warn_skipped,
     write_skipped,
 )
 from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
-from selfsame.jobs.runs import JOB, PLAN, RESULT, Run, read_json
+from selfsame.jobs.runs import JOB, PLAN, REPORT, RESULT, Run, load, read_json
 from selfsame.records import Budget, Method, Record
 from selfsame.types import Draws, Encoder, Learner, mixed
 
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
+
+
+class Begun(Record):
+    """What plan.json of a begun run holds of its decisions."""
+
+    fingerprint: str
+    loop: Loop
+    method_settings: dict[str, Any]
+    stats: dict[str, Any]
+    lines: list[Line]
 
 
 class Pretraining:
@@ -55,25 +69,30 @@ class Pretraining:
         """
         job = self.job
         self.was = self.earlier()
+        self.before = self.begun()
         for text in job.method.cautions():
             say(f"caution: {text}", "yellow")
         say(f"reading {job.data}")
-        self.data = open_data(job.data, job.modality, None, job.max_skipped, job.seed)
+        self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder)
+        self.fingerprint = self.data.fingerprint()
         self.learn_from, self.look_at = self.divided()
         with dist.group(self.on):
             learner = self.prepared()
             if self.done_already():
                 say(f"{self.folder} is finished: {self.loop.steps:,} steps. Raise --epochs to train on.")
+                if not (self.folder / REPORT).exists():  # the run ended while it was written
+                    dist.by_first(lambda: self.report(load(self.folder, self.module).to(self.on)))
                 return Run(self.folder)
+            probe = self.probe(learner.encoder)
+            look_at = fixed_views(self.data, self.views, self.look_at.tolist(), job.seed, self.on)
+            health = Health(learner.encoder, look_at)
             dist.by_first(self.begin_folder)
             steps = self.steps()
             self.show_plan(learner, steps)
-            look_at = fixed_views(self.data, self.views, self.look_at.tolist(), job.seed, self.on)
-            health = Health(learner.encoder, look_at)
             began = time.monotonic()
             first = train(
                 learner, steps, self.make_views, self.loop, self.folder, self.on, self.workers, health,
-                self.found, self.probe(learner.encoder),
+                self.found, probe,
             )  # fmt: skip
             seconds = time.monotonic() - began
             dist.by_first(lambda: self.keep(learner.encoder, health, seconds, first))
@@ -85,8 +104,9 @@ class Pretraining:
         """The job of an earlier run in this folder. Raises UserError when its settings are not these."""
         path = self.folder / JOB
         if not path.exists():
-            if self.folder.is_dir() and any(self.folder.iterdir()):
-                names = ", ".join(sorted(p.name for p in self.folder.iterdir())[:3])
+            inside = sorted(p.name for p in self.folder.iterdir()) if self.folder.is_dir() else []
+            if inside not in ([], [SKIPPED]):  # the list is all that an input with too many unreadable items leaves
+                names = ", ".join(inside[:3])
                 raise UserError(f"{self.folder} is no run folder and not empty ({names}, ...). Choose another --out.")
             return None
         was, now = read_json(path), self.job.model_dump(mode="json")
@@ -96,9 +116,20 @@ class Pretraining:
             raise UserError(f"{self.folder} holds a run made with other settings: {pairs}. Choose another --out.")
         return was
 
+    def begun(self) -> Begun | None:
+        """What an earlier run in this folder decided."""
+        if self.was is None or not (self.folder / PLAN).exists():
+            return None
+        plan = read_json(self.folder / PLAN)
+        try:
+            return Begun.model_validate({key: plan[key] for key in Begun.model_fields})
+        except (KeyError, ValidationError):
+            raise UserError(
+                f"{self.folder / PLAN} is damaged or of another version. Restore it, or choose another --out."
+            ) from None
+
     def done_already(self) -> bool:
-        states = saved(self.folder / "state")
-        return bool(states) and (self.folder / RESULT).exists() and int(states[-1].stem[5:]) >= self.loop.steps
+        return Run(self.folder).result.get("steps", 0) >= self.loop.steps if self.was is not None else False
 
     # Making the parts
 
@@ -115,7 +146,7 @@ class Pretraining:
         """Decide everything and build the learner, on its device."""
         job, modality, stats = self.job, self.data.modality, self.data.stats
         large = self.on.type == "cuda"
-        module = job.encoder if not isinstance(job.encoder, str) else None
+        self.module = module = job.encoder if not isinstance(job.encoder, str) else None
         self.size: int = job.image_size or modality.default_size(stats, large)  # type: ignore[attr-defined]
         name = job.encoder
         if name == "auto":
@@ -127,10 +158,11 @@ class Pretraining:
             encoder = modality.make_encoder(name, self.size, stats, weights)
         else:
             encoder = modality.own_encoder(module, self.size, stats, weights)  # type: ignore[attr-defined]
-        wishes = Wishes(**{field: getattr(job, field) for field in Wishes.model_fields})
-        self.loop, lines = plan_loop(len(self.learn_from), encoder.has_tokens, wishes, self.on)
-        if self.was is not None and (self.folder / PLAN).exists():
-            self.loop = self.continued(self.loop)
+        self.loop, lines = plan_loop(len(self.learn_from), encoder.has_tokens, self.wishes(), self.on)
+        if self.before is not None:
+            self.loop = self.continued(self.before, self.loop)
+            then = {line.name: line for line in self.before.lines if line.name not in ("epochs", "steps")}
+            lines = [then.get(line.name, line) for line in lines]
         if self.loop.batch > len(self.learn_from):
             raise UserError(
                 f"--batch-size {self.loop.batch} is larger than the {len(self.learn_from)} items to learn from. "
@@ -143,8 +175,8 @@ class Pretraining:
             )
         budget = Budget(items=len(self.learn_from), batch=self.loop.batch, steps=self.loop.steps, dim=encoder.dim)
         self.method: Method = job.method.fitted(budget)
-        if self.was is not None and (self.folder / PLAN).exists():
-            self.method = type(self.method).model_validate(read_json(self.folder / PLAN)["method_settings"])
+        if self.before is not None:
+            self.method = checked(type(self.method), self.before.method_settings, ["method"])
         in_memory = getattr(self.data.source, "array", None) is not None
         self.workers, why = workers_for(in_memory, job.workers)
         learner = dist.place(self.method.build(encoder), self.on)
@@ -162,16 +194,27 @@ class Pretraining:
         ]
         return learner
 
-    def continued(self, fresh: Loop) -> Loop:
+    def wishes(self) -> Wishes:
+        """What the user decided; of a run that goes on, what was decided then, but for its length."""
+        given = {field: getattr(self.job, field) for field in Wishes.model_fields}
+        if self.before is not None:
+            loop = self.before.loop
+            kept = ("optimizer", "lr", "weight_decay", "precision")
+            given |= {"batch_size": loop.batch, "warmup_epochs": loop.warmup * loop.batch / len(self.learn_from)}
+            given |= {field: getattr(loop, field) for field in kept}
+        return Wishes(**given)
+
+    def continued(self, begun: Begun, fresh: Loop) -> Loop:
         """The loop of the run in the folder; only its length may change."""
-        was = read_json(self.folder / PLAN)
-        if was.get("fingerprint") != self.data.fingerprint():
+        same = begun.stats == self.data.stats.model_dump(mode="json")
+        if begun.fingerprint != self.fingerprint or not same:
+            then, now = (begun.fingerprint, self.fingerprint) if same else ("other pixels", "the same names")
             raise UserError(
-                f"{self.job.data} has changed since {self.folder} was begun ({was.get('fingerprint')} then, "
-                f"{self.data.fingerprint()} now), so the run cannot go on exactly. Choose another --out, "
-                f"and --init {self.folder / 'encoder.safetensors'} to start from its weights."
+                f"{self.job.data} has changed since {self.folder} was begun ({then} then, {now} now), so the run "
+                f"cannot go on exactly. Choose another --out, and --init {self.folder / 'encoder.safetensors'} to "
+                "start from its weights."
             )
-        before = Loop.model_validate(was["loop"])
+        before = begun.loop
         if fresh.steps < before.steps:
             raise UserError(
                 f"{self.folder} was planned for {before.steps:,} steps; --epochs now asks for {fresh.steps:,}. "
@@ -232,7 +275,7 @@ class Pretraining:
     def begin_folder(self) -> None:
         write_text(self.folder / JOB, json.dumps(self.job.model_dump(mode="json"), indent=1) + "\n")
         plan = {
-            "fingerprint": self.data.fingerprint(),
+            "fingerprint": self.fingerprint,
             "loop": self.loop.model_dump(mode="json"),
             "method_settings": self.method.model_dump(mode="json"),
             "views": self.views.model_dump(mode="json"),
@@ -241,6 +284,10 @@ class Pretraining:
             "lines": [line.model_dump() for line in self.lines],
         }
         write_text(self.folder / PLAN, json.dumps(plan, indent=1) + "\n")
+        listed = dict(read_skipped(self.folder)) if self.before is not None else {}
+        if listed:  # items that an earlier part of this run met
+            names = ((i, self.data.source.name(i)) for i in range(len(self.data.source)))
+            self.data.skipped.update({i: listed[name] for i, name in names if name in listed})
         write_skipped(self.data, self.folder)
         warn_skipped(self.data, self.folder)
 
@@ -268,7 +315,8 @@ class Pretraining:
         before = {name: value.clone() for name, value in learner.state_dict().items()}
         learner.train()
         began = time.monotonic()
-        samples = [sample.to(self.on) for sample in steps[0].samples]
+        first = steps[0]
+        samples = [sample.to(self.on) for sample in first.samples]
         reading = (time.monotonic() - began) / max(1, self.workers)
         share = -(-len(samples[0]) // self.loop.accumulate)
         draws = Draws(self.loop.seed, 0, share, stream=VIEW)
@@ -282,6 +330,8 @@ class Pretraining:
             if self.on.type == "cuda":
                 torch.cuda.synchronize(self.on)
             taken.append((time.monotonic() - began) * self.loop.accumulate)
+        met = dist.gathered(first.skipped)
+        dist.by_first(lambda: self.found(met))
         learner.load_state_dict(before)
         learner.zero_grad(set_to_none=True)
         if self.on.type == "cuda":
@@ -293,11 +343,11 @@ class Pretraining:
 
     def keep(self, encoder: Encoder, health: Health, seconds: float, first: int) -> None:
         """The encoder, the result, the report and the model card."""
-        from selfsame.jobs.report import write_report
-
         modality = self.data.modality
         encoder = encoder.eval()
-        modality.save_encoder(encoder, self.folder)  # type: ignore[attr-defined]
+        with writing(self.folder / "encoder.safetensors"):
+            modality.save_encoder(encoder, self.folder)  # type: ignore[attr-defined]
+            (self.folder / REPORT).unlink(missing_ok=True)  # of a shorter run: it is written last
         log = Run(self.folder).log
         looks = [row for row in log if "verdict" in row]
         result = {
@@ -317,8 +367,13 @@ class Pretraining:
         write_text(self.folder / RESULT, json.dumps(result, indent=1) + "\n")
         colour = "green" if health.verdict == "healthy" else "yellow"
         say(f"{health.verdict}: {ADVICE[health.verdict]}", colour)
-        write_report(self.folder, self.data, encoder, self.views, self.on, self.labels, self.job.seed)
+        self.report(encoder)
         say(f"encoder, report.html and README.md are in {self.folder}")
+
+    def report(self, encoder: Encoder) -> None:
+        from selfsame.jobs.report import write_report
+
+        write_report(self.folder, self.data, encoder, self.views, self.on, self.labels, self.job.seed)
 
 
 def sampled(source: Any, items: Any, draws: Draws, modality: str, plan: Any, views: Any) -> list[torch.Tensor]:
@@ -331,17 +386,17 @@ def sampled(source: Any, items: Any, draws: Draws, modality: str, plan: Any, vie
 def strengths(modality: Any, wish: dict[str, Any], size: int, stats: Record) -> Record:
     """The recipe by name, with the values given on top. Raises UserError on unknown keys."""
     views = modality.recipe(str(wish["name"]), size, stats)
-    return merged(views, {key: value for key, value in wish.items() if key != "name"})
+    return merged(views, {key: value for key, value in wish.items() if key != "name"}, ["views"])
 
 
-def merged(record: Record, changes: dict[str, Any]) -> Record:
+def merged(record: Record, changes: dict[str, Any], place: list[str]) -> Record:
     values = {
-        key: merged(getattr(record, key), value).model_dump()
+        key: merged(getattr(record, key), value, [*place, key]).model_dump()
         if isinstance(value, dict) and isinstance(getattr(record, key, None), Record)
         else value
         for key, value in changes.items()
     }
-    return type(record).model_validate({**record.model_dump(), **values})
+    return checked(type(record), {**record.model_dump(), **values}, place)
 
 
 def count(module: torch.nn.Module) -> float:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from selfsame.jobs.checked import checked
 from selfsame.records import Record
 
 
@@ -41,7 +42,7 @@ class Views(Record):
         from selfsame.jobs.data import open_data, sheet
         from selfsame.jobs.pretraining import strengths
 
-        data = open_data(self.data, self.modality, None, self.max_skipped, self.seed)
+        data = open_data(self.data, self.modality, self.max_skipped, self.seed)
         size = self.image_size or data.modality.default_size(data.stats, False)  # type: ignore[attr-defined]
         strength = strengths(data.modality, self.views, size, data.stats)
         drawn = sheet(data, strength, self.count, self.each, self.seed)
@@ -52,4 +53,4 @@ class Views(Record):
 
 def views(data: str | Path, out: str | Path = "views.png", **settings: Any) -> dict[str, Any]:
     """Draw a contact sheet of items and their views; settings are the fields of `Views`."""
-    return Views(data=str(data), out=Path(out), **settings).run()
+    return checked(Views, {"data": str(data), "out": out, **settings}).run()

@@ -27,5 +27,8 @@ def normed(norm: Norm, width: int, affine: bool = True) -> nn.Module:
 
 
 def groups(width: int, most: int = 16) -> int:
-    """The largest number of groups, at most 16 (BYOL without batch statistics, arXiv 2010.10241), dividing `width`."""
-    return max(g for g in range(1, most + 1) if width % g == 0)
+    """The largest number of groups, at most 16 (BYOL without batch statistics, arXiv 2010.10241), dividing `width`.
+
+    Two channels at least are left in a group: the norm of one alone would not depend on its input.
+    """
+    return max(g for g in range(1, most + 1) if width % g == 0 and (width // g > 1 or g == 1))

@@ -1,5 +1,6 @@
 """Images: files that Pillow and tifffile open, arrays, zips. The package is the object that `types.Modality` names."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,8 +76,9 @@ def picture(source: ImageSource, i: int, side: int = 256) -> Image.Image:
     return shown
 
 
-def raw_vectors(source: ImageSource, items: Sequence[int], stats: Stats, side: int) -> Float[torch.Tensor, "n d"]:
-    """The pixels themselves as vectors: thumbnails of at most `side` pixels a side, flattened, on the [0, 1] scale."""
+def raw_vectors(source: ImageSource, items: Sequence[int], stats: Stats, most: int) -> Float[torch.Tensor, "n d"]:
+    """The pixels themselves as vectors on the [0, 1] scale: square thumbnails of at most `most` values, flattened."""
+    side = max(1, math.isqrt(most // stats.channels))
     views = recipe("weak", min(side, stats.height, stats.width), stats)
     plan = ViewPlan(full=0, plain=1)
     parts = []

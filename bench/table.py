@@ -1,0 +1,108 @@
+"""docs/numbers.md from bench/results/*.json: no figure in the documentation is typed by hand.
+
+python bench/table.py
+"""
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "numbers.md"
+
+
+def main() -> None:
+    PAGE.write_text("\n".join([OPENING, *budgets(), *curves(), *baselines(), *demo()]) + "\n", encoding="utf-8")
+    print(PAGE.read_text(encoding="utf-8"))
+
+
+OPENING = """# Numbers
+
+Every figure was measured by a script of `bench/`, whose command stands above its table; `bench/results` holds the
+settings, seeds and machine. Accuracies are per cent on the test part. This page is made by `python bench/table.py`."""
+
+
+def read(name: str) -> dict | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def table(head: list[str], rows: list[list[object]]) -> list[str]:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines] + [""]
+
+
+def spread(mean: float, std: float | None) -> str:
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+
+
+def budgets() -> list[str]:
+    result = read("cifar10")
+    if result is None:
+        return []
+    lines = [
+        "\n## CIFAR-10, 10,000 unlabelled images, a small budget\n",
+        f"ResNet-18 of width 0.25, {result['samples']:,} samples seen, k-NN (k 20) and a fixed linear probe.",
+        f"`{result['command']}` on {result['machine']}.\n",
+    ]
+    rows = [
+        [kind, spread(mean["knn"], mean["knn_std"]), spread(mean["probe"], mean["probe_std"]), mean["seeds"]]
+        for kind, mean in sorted(result["mean"].items(), key=lambda pair: -pair[1]["probe"])
+    ]
+    return lines + table(["features", "k-NN", "linear", "seeds"], rows)
+
+
+def curves() -> list[str]:
+    found = [(path.stem, read(path.stem)) for path in sorted(RESULTS.glob("curve-*.json"))]
+    if not found:
+        return []
+    lines = [
+        "\n## The same, further on\n",
+        "One seed; peers by `bench/peers.py`, ours by `bench/cifar10.py --curve`.\n",
+    ]
+    rows = [
+        [result["contender"], f"{point['samples']:,}", f"{point['knn']:.1f}", f"{point['probe']:.1f}"]
+        for _, result in found
+        for point in result["points"]
+    ]
+    return lines + table(["contender", "samples", "k-NN", "linear"], rows)
+
+
+def baselines() -> list[str]:
+    lines: list[str] = []
+    for name, title in (("clothing", "Photos of clothing"), ("fashion_mnist", "Fashion-MNIST")):
+        result = read(name)
+        if result is None:
+            continue
+        first = result["runs"][0]
+        lines += [
+            f"\n## {title}\n",
+            f"`{result['command']}`: {first['result']['items']:,} unlabelled images at {first['size']} px, "
+            f"{first['loop']['steps']:,} steps of {first['loop']['batch']}, verdict {first['result']['verdict']}, "
+            f"{first['result']['seconds']:,.0f} s on {first['result']['machine']}.\n",
+        ]
+        lines += table(HEAD, [accuracy(row) for run in result["runs"] for row in run["rows"]])
+    return lines
+
+
+def demo() -> list[str]:
+    result = read("digits")
+    if result is None:
+        return []
+    lines = [
+        "\n## The demo: handwritten digits\n",
+        f"`{result['command']}`: {result['minutes']} minutes on {result['machine']}, verdict {result['verdict']}.\n",
+    ]
+    return lines + table(HEAD, [accuracy(row) for row in result["rows"]])
+
+
+HEAD = ["features", "protocol", "labels", "accuracy", "seeds"]
+
+
+def accuracy(row: dict) -> list[object]:
+    std = 100 * row["std"] if row["seeds"] > 1 else None
+    return [row["features"], row["protocol"], row["labels"], spread(100 * row["mean"], std), row["seeds"]]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Records from what people write, in flags, YAML or Python: the first mistake in one line, with the nearest name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from selfsame.errors import UserError, unknown
+from selfsame.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def checked(record: type[R], values: Mapping[str, Any], place: Sequence[str] = (), advice: str = "") -> R:
+    """The record with these values; `place` is where it stands in a larger one. Raises UserError."""
+    try:
+        return record.model_validate(dict(values))
+    except ValidationError as error:
+        raise explained(error, record, place, advice) from None
+
+
+def explained(
+    error: ValidationError, record: type[Record] | None = None, place: Sequence[str] = (), advice: str = ""
+) -> UserError:
+    """The first complaint of pydantic in the words of the command line."""
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return cause
+    where = [*place, *(str(part) for part in first["loc"])]
+    end = f" {advice}" if advice else ""
+    if first["type"] == "extra_forbidden" and record is not None:
+        kind = f"key of {'.'.join(where[:-1])}" if where[:-1] else "key"
+        return unknown(kind, where[-1], fields(record, first["loc"][:-1]), advice)
+    if first["type"] == "missing":
+        return UserError(f"{where[-1]} is not given.{end}")
+    flag = f"--{'.'.join(where).replace('_', '-')} " if where else ""
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return UserError(f"{flag}{first['input']!r}: {message[0].lower()}{message[1:]}.{end}")
+
+
+def fields(record: type[Record], place: Sequence[str | int]) -> list[str]:
+    """The keys of a record, or of the one that stands in it at `place`."""
+    for part in place:
+        inner = record.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, Record)):
+            return []
+        record = inner
+    return list(record.model_fields)

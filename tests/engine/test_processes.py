@@ -1,0 +1,96 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import selfsame as ss
+from tests.processes import SETTINGS, VARIANTS, learned, outcomes
+
+
+@pytest.fixture(scope="module")
+def folder():
+    return outcomes()[0]
+
+
+@pytest.fixture(scope="module")
+def told():
+    return outcomes()[1]
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    return ss.pretrain(folder / "data.npz", out=folder / "alone", **SETTINGS)
+
+
+def losses(run):
+    return [row["loss"] for row in run.log if "loss" in row]
+
+
+def assert_same_encoder(one, two):
+    one, two = (load_file(run.folder / "encoder.safetensors") for run in (one, two))
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(value, two[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_and_states_of_two_processes_are_those_of_one(told, variant):
+    whole = learned(variant, slice(None))
+    for part in (one["learned"][variant] for one in told):
+        assert part.keys() == whole.keys()
+        for key, value in whole.items():  # the loss is computed in fp32
+            torch.testing.assert_close(part[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_pretrain_with_two_processes_gives_the_encoder_of_one(folder, told, alone):
+    both = ss.Run(folder / "whole")
+    assert [one["codes"]["whole"] for one in told] == [0, 0]
+    assert losses(both) == pytest.approx(losses(alone), abs=2e-5)
+    assert_same_encoder(both, alone)
+    x = torch.rand(2, 3, 12, 12)
+    torch.testing.assert_close(both.encoder(x), alone.encoder(x), rtol=1e-4, atol=1e-5)
+    assert not any(type(part).__name__.startswith("Whole") for part in both.encoder.modules())
+
+
+def test_micro_batches_hold_the_same_rows_for_any_number_of_processes(folder):
+    micro = ss.pretrain(folder / "data.npz", out=folder / "micro alone", **SETTINGS, accumulate=2)
+    assert losses(ss.Run(folder / "micro")) == pytest.approx(losses(micro), abs=2e-5)
+    assert_same_encoder(ss.Run(folder / "micro"), micro)
+
+
+def test_a_signal_to_one_process_stops_both_and_one_process_can_go_on(folder, told, alone):
+    assert [one["codes"]["stopped"] for one in told] == [143, 143]
+    assert [path.name for path in sorted((folder / "stopped" / "state").iterdir())][-1] == "step-000000003.pt"
+    rest = ss.pretrain(folder / "data.npz", out=folder / "stopped", **SETTINGS)
+    assert len(losses(rest)) == len(losses(alone)) == 6
+    assert_same_encoder(rest, alone)
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_both(folder, told):
+    assert all(one["nan"].startswith("TrainingStopped: diverging found after step 4") for one in told)
+    assert [path.suffix for path in sorted((folder / "nan" / "failure").iterdir())] == [".json", ".safetensors"]
+
+
+def test_what_one_process_could_not_read_reaches_the_first_and_can_stop_both(folder, told):
+    assert (folder / "lost" / "found").read_text() == "0: {7: 'cut short'}"
+    assert [one["lost"] for one in told] == ["done", "done"]
+    assert [one["refused"] for one in told] == ["UserError: too many"] * 2
+
+
+def test_the_log_is_written_by_the_first_alone_and_holds_each_step_once(folder):
+    rows = [json.loads(line) for line in (folder / "lost" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 4, 8, 8]
+
+
+def test_what_processes_tell_each_other(told):
+    for one in told:
+        assert one["agreed"] == [1, 0, 5]
+        assert one["mean"] == {"loss": 1.5, "other": 2}
+        assert one["gathered"] == {0: "by 0", 1: "by 1"}
+        assert one["by first"] == "process 0"
+        assert one["refusal"] == "process 0 cannot"
+
+
+def test_two_processes_do_not_warn():
+    assert "Warning" not in outcomes()[2]

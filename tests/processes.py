@@ -1,0 +1,257 @@
+"""What two processes do together, once for all tests that look at it: torchrun runs this file as a module.
+
+`outcomes()` starts it and gives what each process wrote; the tests compare it with one process on the whole batch.
+"""
+
+import atexit
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
+
+import selfsame
+from selfsame import cli
+from selfsame.engine import dist, loop
+from selfsame.engine.feed import Steps
+from selfsame.engine.health import Health
+from selfsame.engine.loop import Loop, train
+from selfsame.errors import UserError
+from selfsame.methods.byol import BYOL
+from selfsame.nn.norm import frozen_statistics
+from selfsame.nn.sync import synchronised
+
+ROOT = Path(__file__).parents[1]
+WORLD = 2
+SHARES = [slice(0, 5), slice(5, 8)]  # rows of each process where their numbers differ
+CPU = torch.device("cpu")
+SETTINGS = {
+    "batch_size": 16,
+    "epochs": 3,
+    "workers": 0,
+    "precision": "fp32",
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "save_every": 2,
+    "encoder": "tests.processes:net",
+    "method": {"name": "byol", "hidden": 32, "out": 16},
+}
+KINDS = {
+    "vectors": (lambda: nn.BatchNorm1d(6), (8, 6)),
+    "sequences": (lambda: nn.BatchNorm1d(6, momentum=None), (8, 6, 5)),
+    "maps": (lambda: nn.BatchNorm2d(6, eps=1e-3, momentum=0.3), (8, 6, 4, 3)),
+    "plain": (lambda: nn.BatchNorm2d(6, affine=False, track_running_stats=False), (8, 6, 4, 3)),
+    "fused": (lambda: BatchNormAct2d(6, act_layer=nn.SiLU), (8, 6, 4, 3)),
+}
+VARIANTS = {
+    "default": {},
+    "no projector": {"projector": False},
+    "no predictor": {"predictor": False},
+    "one direction": {"symmetric": False, "transformed": "online"},
+    "adversary": {"adversary": 2, "epsilon": 0.0},  # without room, so that its start is the same for any process
+    "averaged buffers": {"buffers": "average"},
+    "group norm": {"norm": "group", "hidden": 64},
+}
+
+
+def net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, bias=False), BatchNormAct2d(8), nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+def rows_of(rank: int, batch: int) -> slice:
+    return slice(rank, batch, WORLD)
+
+
+def normalised(kind: str, rows: slice, channels_last: bool = False, spread: bool = True) -> dict[str, torch.Tensor]:
+    """Two passes of a batch norm over these rows: output, gradients and running statistics."""
+    make, shape = KINDS[kind]
+    generator = torch.Generator().manual_seed(1)
+    norm = make().double()
+    if norm.affine:
+        nn.init.uniform_(norm.weight, 0.5, 2, generator=generator)
+        nn.init.uniform_(norm.bias, -1, 1, generator=generator)
+    if spread:
+        synchronised(norm)
+    x, pull = (3 + 2 * torch.randn(2, *shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    for one, weights in zip(x, pull, strict=True):
+        part = one[rows].to(memory_format=torch.channels_last) if channels_last else one[rows].clone()
+        part.requires_grad_()
+        y = norm(part)
+        (y * weights[rows]).sum().backward()
+    assert y.is_contiguous(memory_format=torch.channels_last) == part.is_contiguous(memory_format=torch.channels_last)
+    found = {"y": y.detach(), "x": part.grad, **{f"{name}.grad": p.grad for name, p in norm.named_parameters()}}
+    with frozen_statistics(norm):
+        found["frozen"] = norm(part).detach()
+    if norm.track_running_stats:  # without, eval mode too is about the rows at hand
+        found["eval"] = norm.eval()(part).detach()
+    return {**found, **norm.state_dict()}
+
+
+def in_bf16(rows: slice, spread: bool = True) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 16, bias=False), nn.BatchNorm1d(16))
+    x = 100 + torch.randn(8, 6)  # far from zero: statistics in bf16 would be wrong
+    if spread:
+        synchronised(module)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = module(x[rows])
+    y.float().square().sum().backward()
+    return {"y": y.detach(), "weight": module[0].weight.grad, **module[1].state_dict()}
+
+
+def learned(variant: str, rows: slice) -> dict[str, torch.Tensor]:
+    """Gradients of the second of two SGD steps, and the state after it."""
+    from tests.conftest import Tiny
+
+    torch.manual_seed(3)
+    method = BYOL(**{"hidden": 16, "out": 8, "momentum": 0.9, **VARIANTS[variant]})
+    learner = dist.place(method.build(Tiny()).double(), CPU).train()
+    if dist.rank() == 1:
+        for tensor in learner.state_dict().values():
+            tensor.add_(1)  # wrap must undo this
+    forward = dist.wrap(learner, CPU)
+    optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
+    views = torch.rand(2, 8, 3, 12, 12, generator=torch.Generator().manual_seed(4)).double()
+    for step in range(2):
+        optimizer.zero_grad()
+        forward([view[rows] for view in views]).loss.backward()
+        optimizer.step()
+        learner.after_step(step / 2)
+    gradients = {f"{name}.grad": p.grad for name, p in learner.named_parameters() if p.grad is not None}
+    return {**gradients, **learner.state_dict()}
+
+
+class Numbers:
+    """Sixteen items, known by their numbers."""
+
+    labels = None
+
+    def __len__(self) -> int:
+        return 16
+
+    def name(self, i: int) -> str:
+        return str(i)
+
+
+def trained(folder: Path, nan_at: int | None = None, lost_at: int | None = None, refuse: bool = False) -> str:
+    """Eight steps of training, in which the second process alone meets something; how it ended."""
+    from tests.conftest import Tiny
+
+    def sample(source: object, items: list[int], draws: object) -> list[torch.Tensor]:
+        item = torch.stack([torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(i)) for i in items])
+        return [item, item.flip(3)]
+
+    class Meeting(Steps):
+        def __getitem__(self, step: int) -> object:
+            batch = super().__getitem__(step)
+            if dist.rank() == 1 and step == lost_at:
+                batch.skipped = {7: "cut short"}
+            if dist.rank() == 1 and step == nan_at:
+                batch.samples[0] = batch.samples[0] * float("nan")
+            return batch
+
+    def found(unreadable: dict[int, str]) -> None:
+        (folder / "found").write_text(f"{dist.rank()}: {unreadable}")
+        if refuse:
+            raise UserError("too many")
+
+    torch.manual_seed(0)
+    learner = dist.place(BYOL(hidden=16, out=8).build(Tiny()), CPU)
+    settings = Loop(steps=8, batch=8, lr=0.01, weight_decay=0.0, warmup=0, log_every=4, optimizer="sgd")
+    steps = Meeting(Numbers(), np.arange(16), sample, 8, dist.rows(8), 0)  # type: ignore[arg-type]
+    health = Health(learner.encoder, lambda: sample(None, list(range(8)), None))
+    folder.mkdir(exist_ok=True, parents=True)
+    try:
+        train(learner, steps, lambda samples, draws: samples, settings, folder, CPU, 0, health, found)
+    except UserError as error:
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+def refuse() -> None:
+    raise UserError(f"process {dist.rank()} cannot")
+
+
+def commanded(folder: Path) -> dict[str, int]:
+    """`selfsame pretrain` to the end, and once with a SIGTERM that only the second process gets; the exit codes."""
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in SETTINGS.items() if key != "method"]
+    flags += ["--method=byol", "--method.hidden=32", "--method.out=16"]
+    data = str(folder / "data.npz")
+    codes = {"whole": cli.main(["pretrain", data, f"--out={folder / 'whole'}", *flags])}
+    codes["micro"] = cli.main(["pretrain", data, f"--out={folder / 'micro'}", *flags, "--accumulate=2"])
+    lr_at = loop.lr_at
+
+    def terminated(step: int, *rest: float) -> float:
+        if step == 2 and dist.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return lr_at(step, *rest)
+
+    loop.lr_at = terminated
+    codes["stopped"] = cli.main(["pretrain", data, f"--out={folder / 'stopped'}", *flags])
+    loop.lr_at = lr_at
+    return codes
+
+
+def together(folder: Path) -> dict[str, object]:
+    told: dict[str, object] = {"codes": commanded(folder)}
+    with dist.group(CPU):
+        rank = dist.rank()
+        told["norm"] = {kind: normalised(kind, SHARES[rank]) for kind in KINDS}
+        told["channels last"] = normalised("maps", SHARES[rank], channels_last=True)
+        told["bf16"] = in_bf16(SHARES[rank])
+        told["learned"] = {variant: learned(variant, rows_of(rank, 8)) for variant in VARIANTS}
+        told["nan"] = trained(folder / "nan", nan_at=3)
+        told["lost"] = trained(folder / "lost", lost_at=3)
+        told["refused"] = trained(folder / "refused", lost_at=3, refuse=True)
+        told["agreed"] = dist.agreed(rank, -rank, 5)
+        told["mean"] = dist.mean({"loss": torch.tensor(1.0 + rank), "other": torch.tensor(2.0)})
+        told["gathered"] = dist.gathered({rank: f"by {rank}"})
+        told["by first"] = dist.by_first(lambda: f"process {rank}")
+        try:
+            dist.by_first(refuse)
+        except UserError as error:
+            told["refusal"] = str(error)
+    return told
+
+
+@cache
+def started() -> tuple[Path, subprocess.CompletedProcess]:
+    folder = Path(tempfile.mkdtemp(prefix="selfsame-processes-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    from tests.conftest import paint
+
+    np.savez(folder / "data.npz", x=np.stack([paint(k % 4, k, 12) for k in range(34)]))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    places = [str(Path(selfsame.__file__).parents[1]), str(ROOT)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={WORLD}", "--master-addr=127.0.0.1"]
+    command += [f"--master-port={port}", "-m", "tests.processes", str(folder)]
+    return folder, subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+def outcomes() -> tuple[Path, list[dict], str]:
+    """(folder of the runs, what each process found, what they wrote to stderr)."""
+    folder, done = started()
+    assert done.returncode == 0, done.stderr[-6000:]
+    told = [torch.load(folder / f"told-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return folder, told, done.stderr
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    where = Path(sys.argv[1])
+    torch.save(together(where), where / f"told-{dist.rank()}.pt")
