@@ -14,7 +14,7 @@ from selfsame.engine.loop import Loop
 from selfsame.engine.optim import Name
 from selfsame.records import Record
 
-LEAST_STEPS = 1000  # the batch is made smaller before a run gets fewer optimiser steps than this
+LEAST_STEPS = 600  # the batch is made smaller before a run gets fewer optimiser steps than this
 
 
 class Line(Record):
