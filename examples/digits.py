@@ -34,7 +34,8 @@ def network():
     from timm.models.resnet import BasicBlock, ResNet
     from torch import nn
 
-    net = ResNet(BasicBlock, (2, 2, 2, 2), num_classes=0, in_chans=1, channels=(16, 32, 64, 128))
+    widths = (16, 32, 64, 128)
+    net = ResNet(BasicBlock, (2, 2, 2, 2), num_classes=0, in_chans=1, channels=widths, zero_init_last=False)
     net.conv1 = nn.Conv2d(1, 64, 3, padding=1, bias=False)
     net.maxpool = nn.Identity()
     return net

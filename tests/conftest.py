@@ -1,6 +1,7 @@
 """What several test files need: a tiny encoder, small pictures on disk, the shared data where it is."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +74,25 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for k in range(16):
             Image.fromarray(paint(kind, 100 * kind + k)).save(root / name / f"{k:02d}.png")
     return root
+
+
+QUICK: dict[str, Any] = {  # settings of `pretrain` that take a second
+    "encoder": "tests.nets:tiny",
+    "image_size": 16,
+    "epochs": 2,
+    "batch_size": 16,
+    "workers": 0,
+    "precision": "fp32",
+    "method": {"name": "byol", "hidden": 16, "out": 8},
+}
+
+
+@pytest.fixture(scope="session")
+def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on `pictures`. To be looked at only: copy it to change it."""
+    import selfsame as ss
+
+    return ss.pretrain(pictures, out=tmp_path_factory.mktemp("runs") / "finished", **QUICK).folder
 
 
 @pytest.fixture(scope="session")

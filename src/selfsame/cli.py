@@ -209,7 +209,7 @@ def combined(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
                 settings[part] = {**settings.get(part, {}), **changed}
         if settings:
             values[name] = settings
-    return {**values, **{key: value for key, value in flags.items() if value != "" or key not in file}}
+    return {**values, **{key: value for key, value in flags.items() if value != ""}}  # "" stands for not given
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -19,13 +19,13 @@ class TrainingStopped(UserError):
 def unknown(kind: str, given: str, known: Iterable[str], advice: str = "") -> UserError:
     """Build the error for a name that is not among `known`, with the nearest name as a hint.
 
-    A long list of known names is cut to its first twelve.
+    Where there are more than forty, they are counted, not listed.
     """
     known = sorted(known)
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-    shown = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
-    return UserError(f"unknown {kind} {given!r}.{hint} Known: {shown}.{' ' + advice if advice else ''}")
+    shown = f"Known: {', '.join(known)}." if len(known) <= 40 else f"{len(known):,} are known."
+    return UserError(f"unknown {kind} {given!r}.{hint} {shown}{' ' + advice if advice else ''}")
 
 
 def missing(extra: str, package: str, purpose: str) -> UserError:

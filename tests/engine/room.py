@@ -76,6 +76,9 @@ class Bare(Tiny):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 8, 3))
 
+    def use_group_norm(self) -> None:
+        """There is none to replace."""
+
 
 def learner(seed: int = 0, encoder: type[Tiny] = Tiny, **settings: Any) -> Learner:
     torch.manual_seed(seed)

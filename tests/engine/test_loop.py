@@ -242,15 +242,15 @@ def test_weights_that_are_no_numbers_are_never_saved_though_the_loss_still_is_on
 
 def test_a_collapse_stops_the_run_within_the_patience_and_says_the_cure(tmp_path):
     learner = room.learner(predictor=False, momentum=0.0, schedule="constant")
-    with pytest.raises(TrainingStopped, match=r"full collapse found after step 40.*keep the predictor"):
-        room.run(tmp_path, learner, room.loop(400, lr=0.05, health_every=20, save_every=30))
+    with pytest.raises(TrainingStopped, match=r"full collapse found after step 60.*keep the predictor"):
+        room.run(tmp_path, learner, room.loop(400, lr=0.05, health_every=30, save_every=40))
     assert [row["verdict"] for row in rows(tmp_path) if "verdict" in row] == [
         "healthy",
         "full collapse",
         "full collapse",
     ]
-    assert (tmp_path / "failure" / "step-000000040.json").exists()
-    assert saved(tmp_path / "state")[-1].stem == f"step-{30:09d}"
+    assert (tmp_path / "failure" / "step-000000060.json").exists()
+    assert saved(tmp_path / "state")[-1].stem == f"step-{40:09d}"
 
 
 def test_what_the_workers_cannot_read_is_told_once_and_its_place_is_taken(tmp_path):
@@ -268,7 +268,7 @@ def test_a_refusal_of_the_unreadable_ends_the_run_in_its_own_words(tmp_path):
     def found(_):
         raise UserError("too many")
 
-    with pytest.raises(UserError, match="^too many$"):
+    with pytest.raises(UserError, match=r"^too many$"):
         room.run(tmp_path, room.learner(), room.loop(), source=room.Pictures(broken=tuple(range(9))), found=found)
 
 

@@ -27,8 +27,9 @@ ADVICE = {
     "dimensional collapse": "The embedding uses only a few directions. Likely cause: a learning rate that is too high "
     "for the batch, views that share too little, or a target that moves too fast. Cure: halve --lr, raise "
     "--method.momentum, or use a larger --batch-size.",
-    "full collapse": "All items get the same embedding, or the loss compares vectors that are all the same. Likely cause: no predictor, a target that equals the online "
-    "network, or a learning rate far too high. Cure: keep the predictor, raise --method.momentum, lower --lr.",
+    "full collapse": "All items get the same embedding, or the loss compares vectors that are all the same. Likely "
+    "cause: no predictor, a target that equals the online network, or a learning rate far too high. Cure: keep the "
+    "predictor, raise --method.momentum, lower --lr.",
     "diverging": "The loss is no longer a number, or vectors grow without bound. Likely cause: a learning rate that "
     "is too high, or a loss without a lower bound. Cure: lower --lr to a third, use --precision fp32, or choose a "
     "normalised loss.",
@@ -68,8 +69,8 @@ def own_statistics(encoder: nn.Module) -> Iterator[None]:
 
     def meet(part: nn.Module, given: tuple[Tensor, ...]) -> None:
         variance, mean = torch.var_mean(given[0].float(), dim=[0, *range(2, given[0].ndim)], correction=0)
-        part.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
-        part.running_var.copy_(variance)  # type: ignore[operator, union-attr]
+        part.running_mean.copy_(mean)  # type: ignore[operator]
+        part.running_var.copy_(variance)  # type: ignore[operator]
 
     hooks = [part.register_forward_pre_hook(meet) for part in norms]
     try:

@@ -21,7 +21,7 @@ console = Console(stderr=True, highlight=False)
 def say(text: str, style: str = "") -> None:
     """One line for the person watching. Only the first process speaks; stdout stays free for results."""
     if dist.first():
-        console.print(text, style=style, markup=False)
+        console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -63,17 +63,28 @@ class Pretrain(Record):
     modality: str | None = None
     """what the data is, where that is not clear"""
 
+    @field_validator("data")
+    @classmethod
+    def _data(cls, given: str) -> str:
+        return str(Path(given))  # photos, photos/ and ./photos are one
+
     @field_validator("method", mode="before")
     @classmethod
     def _method(cls, given: Any) -> Method:
         if isinstance(given, Method):
+            own = type(given).__module__.removeprefix(f"{methods.__name__}.")
+            if own in methods.names():
+                methods.load(own)  # gives the class its name, where it was imported without
             return given
         settings = {"name": given} if isinstance(given, str) else dict(given)
         return checked(methods.load(settings.pop("name", "byol")), settings, ["method"])
 
     @field_serializer("method")
     def _named(self, method: Method) -> dict[str, Any]:
-        return {"name": type(method).name, **method.model_dump(mode="json", exclude_unset=True)}
+        return {
+            "name": type(method).name or type(method).__qualname__,
+            **method.model_dump(mode="json", exclude_unset=True),
+        }
 
     @field_validator("encoder")
     @classmethod

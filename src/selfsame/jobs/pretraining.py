@@ -39,6 +39,7 @@ from selfsame.records import Budget, Method, Record
 from selfsame.types import Draws, Encoder, Learner, mixed
 
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
+MAY_CHANGE = ("data", "epochs", "steps", "workers", "device")  # lines of the plan when a run goes on
 
 
 class Begun(Record):
@@ -161,8 +162,6 @@ class Pretraining:
         self.loop, lines = plan_loop(len(self.learn_from), encoder.has_tokens, self.wishes(), self.on)
         if self.before is not None:
             self.loop = self.continued(self.before, self.loop)
-            then = {line.name: line for line in self.before.lines if line.name not in ("epochs", "steps")}
-            lines = [then.get(line.name, line) for line in lines]
         if self.loop.batch > len(self.learn_from):
             raise UserError(
                 f"--batch-size {self.loop.batch} is larger than the {len(self.learn_from)} items to learn from. "
@@ -192,6 +191,9 @@ class Pretraining:
             Line(name="workers", value=str(self.workers), why=why),
             Line(name="device", value=str(self.on), why=dist.machine(self.on)),
         ]
+        if self.before is not None:
+            then = {line.name: line for line in self.before.lines if line.name not in MAY_CHANGE}
+            self.lines = [then.get(line.name, line) for line in self.lines]
         return learner
 
     def wishes(self) -> Wishes:

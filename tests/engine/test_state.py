@@ -1,0 +1,214 @@
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from selfsame.engine.state import resume, save, saved, write_text, write_whole
+from selfsame.errors import UserError
+from tests.conftest import Tiny
+
+LARGE = {"weights": torch.zeros(100_000)}
+
+
+def optimizer_of(learner):
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=0.1)
+    learner(torch.rand(4, 3, 12, 12)).square().mean().backward()
+    optimizer.step()
+    return optimizer
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real disk of 64 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip("this user cannot mount a disk of its own")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_no_draft(tmp_path):
+    path = tmp_path / "plan.json"
+    write_text(path, "old")
+
+    def half(draft):
+        draft.write_text("ne")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_whole(path, half)
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["plan.json"]
+
+
+def test_a_refusal_or_a_ctrl_c_while_it_writes_leaves_no_draft_either(tmp_path):
+    for error in (UserError("too many unreadable"), KeyboardInterrupt()):
+
+        def half(draft, error=error):
+            draft.write_text("ne")
+            raise error
+
+        with pytest.raises(type(error)):
+            write_whole(tmp_path / "x.csv", half)
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda draft: draft.write_bytes(bytes(200_000)),
+        lambda draft: save_file(LARGE, draft),
+    ],
+    ids=["bytes", "safetensors"],
+)
+def test_a_full_disk_is_said_in_one_line_whoever_writes(small_disk, write):
+    (small_disk / "x").write_text("old")
+    with pytest.raises(UserError, match=r"cannot write .*/x: the disk is full. Free some space") as error:
+        write_whole(small_disk / "x", write)
+    assert "\n" not in str(error.value)
+    assert names_in(small_disk) == ["x"] and (small_disk / "x").read_text() == "old"
+
+
+def test_a_state_for_which_the_disk_has_no_room_leaves_the_one_before(small_disk):
+    learner = torch.nn.Linear(50, 50)
+    optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
+    save(small_disk, 1, learner, optimizer, {})
+    with pytest.raises(UserError, match="the disk is full"):
+        save(small_disk, 2, torch.nn.Linear(500, 500), optimizer, {})
+    assert [path.name for path in small_disk.iterdir()] == ["step-000000001.pt"]
+    assert resume(small_disk, learner, optimizer) == (1, {})
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EACCES, "no permission, or a read-only disk. Choose another folder with --out"),
+        (errno.EROFS, "no permission, or a read-only disk"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_what_the_system_refuses_is_said_in_words(tmp_path, number, words):
+    def refuse(draft):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(UserError, match=words) as error:
+        write_whole(tmp_path / "x", refuse)
+    assert str(tmp_path / "x") in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="no permission"):
+        write_text(tmp_path / "run" / "job.json", "{}")
+
+
+def test_a_path_through_a_file_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match=r"a part of this path is a file. Choose another folder with --out"):
+        write_text(tmp_path / "run" / "job.json", "{}")
+
+
+def test_an_error_of_the_writer_itself_is_not_blamed_on_the_disk(tmp_path):
+    def wrong(draft):
+        raise RuntimeError("cannot write this kind of vector")
+
+    with pytest.raises(RuntimeError, match="this kind of vector"):
+        write_whole(tmp_path / "x", wrong)
+
+
+# States --------------------------------------------------------------------------------------------------------------
+
+
+def test_two_states_are_kept_and_the_newest_is_loaded(tmp_path, tiny):
+    optimizer = optimizer_of(tiny)
+    for step in (4, 8, 12):
+        with torch.no_grad():
+            tiny.body[0].bias.fill_(step)
+        save(tmp_path, step, tiny, optimizer, {"health": {"bad": step, "start": None}})
+    assert [path.name for path in saved(tmp_path)] == ["step-000000008.pt", "step-000000012.pt"]
+    other = Tiny()
+    moments = torch.optim.AdamW(other.parameters(), lr=0.5)
+    assert resume(tmp_path, other, moments) == (12, {"health": {"bad": 12, "start": None}})
+    assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), tiny.state_dict().values(), strict=True))
+    assert moments.param_groups[0]["lr"] == 0.1
+    ours, theirs = optimizer.state_dict()["state"], moments.state_dict()["state"]
+    assert all(torch.equal(ours[k]["exp_avg_sq"], theirs[k]["exp_avg_sq"]) for k in ours)
+
+
+def test_a_folder_without_states_begins_at_step_0(tmp_path, tiny):
+    assert resume(tmp_path / "none", tiny, torch.optim.SGD(tiny.parameters())) == (0, {})
+
+
+def halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def scribbled(path: Path) -> None:
+    path.write_bytes(b"not a state" * 100)
+
+
+def of_something_else(path: Path) -> None:
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+@pytest.mark.parametrize("damage", [halved, emptied, scribbled, of_something_else])
+def test_a_damaged_newest_state_is_named_and_deleting_it_helps(tmp_path, tiny, damage):
+    optimizer = optimizer_of(tiny)
+    for step in (4, 8):
+        save(tmp_path, step, tiny, optimizer, {})
+    damage(tmp_path / "step-000000008.pt")
+    with pytest.raises(UserError, match=r"step-000000008.pt is damaged .*Delete that file to go on from step-0+4") as e:
+        resume(tmp_path, Tiny(), optimizer_of(Tiny()))
+    assert "\n" not in str(e.value)
+    (tmp_path / "step-000000008.pt").unlink()
+    assert resume(tmp_path, tiny, optimizer) == (4, {})
+    halved(tmp_path / "step-000000004.pt")
+    with pytest.raises(UserError, match=r"step-000000004.pt is damaged .*Delete that file to start this run anew"):
+        resume(tmp_path, tiny, optimizer)
+
+
+def test_a_state_never_runs_code(tmp_path, tiny):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    torch.save({"step": Trap()}, tmp_path / "step-000000001.pt")
+    with pytest.raises(UserError, match="is damaged"):
+        resume(tmp_path, tiny, optimizer_of(tiny))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_the_state_of_another_network_is_refused_in_one_line(tmp_path, tiny):
+    save(tmp_path, 4, tiny, optimizer_of(tiny), {})
+    other = Tiny(dim=4)
+    with pytest.raises(UserError, match=r"was saved by another network or version.*Choose another folder") as error:
+        resume(tmp_path, other, optimizer_of(other))
+    assert "\n" not in str(error.value)
+
+
+def test_the_moments_of_another_optimiser_are_refused(tmp_path, tiny):
+    save(tmp_path, 4, tiny, optimizer_of(tiny), {})
+    with pytest.raises(UserError, match="another network or version"):
+        resume(tmp_path, Tiny(), torch.optim.SGD(list(Tiny().parameters())[:2]))

@@ -1,0 +1,141 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import selfsame as ss
+from selfsame.cli import main
+from tests.conftest import paint
+
+
+@pytest.fixture(scope="module")
+def in_memory(finished, pictures):
+    return ss.embed(finished, pictures, workers=0)
+
+
+def read_csv(path):
+    rows = list(csv.reader(path.read_text().splitlines()))
+    return rows[0], [row[0] for row in rows[1:]], np.array([row[1:] for row in rows[1:]], dtype=np.float32)
+
+
+def test_vectors_come_with_their_names_in_the_order_of_the_source(in_memory, pictures):
+    assert in_memory.names == sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png"))
+    assert len(in_memory) == 64 and in_memory.vectors.shape == (64, 8) and in_memory.vectors.dtype == np.float32
+    assert np.array_equal(np.asarray(in_memory), in_memory.vectors) and in_memory.skipped == {}
+
+
+def test_the_vectors_are_what_the_encoder_gives_for_the_plain_images(in_memory, finished, pictures):
+    from selfsame.modalities import image
+    from selfsame.records import ViewPlan
+    from selfsame.types import Draws
+
+    encoder, source = ss.load(finished), image.open_source(str(pictures))
+    stats = image.Stats.model_validate(encoder.spec["stats"])
+    views = image.recipe("weak", 16, stats)
+    plain = image.sample(source, range(64), ViewPlan(full=0, plain=1), views, Draws(0, 0, 64))[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(encoder(plain).numpy(), in_memory.vectors, rtol=1e-5, atol=1e-6)
+
+
+def test_all_kinds_of_files_hold_the_same_names_and_the_same_bits(in_memory, finished, pictures, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for suffix in ("csv", "npy", "parquet"):
+        result = ss.embed(finished, pictures, out=tmp_path / f"x.{suffix}", workers=0, batch_size=10)
+        assert result == {"out": str(tmp_path / f"x.{suffix}"), "items": 64, "dim": 8, "skipped": 0}
+    head, names, vectors = read_csv(tmp_path / "x.csv")
+    assert head == ["name", *(f"v{k}" for k in range(8))]
+    table = parquet.read_table(tmp_path / "x.parquet")
+    kept = np.load(tmp_path / "x.npy", allow_pickle=False)
+    of_table = np.array(table["vector"].to_pylist(), dtype=np.float32)
+    assert np.array_equal(vectors, kept) and np.array_equal(of_table, kept)
+    of_text = (tmp_path / "x.names.txt").read_text().splitlines()
+    assert names == of_text == table["name"].to_pylist() == in_memory.names
+    np.testing.assert_allclose(kept, in_memory.vectors, rtol=1e-5, atol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.names.txt", "x.npy", "x.parquet"]
+
+
+def test_neither_workers_nor_the_size_of_a_chunk_change_names_or_order(in_memory, finished, pictures):
+    other = ss.embed(finished, pictures, workers=2, batch_size=7)
+    assert other.names == in_memory.names
+    np.testing.assert_allclose(other.vectors, in_memory.vectors, rtol=1e-5, atol=1e-6)
+
+
+def test_never_more_than_a_chunk_is_held(finished, pictures, tmp_path, monkeypatch):
+    from selfsame.jobs import data as room
+
+    sizes, encoded = [], room.encoded
+
+    def watched(*given, **named):
+        for items, vectors in encoded(*given, **named):
+            sizes.append(len(items))
+            yield items, vectors
+
+    monkeypatch.setattr(room, "encoded", watched)
+    ss.embed(finished, pictures, out=tmp_path / "x.csv", workers=0, batch_size=20)
+    assert sizes == [20, 20, 20, 4]
+
+
+def test_unreadable_files_are_listed_and_left_out_of_names_and_vectors(finished, pictures, tmp_path, capsys):
+    data = shutil.copytree(pictures, tmp_path / "data")
+    (data / "disc" / "05.png").write_bytes(b"")
+    (data / "down" / "00.png").write_bytes((data / "down" / "00.png").read_bytes()[:200])
+    with pytest.raises(ss.UserError, match=r"2 of 64 items .*disc/05.png: .*--max-skipped"):
+        ss.embed(finished, data, workers=0)
+    with pytest.raises(ss.UserError, match="2 of 64 items"):
+        ss.embed(finished, data, out=tmp_path / "x.npy", workers=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]  # no half file, no draft
+    found = ss.embed(finished, data, workers=0, max_skipped=0.1)
+    assert set(found.skipped) == {"disc/05.png", "down/00.png"} and all(found.skipped.values())
+    assert len(found.names) == len(found.vectors) == 62 and not set(found.skipped) & set(found.names)
+    capsys.readouterr()
+    result = ss.embed(finished, data, out=tmp_path / "x.npy", workers=0, max_skipped=0.1)
+    assert result["skipped"] == 2 and np.load(tmp_path / "x.npy").shape == (62, 8)
+    assert (tmp_path / "x.names.txt").read_text().splitlines() == found.names
+    assert "skipped disc/05.png: " in capsys.readouterr().err
+
+
+def test_one_image_of_another_size_and_mode_is_embedded_too(finished, tmp_path):
+    Image.fromarray(paint(2, 5, 50)).convert("L").save(tmp_path / "one.png")
+    assert ss.embed(finished, tmp_path / "one.png", workers=0).vectors.shape == (1, 8)
+
+
+def test_a_run_an_encoder_and_a_folder_name_are_the_same_to_it(in_memory, finished, pictures):
+    for run in (ss.Run(finished), ss.load(finished), str(finished)):
+        assert np.array_equal(ss.embed(run, pictures, workers=0).vectors, in_memory.vectors)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"out": "x.parket"}, r"unknown kind of vector file '.parket'. Did you mean '.parquet'"),
+        ({"out": "x"}, r"unknown kind of vector file 'x'. Known: .csv, .npy, .parquet"),
+        ({"data": "none"}, r"none: no such file or folder"),
+        ({"run": "none"}, r"there is no folder none. Give the --out folder of a run"),
+        ({"run": "."}, r"\. is not a run folder \(it has no job.json\)"),
+        ({"batchsize": 3}, r"unknown key 'batchsize'. Did you mean 'batch_size'"),
+    ],
+)
+def test_wrong_input_is_said_in_one_line(finished, pictures, tmp_path, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    settings = {"run": finished, "data": pictures, "workers": 0, **given}
+    with pytest.raises(ss.UserError, match=message) as error:
+        ss.embed(**settings)
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_encoder_is_named(finished, pictures, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    weights = run / "encoder.safetensors"
+    weights.write_bytes(weights.read_bytes()[:300])
+    with pytest.raises(ss.UserError, match=r"encoder.safetensors is damaged"):
+        ss.embed(run, pictures)
+
+
+def test_the_command_prints_one_json_document(finished, pictures, tmp_path, capsys):
+    out = tmp_path / "x.csv"
+    assert main(["embed", str(finished), str(pictures), "--out", str(out), "--workers", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(out), "items": 64, "dim": 8, "skipped": 0}

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+import torch
+
+import selfsame as ss
+from selfsame.cli import main
+
+
+@pytest.fixture(scope="module")
+def resnet(pictures, tmp_path_factory):
+    """The folder of a run around a network that timm knows."""
+    out = tmp_path_factory.mktemp("exports") / "run"
+    settings = {"image_size": 16, "epochs": 1, "batch_size": 16, "workers": 0, "precision": "fp32"}
+    method = {"name": "byol", "hidden": 16, "out": 8}
+    return ss.pretrain(pictures, out=out, encoder="resnet10t", method=method, **settings).folder
+
+
+def test_a_weight_file_for_timm_lies_in_the_run_folder_and_loads_there(resnet):
+    import timm
+    from safetensors.torch import load_file
+
+    result = ss.export(ss.Run(resnet), "timm")
+    assert result["out"] == str(resnet / "export" / "timm.safetensors") and result["difference"] < 1e-4
+    weights = load_file(result["out"])
+    model = timm.create_model("resnet10t", num_classes=0)
+    fits = [name for name, value in model.state_dict().items() if name in weights and weights[name].shape == value.shape]
+    assert len(fits) > 0.9 * len(model.state_dict())
+    assert "timm" in result["snippet"]
+
+
+def test_the_whole_encoder_for_torch_gives_the_same_outputs(finished, tmp_path):
+    result = ss.export(finished, "torch", tmp_path / "x.pt2")
+    assert [str(tmp_path / "x.pt2")] == [str(file) for file in result["files"]][:1]
+    program = torch.export.load(tmp_path / "x.pt2").module()
+    x = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(program(x), ss.load(finished)(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("to", ["torch", "onnx"])
+def test_the_command_prints_one_json_document_and_nothing_else(finished, tmp_path, capfd, to):
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    out = tmp_path / f"x.{to}"
+    assert main(["export", str(finished), "--to", to, "--out", str(out), "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert result["out"] == str(out) and out.stat().st_size > 0
+    assert 0 <= result["difference"] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"to": "tim"}, r"--to 'tim': input should be 'timm', 'torchvision', 'onnx' or 'torch'"),
+        ({"run": "none"}, "there is no folder none"),
+        ({"to": "timm"}, "tests.nets:tiny"),  # no network of timm
+    ],
+)
+def test_wrong_input_is_said_in_one_line(finished, tmp_path, given, message):
+    with pytest.raises(ss.UserError, match=message) as error:
+        ss.export(**{"run": finished, "to": "torch", "out": tmp_path / "x", **given})
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+def test_a_path_through_a_file_is_refused(finished, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ss.UserError, match="cannot write .*a part of this path is a file"):
+        ss.export(finished, "torch", tmp_path / "file" / "x.pt2")

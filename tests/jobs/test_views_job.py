@@ -1,0 +1,60 @@
+import json
+
+import pytest
+from PIL import Image
+
+import selfsame as ss
+from selfsame.cli import main
+from tests.conftest import paint
+
+
+def test_a_sheet_shows_items_and_their_views(pictures, tmp_path):
+    few = ss.views(pictures, tmp_path / "few.png", count=2, each=3, image_size=16)
+    many = ss.views(pictures, tmp_path / "many.png", count=6, each=3, image_size=16)
+    assert few["size"] == 16 and few["views"]["size"] == 16 and few["out"] == str(tmp_path / "few.png")
+    with Image.open(many["out"]) as large, Image.open(few["out"]) as small:
+        assert large.width == small.width and large.height > 2 * small.height
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["few.png", "many.png"]
+
+
+def test_the_seed_draws_the_sheet(pictures, tmp_path):
+    names = [(0, "a"), (0, "b"), (1, "c")]
+    for seed, name in names:
+        ss.views(pictures, tmp_path / f"{name}.png", count=2, each=2, seed=seed)
+    bits = [(tmp_path / f"{name}.png").read_bytes() for _, name in names]
+    assert bits[0] == bits[1] != bits[2]
+
+
+def test_strengths_are_those_given(pictures, tmp_path):
+    result = ss.views(pictures, tmp_path / "x.png", count=1, each=2, views={"name": "weak", "one": {"flip": 1.0}})
+    assert result["views"]["one"]["flip"] == 1.0 and result["views"]["one"]["jitter"] == 0.0
+    assert result["views"]["two"]["flip"] == 0.5
+
+
+def test_one_image_is_enough(tmp_path):
+    Image.fromarray(paint(1, 1)).save(tmp_path / "one.png")
+    ss.views(tmp_path / "one.png", tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").exists()
+
+
+def test_the_command_prints_one_json_document(pictures, tmp_path, capsys):
+    argv = ["views", str(pictures), "--out", str(tmp_path / "x.png"), "--count", "1", "--views.one.flip", "0", "--json"]
+    assert main(argv) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["out"] == str(tmp_path / "x.png") and result["views"]["one"]["flip"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": "none"}, "none: no such file or folder"),
+        ({"views": "weack"}, "unknown recipe of views 'weack'. Did you mean 'weak'"),
+        ({"views": {"one": {"jiter": 1}}}, "unknown key of views.one 'jiter'. Did you mean 'jitter'"),
+        ({"counts": 3}, "unknown key 'counts'. Did you mean 'count'"),
+        ({"count": 0}, "--count 0: input should be greater than or equal to 1"),
+    ],
+)
+def test_wrong_input_is_said_in_one_line(pictures, tmp_path, settings, message):
+    with pytest.raises(ss.UserError, match=message) as error:
+        ss.views(**{"data": pictures, "out": tmp_path / "x.png", **settings})
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []

@@ -1,0 +1,209 @@
+"""What every method and every modality promises, checked on each that is found; a new one needs no test here."""
+
+import json
+
+import pytest
+import torch
+
+from selfsame import methods, modalities
+from selfsame.records import Budget, Method, Record, ViewPlan
+from selfsame.types import Draws, Learner, Modality, Source, Step
+from tests.conftest import Tiny
+
+SMALL = {"hidden": 16, "out": 8}  # sizes, where a method has them
+FOUND = methods.names()
+
+
+def settings_of(name):
+    kind = methods.load(name)
+    return kind(**{key: value for key, value in SMALL.items() if key in kind.model_fields})
+
+
+def learner_of(method, seed=0):
+    torch.manual_seed(seed)
+    return method.build(Tiny())
+
+
+def views_for(plan, rows=12):
+    """As many views of the same pictures as the plan asks for."""
+    generator = torch.Generator().manual_seed(1)
+    item = torch.rand(rows, 3, 12, 12, generator=generator)
+    count = plan.full + plan.part + plan.plain
+    return [(item + 0.1 * torch.rand(item.shape, generator=generator)).clamp(0, 1) for _ in range(count)]
+
+
+def trained(learner, views, steps, lr=0.01):
+    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], lr=lr)
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = learner(views).loss
+        loss.backward()
+        optimizer.step()
+        learner.after_step(step / steps)
+        losses.append(float(loss.detach()))
+    return losses
+
+
+# Methods -------------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_method():
+    assert "byol" in FOUND
+
+
+@pytest.fixture(params=FOUND)
+def method(request):
+    return settings_of(request.param)
+
+
+def test_a_method_is_found_by_the_name_of_its_file(method):
+    assert isinstance(method, Method)
+    assert type(method).name in FOUND and type(method).__module__ == f"selfsame.methods.{type(method).name}"
+    assert getattr(methods, type(method).__name__) is type(method)
+
+
+def test_every_setting_has_a_default_and_a_help_text(method):
+    for name, field in type(method).model_fields.items():
+        assert not field.is_required(), name
+        assert field.description and "\n" not in field.description.strip(), name
+
+
+def test_the_record_of_a_method_goes_through_json_and_back(method):
+    assert type(method).model_validate(json.loads(method.model_dump_json())) == method
+
+
+def test_the_plan_is_a_view_plan_with_something_to_see(method):
+    assert isinstance(method.plan, ViewPlan)
+    assert method.plan.full + method.plan.part + method.plan.plain >= 1
+
+
+def test_cautions_are_sentences_and_the_defaults_need_none(method):
+    assert type(method)().cautions() == []
+    assert all(isinstance(text, str) and len(text.split()) > 3 for text in method.cautions())
+
+
+def test_fitting_to_a_budget_leaves_what_the_user_decided(method):
+    budget = Budget(items=500, batch=32, steps=1000, dim=64)
+    fitted = method.fitted(budget)
+    assert type(fitted) is type(method)
+    assert all(getattr(fitted, name) == getattr(method, name) for name in method.model_fields_set)
+    assert fitted.fitted(budget) == fitted
+
+
+def test_a_step_is_a_finite_scalar_with_scalar_logs(method):
+    learner = learner_of(method)
+    assert isinstance(learner, Learner) and isinstance(learner.encoder, Tiny)
+    step = learner(views_for(method.plan))
+    assert isinstance(step, Step)
+    assert step.loss.shape == () and step.loss.isfinite() and step.loss.requires_grad
+    assert "loss" not in step.logs  # the engine's own
+    assert all(value.shape == () and value.isfinite() for value in step.logs.values())
+
+
+def test_every_weight_that_learns_gets_a_gradient(method):
+    learner = learner_of(method)
+    learner(views_for(method.plan)).loss.backward()
+    learning = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+    assert learning
+    assert [name for name, p in learning.items() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+def test_the_state_of_a_learner_is_all_of_it(method):
+    """Loaded into a fresh one, it gives the same steps to the bit."""
+    views, learner = views_for(method.plan), learner_of(method)
+    trained(learner, views, 3)
+    other = learner_of(method, seed=7)
+    other.load_state_dict(learner.state_dict(), strict=True)
+    for one in (learner, other):
+        torch.manual_seed(3)
+        trained(one, views, 2)
+    mine, theirs = learner.state_dict(), other.state_dict()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_few_steps_lower_the_loss(method):
+    torch.manual_seed(0)
+    losses = trained(learner_of(method), views_for(method.plan), 30)
+    assert sum(losses[-3:]) / 3 < losses[0] - 0.1
+
+
+def test_after_step_may_be_called_at_any_progress(method):
+    learner = learner_of(method)
+    learner(views_for(method.plan)).loss.backward()
+    for progress in (0.0, 0.5, 1.0):
+        learner.after_step(progress)
+    assert all(value.isfinite().all() for value in learner.state_dict().values())
+
+
+def test_users_who_own_their_loop_get_the_same_parts():
+    import selfsame as ss
+
+    torch.manual_seed(0)
+    learner = ss.methods.BYOL(momentum=0.99, **SMALL).build(Tiny())
+    views = views_for(ViewPlan())
+    before = [p.clone() for p in learner.target.parameters()]
+    loss = learner(views).loss
+    loss.backward()
+    assert loss.isfinite()
+    torch.optim.SGD(learner.parameters(), lr=0.1).step()
+    learner.after_step(0.5)
+    moved = [float((now - was).abs().max()) for now, was in zip(learner.target.parameters(), before, strict=True)]
+    assert max(moved) > 0
+
+
+def test_a_method_of_another_name_has_a_nearest_one():
+    with pytest.raises(ValueError, match=r"unknown method 'bjol'. Did you mean 'byol'\?"):
+        methods.load("bjol")
+    with pytest.raises(AttributeError, match="has no attribute 'BJOL'"):
+        _ = methods.BJOL
+
+
+# Modalities ----------------------------------------------------------------------------------------------------------
+
+JOBS_USE = ("contact_sheet", "default_encoder", "default_size", "export", "load_encoder", "own_encoder", "picture")
+JOBS_USE += ("raw_vectors", "save_encoder")
+
+
+@pytest.fixture(params=modalities.names())
+def modality(request):
+    return modalities.load(request.param)
+
+
+def test_a_modality_offers_every_name_of_the_protocol_and_what_the_jobs_use(modality):
+    promised = {name for name in {*vars(Modality), *Modality.__annotations__} if not name.startswith("_")}
+    assert {"name", "Views", "open_source", "make_views"} < promised
+    wanted = promised | set(JOBS_USE)
+    assert [name for name in sorted(wanted) if not hasattr(modality, name)] == []
+    assert modality.name in modalities.names()
+    assert issubclass(modality.Views, Record) and issubclass(modality.Stats, Record)
+
+
+def test_nothing_is_no_data_of_a_modality(modality, tmp_path):
+    assert not modality.reads(str(tmp_path)) and not modality.reads(str(tmp_path / "none"))
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ValueError, match=str(path)):
+            modality.open_source(str(path))
+
+
+def test_images_go_from_the_source_to_a_vector(pictures):
+    """The whole flow by the names of the protocol alone; a folder of another modality brings its own data."""
+    known = modalities.of(str(pictures))
+    source = known.open_source(str(pictures))
+    assert isinstance(source, Source) and len(set(source.labels)) == 4
+    assert len({source.name(i) for i in range(len(source))}) == len(source) == 64
+    stats, skipped = known.measure(source, 0)
+    assert skipped == {} and known.Stats.model_validate(json.loads(stats.model_dump_json())) == stats
+    source.fit(stats)
+    views = known.recipe("auto", 16, stats)
+    assert known.Views.model_validate(json.loads(views.model_dump_json())) == views
+    plan = ViewPlan(full=2, part=1, plain=1)
+    samples = known.sample(source, [0, 1, 2], plan, views, Draws(0, 0, 3, stream=0))
+    assert len(samples) == 4 and all(len(sample) == 3 for sample in samples)
+    made = [known.make_views(samples, plan, views, stats, Draws(0, 0, 3, stream=1)) for _ in range(2)]
+    assert all(torch.equal(one, two) for one, two in zip(*made, strict=True))
+    encoder = known.make_encoder("tests.nets:tiny", 16, stats)
+    assert encoder(made[0][0]).shape == (3, encoder.dim)
+    again = known.build_encoder(json.loads(json.dumps(encoder.spec)))
+    again.load_state_dict(encoder.state_dict(), strict=True)
+    assert torch.equal(again.eval()(made[0][3]), encoder.eval()(made[0][3]))
