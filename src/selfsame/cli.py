@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
@@ -41,18 +41,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return dispatch(tokens)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped.", file=sys.stderr)
+        tell("stopped.", sys.stderr)
         return 130
     except Exception as error:
         # Imported only here, where torch has long been loaded: --help must stay quick.
         interrupted = sys.modules.get("selfsame.engine.loop")
         if interrupted is not None and isinstance(error, interrupted.Interrupted):
-            print(str(error), file=sys.stderr)
+            tell(str(error), sys.stderr)
             return 128 + int(error.signal_number)
         raise
+
+
+def tell(text: str, where: TextIO) -> None:
+    """Print, once: of the processes of torchrun the first speaks for all."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=where)
 
 
 def dispatch(tokens: list[str]) -> int:
@@ -88,9 +94,8 @@ def carry_out(name: str, function: Callable[..., Any], given: dict[str, Any]) ->
     job = checked(record, values, advice=f"See: selfsame {name} --help")
     result = job.run()  # type: ignore[attr-defined]
     if as_json:
-        print(
-            json.dumps(result if isinstance(result, dict) else {"run": str(result.folder), **result.result}, indent=1)
-        )
+        document = result if isinstance(result, dict) else {"run": str(result.folder), **result.result}
+        tell(json.dumps(document, indent=1), sys.stdout)
     return 0
 
 

@@ -72,7 +72,7 @@ def test_the_json_has_the_stated_form_with_rows_for_encoder_random_and_raw(run, 
 
 def test_the_numbers_stand_in_the_report_and_the_model_card(run, pictures):
     rows = measured(run, pictures, protocols="knn")
-    shown = f"{100 * next(row['mean'] for row in rows if row['features'] == 'encoder'):.1f}"
+    shown = f"{next(row['mean'] for row in rows if row['features'] == 'encoder'):.3f} ±"
     assert shown in (run / "report.html").read_text() and shown in (run / "README.md").read_text()
 
 

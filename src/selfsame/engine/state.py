@@ -79,18 +79,19 @@ def saved(folder: Path) -> list[Path]:
 
 
 def save(folder: Path, step: int, learner: nn.Module, optimizer: Optimizer, extra: dict[str, Any]) -> None:
-    """Write the state after `step` steps; the first process alone does it."""
-    if dist.first():
+    """Write the state after `step` steps; the first process alone does it, and its failure is everyone's."""
+
+    def write(draft: Path) -> None:
         content = {"step": step, "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "extra": extra}
+        with draft.open("wb") as file:  # a Python file: torch's own writer does not say why it failed
+            torch.save(content, file)
 
-        def write(draft: Path) -> None:
-            with draft.open("wb") as file:  # a Python file: torch's own writer does not say why it failed
-                torch.save(content, file)
-
+    def whole() -> None:
         write_whole(folder / f"step-{step:09d}.pt", write)
         for old in saved(folder)[:-KEPT]:
             old.unlink()
-    dist.barrier()
+
+    dist.by_first(whole)
 
 
 def resume(folder: Path, learner: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:

@@ -19,13 +19,15 @@ class Export(Record):
 
     def run(self) -> dict[str, Any]:
         from selfsame import modalities
+        from selfsame.engine.state import writing
         from selfsame.engine.watch import say
         from selfsame.jobs.runs import load
 
         encoder = load(self.run_folder)
         suffix = {"timm": ".safetensors", "torchvision": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}[self.to]
         out = self.out or self.run_folder / "export" / f"{self.to}{suffix}"
-        result = modalities.load(encoder.spec["modality"]).export(encoder, self.to, out)  # type: ignore[attr-defined]
+        with writing(out):
+            result = modalities.load(encoder.spec["modality"]).export(encoder, self.to, out)  # type: ignore[attr-defined]
         say(f"wrote {', '.join(result['files'])}; outputs agree to {result['difference']:.1e}. Load it with:")
         say(result["snippet"], "bold")
         return {"out": str(out), **result}
