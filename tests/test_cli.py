@@ -326,3 +326,16 @@ def test_from_pictures_to_vectors_by_commands_alone(pictures, tmp_path, capfd):
     assert capfd.readouterr().out == ""
     assert np.load(vectors).shape == (64, 8) and (run / "export" / "torch.pt2").exists()
     assert (run / "report.html").stat().st_size > 10_000
+
+
+def test_methods_shows_the_settings_of_one(capsys):
+    assert main(["methods", "byol"]) == 0
+    shown = capsys.readouterr().err
+    assert "--method.momentum" in shown and "--method.output-norm" in shown
+
+
+def test_a_switch_of_a_method_can_be_turned_off(monkeypatch):
+    seen = []
+    monkeypatch.setattr("selfsame.cli.carry_out", lambda name, function, given: seen.append(given) or 0)
+    assert main(["pretrain", "x", "--method.no-predictor", "--method.output-norm"]) == 0
+    assert seen[0]["method_settings"].model_dump(exclude_unset=True) == {"predictor": False, "output_norm": True}

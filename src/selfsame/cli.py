@@ -110,7 +110,8 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
             default = "" if from_file else inspect.Parameter.empty
         else:
             default = field.default
-        place = inspect.Parameter.POSITIONAL_OR_KEYWORD if field.is_required() else inspect.Parameter.KEYWORD_ONLY
+        by_place = field.is_required() or name in getattr(record, "BY_PLACE", ())
+        place = inspect.Parameter.POSITIONAL_OR_KEYWORD if by_place else inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, place, default=default, annotation=Annotated[kind, note]))
     for name in NAMED:
         if name in record.model_fields:
@@ -169,7 +170,7 @@ def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
             key,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[kind | None, Parameter(name=flag, negative="")],
+            annotation=Annotated[kind | None, Parameter(name=flag, negative_iterable="")],
         )
         for key, (kind, flag) in kinds.items()
     ]

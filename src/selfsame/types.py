@@ -62,7 +62,11 @@ class Draws:
 
 @dataclass(frozen=True)
 class Step:
-    """What one forward pass hands to the engine."""
+    """What one forward pass hands to the engine.
+
+    The health check reads a log named `spread`, `nn.diagnose.spread` of the vectors that the loss compares: methods
+    that compare vectors should log it, so that a collapse behind the encoder is seen.
+    """
 
     loss: Float[Tensor, ""]
     logs: dict[str, Tensor] = field(default_factory=dict)  # scalars, kept on the device until they are logged

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from selfsame.errors import UserError
-from selfsame.nn.norm import frozen_statistics, standardised, use_group_norm
+from selfsame.nn.norm import calibrated, frozen_statistics, standardised, use_group_norm
 
 
 def small() -> nn.Sequential:
@@ -118,3 +118,15 @@ def test_frozen_statistics_leaves_eval_mode_alone_and_ends_on_an_error():
     with pytest.raises(ZeroDivisionError), frozen_statistics(net):
         raise ZeroDivisionError
     assert net[1].track_running_stats
+
+
+def test_calibration_gives_batch_norms_the_statistics_of_the_data_and_nothing_else():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    weights = {name: p.clone() for name, p in net.named_parameters()}
+    batches = [5 + 2 * torch.randn(16, 3, 4, 4) for _ in range(3)]
+    out = calibrated(net, iter(batches))(torch.cat(batches))
+    assert not net.training and net[1].momentum == 0.1
+    assert all(torch.equal(p, weights[name]) for name, p in net.named_parameters())
+    torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(4), atol=0.05, rtol=0)
+    torch.testing.assert_close(out.std((0, 2, 3)), torch.ones(4), atol=0.05, rtol=0)

@@ -7,7 +7,6 @@ Raises: UserError on unknown protocols or budgets, and whatever a protocol refus
 
 import math
 import statistics
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Self
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from selfsame.downstream.knn import knn_accuracy
 from selfsame.downstream.linear import linear_accuracy
 from selfsame.downstream.split import budget
+from selfsame.engine.watch import say
 from selfsame.errors import UserError, unknown
 from selfsame.records import Record
 
@@ -122,10 +122,7 @@ def measure(
         raise UserError(f"seeds is {seeds}; give 1 or more, 3 for an error bar.")
     absent = ~test_labels.unsqueeze(1).eq(train_labels.unique().to(test_labels.device)).any(dim=1)
     if absent.any():
-        warnings.warn(
-            f"{int(absent.sum())} of {len(test_labels)} test items are of a class without train items: they are wrong.",
-            stacklevel=2,
-        )
+        say(f"{int(absent.sum())} of {len(test_labels)} test items are of a class without train items: they are wrong.")
     subsets = {(labels, seed): budget(train_labels, labels, seed) for labels in budgets for seed in range(seeds)}
     accuracies: dict[tuple[Kind, str, str], list[float]] = {}
     for kind, vectors_of in features.items():

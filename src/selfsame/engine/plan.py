@@ -78,6 +78,7 @@ def plan_loop(items: int, tokens: bool, wishes: Wishes, on: torch.device) -> tup
     fitting = most
     while fitting > 16 and samples / fitting < LEAST_STEPS:
         fitting //= 2
+    fitting = min(fitting, items)
     batch = decide("batch size", wishes.batch_size, fitting, f"at most {most}, at least {LEAST_STEPS} steps")
     batch = int(batch)
     steps = max(1, round(samples / batch))

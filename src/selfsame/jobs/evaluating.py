@@ -25,10 +25,14 @@ from selfsame.errors import UserError
 from selfsame.jobs.data import Data, all_vectors, check_share, open_like
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.runs import JOB, load
+from selfsame.nn.norm import calibrated
 from selfsame.records import ViewPlan
 from selfsame.types import Draws, Encoder, mixed
 
 RAW_NUMBERS = 1024  # raw input is looked at through a thumbnail of at most this many values, to keep the probe quick
+
+
+CALIBRATED = 512  # train items whose batch-norm statistics random weights are given
 
 
 @dataclass
@@ -58,7 +62,9 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
         except UserError:  # a module given in Python cannot be built again: a copy with all weights drawn anew
             new = copy.deepcopy(encoder)
             reinitialise(new)
-        return new.to(on).eval()
+        # Untouched batch-norm statistics make random weights look worse than they are: let them meet the data.
+        met = plain(train.data, views, train.items[:CALIBRATED])
+        return calibrated(new.to(on), (view.to(on) for view in met))
 
     def vectors(of: Encoder) -> tuple[Tensor, Tensor]:
         both = []

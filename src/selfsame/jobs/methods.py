@@ -1,13 +1,15 @@
 """What there is to learn with."""
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 from selfsame.records import Record
 
 
 class Methods(Record):
     """List the methods, or the settings of one."""
+
+    BY_PLACE: ClassVar = ("name",)
 
     name: str = ""
     """a method, to see its settings"""

@@ -4,7 +4,7 @@ Group norm with weight standardisation serves BYOL as well as batch norm: Richem
 Raises: UserError where there is no batch norm to replace.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -86,3 +86,19 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for part in tracking:
             part.track_running_stats = True
+
+
+@torch.no_grad()
+def calibrated(module: M, batches: Iterable[Tensor]) -> M:
+    """The module in eval mode, its batch norms' statistics those of these batches [b ...], averaged."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    momenta = [part.momentum for part in norms]
+    for part in norms:
+        part.reset_running_stats()
+        part.momentum = None  # torch: the plain average of all batches
+    module.train()
+    for batch in batches:
+        module(batch)
+    for part, momentum in zip(norms, momenta, strict=True):
+        part.momentum = momentum
+    return module.eval()
