@@ -173,13 +173,11 @@ class Learner(types.Learner):
     def after_step(self, progress: float) -> None:
         m = self.method
         self.steps += 1
-        step = int(self.steps)
-        if m.copy_every:
-            if step % m.copy_every == 0:
-                self.target.follow(self.online, 0.0)
-        elif step % m.update_every == 0:
-            rising = cosine(m.momentum, 1.0, progress) if m.schedule == "cosine" else m.momentum
-            self.target.follow(self.online, rising)
+        every = m.copy_every or m.update_every
+        if every > 1 and int(self.steps) % every:  # the usual 1 must not wait for the device to say the count
+            return
+        rising = cosine(m.momentum, 1.0, progress) if m.schedule == "cosine" else m.momentum
+        self.target.follow(self.online, 0.0 if m.copy_every else rising)
 
 
 def distance(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"], method: BYOL) -> Float[Tensor, ""]:
