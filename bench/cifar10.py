@@ -73,6 +73,7 @@ def main() -> None:
         "mean": {kind: averaged(rows, kind) for kind in ("selfsame BYOL", "random weights", "raw pixels")},
     }
     path = HERE / "results" / f"{args.name}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["mean"], indent=1))
 

@@ -299,7 +299,7 @@ def test_a_folder_without_one_readable_file_is_refused(tmp_path):
         ({"epoch": 3}, r"unknown key 'epoch'. Did you mean 'epochs'"),
         ({"epochs": "many"}, r"--epochs 'many': input should be a valid number"),
         ({"epochs": -1}, r"--epochs -1: input should be greater than 0"),
-        ({"optimizer": "adam"}, r"--optimizer 'adam': input should be 'adamw', 'sgd' or 'lars'"),
+        ({"optimizer": "adam"}, r"--optimizer 'adam': input should be 'sgd', 'adamw' or 'lars'"),
         ({"views": "foto"}, r"unknown recipe of views 'foto'. Did you mean 'photo'"),
         ({"views": {"one": {"blurr": 1}}}, r"unknown key of views.one 'blurr'. Did you mean 'blur'"),
         ({"views": {"one": {"blur": 2}}}, r"--views.one.blur 2: input should be less than or equal to 1"),

@@ -36,7 +36,7 @@ class Pretrain(Record):
     """items in one step"""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """micro-batches a step is divided into, to save memory"""
-    optimizer: Literal["adamw", "sgd", "lars"] | None = None
+    optimizer: Literal["sgd", "adamw", "lars"] | None = None
     """[adamw]"""
     lr: Annotated[float | None, Field(gt=0)] = None
     """peak learning rate"""

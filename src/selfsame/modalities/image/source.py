@@ -115,6 +115,11 @@ class ZipSource(ImageSource):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "handle": None}
 
+    def __del__(self) -> None:
+        handle = getattr(self, "handle", None)
+        if handle is not None:
+            handle[1].close()
+
     def file(self, i: int) -> IO[bytes]:
         # A handle that came through a fork shares its place in the file with the parent: each process opens its own.
         if self.handle is None or self.handle[0] != os.getpid():
