@@ -1,5 +1,7 @@
 """What several test files need: a tiny encoder, small pictures on disk, the shared data where it is."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,17 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for k in range(16):
             Image.fromarray(paint(kind, 100 * kind + k)).save(root / name / f"{k:02d}.png")
     return root
+
+
+@pytest.fixture
+def odd_name(tmp_path: Path) -> Callable[[bytes], str]:
+    """Any bytes as the name of a file; skips where the file system takes UTF-8 only."""
+    try:
+        (tmp_path / os.fsdecode(b"\xff")).touch()
+    except OSError:
+        pytest.skip("this file system refuses names that are not UTF-8")
+    (tmp_path / os.fsdecode(b"\xff")).unlink()
+    return os.fsdecode
 
 
 QUICK: dict[str, Any] = {  # settings of `pretrain` that take a second

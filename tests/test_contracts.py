@@ -1,11 +1,14 @@
 """What every method and every modality promises, checked on each that is found; a new one needs no test here."""
 
+import ast
+import inspect
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from selfsame import methods, modalities
+from selfsame import jobs, methods, modalities
 from selfsame.records import Budget, Method, Record, ViewPlan
 from selfsame.types import Draws, Learner, Modality, Source, Step
 from tests.conftest import Tiny
@@ -161,8 +164,7 @@ def test_a_method_of_another_name_has_a_nearest_one():
 
 # Modalities ----------------------------------------------------------------------------------------------------------
 
-JOBS_USE = ("contact_sheet", "default_encoder", "default_size", "export", "load_encoder", "own_encoder", "picture")
-JOBS_USE += ("raw_vectors", "save_encoder")
+PROMISED = {name for name in {*vars(Modality), *Modality.__annotations__} if not name.startswith("_")}
 
 
 @pytest.fixture(params=modalities.names())
@@ -170,13 +172,33 @@ def modality(request):
     return modalities.load(request.param)
 
 
-def test_a_modality_offers_every_name_of_the_protocol_and_what_the_jobs_use(modality):
-    promised = {name for name in {*vars(Modality), *Modality.__annotations__} if not name.startswith("_")}
-    assert {"name", "Views", "open_source", "make_views"} < promised
-    wanted = promised | set(JOBS_USE)
-    assert [name for name in sorted(wanted) if not hasattr(modality, name)] == []
+def test_a_modality_offers_every_name_of_the_protocol(modality):
+    assert {"name", "Views", "open_source", "make_views"} < PROMISED
+    assert [name for name in sorted(PROMISED) if not hasattr(modality, name)] == []
     assert modality.name in modalities.names()
     assert issubclass(modality.Views, Record) and issubclass(modality.Stats, Record)
+
+
+def test_a_modality_takes_the_parameters_of_the_protocol_in_their_order(modality):
+    for name in sorted(PROMISED & vars(Modality).keys() - {"name", "Views", "Stats"}):
+        _, *wanted = inspect.signature(getattr(Modality, name)).parameters.values()
+        taken = list(inspect.signature(getattr(modality, name)).parameters.values())
+        shown = [(parameter.name, parameter.default) for parameter in taken]
+        assert shown[: len(wanted)] == [(parameter.name, parameter.default) for parameter in wanted], name
+        assert all(parameter.default is not parameter.empty for parameter in taken[len(wanted) :]), name
+
+
+def test_jobs_use_nothing_of_a_modality_that_the_protocol_does_not_promise():
+    """Whatever is read of something called `modality` or `known`, or of what `modalities.load` gives."""
+    used = set()
+    for file in Path(jobs.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                owner = ast.unparse(node.value)
+                if owner.rpartition(".")[2] in ("modality", "known") or "modalities.load(" in owner:
+                    used.add(node.attr)
+    assert {"picture", "load_encoder", "save_encoder", "export", "sample"} <= used
+    assert used <= PROMISED
 
 
 def test_nothing_is_no_data_of_a_modality(modality, tmp_path):
@@ -195,6 +217,7 @@ def test_images_go_from_the_source_to_a_vector(pictures):
     stats, skipped = known.measure(source, 0)
     assert skipped == {} and known.Stats.model_validate(json.loads(stats.model_dump_json())) == stats
     source.fit(stats)
+    assert source.array is None  # files, each read and decoded
     views = known.recipe("auto", 16, stats)
     assert known.Views.model_validate(json.loads(views.model_dump_json())) == views
     plan = ViewPlan(full=2, part=1, plain=1)

@@ -16,7 +16,12 @@ class Record(BaseModel):
     """Base of all settings. The string under a field is its documentation, shown by --help."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
     )
 
     def changed(self, **values: Any) -> Self:

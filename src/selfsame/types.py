@@ -9,10 +9,13 @@ Shape letters, the same in the whole package:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Generator, Tensor, nn
 
 from selfsame.records import Method, Record, ViewPlan
@@ -128,6 +131,11 @@ class Source(Protocol):
         ...
 
     @property
+    def array(self) -> np.ndarray | None:
+        """All items as one array [n ...], where they lie in memory as one; None where each is read and decoded."""
+        ...
+
+    @property
     def labels(self) -> list[str] | None:
         """One label an item, or None where there are none. Never used in training."""
         ...
@@ -165,10 +173,54 @@ class Modality(Protocol):
         """Device half: the random transformation of each sample, batched, on the device the samples are on."""
         ...
 
+    def default_size(self, stats: Any, large: bool) -> int:
+        """Size of a view where the user names none; `large` on a GPU, which can afford more."""
+        ...
+
+    def default_encoder(self, size: int, large: bool) -> str:
+        """Name for `make_encoder` where the user gives none."""
+        ...
+
     def make_encoder(self, name: str, size: int, stats: Any, weights: str | None = None) -> Encoder:
-        """A new encoder by name. Raises UserError with the nearest name."""
+        """A new encoder by name, its weights random or from a local file. Raises UserError with the nearest name."""
+        ...
+
+    def own_encoder(self, module: nn.Module, size: int, stats: Any, weights: str | None = None) -> Encoder:
+        """An encoder around the user's own module. Raises UserError where the module gives no vectors."""
         ...
 
     def build_encoder(self, spec: dict[str, Any]) -> Encoder:
         """The encoder that `spec` describes, weights not loaded."""
+        ...
+
+    def save_encoder(self, encoder: Any, folder: str | Path) -> None:
+        """Write encoder.safetensors and encoder.json, each whole or not at all."""
+        ...
+
+    def load_encoder(self, folder: str | Path, module: nn.Module | None = None) -> Encoder:
+        """What `save_encoder` wrote, in eval mode, with the same outputs to the bit; `module` for an own encoder.
+
+        Raises UserError where files are missing or damaged, or do not fit.
+        """
+        ...
+
+    def export(self, encoder: Any, to: Any, out: str | Path) -> dict[str, Any]:
+        """Write the encoder for the library `to`, and compare what it gives there. Raises UserError where it cannot.
+
+        Returns at least `files` (paths), `snippet` (the Python that loads them) and `difference` (of the outputs).
+        """
+        ...
+
+    def picture(self, source: Any, i: int, side: int = 256) -> Image.Image:
+        """An item drawn for a person to see, at most `side` pixels. Raises UnreadableItem."""
+        ...
+
+    def contact_sheet(
+        self, originals: Sequence[Image.Image], views: Sequence[Sequence[Tensor]], names: Sequence[str]
+    ) -> Image.Image:
+        """One row an item: its picture, its name, and its views."""
+        ...
+
+    def raw_vectors(self, source: Any, items: Sequence[int], stats: Any, most: int) -> Float[Tensor, "n d"]:
+        """The input itself as vectors of at most `most` numbers, the baseline of an evaluation."""
         ...

@@ -62,6 +62,23 @@ def test_strength_is_chosen_to_suit_the_noise():
     assert fit_linear(noisy, labels).strength > fit_linear(clean, labels).strength
 
 
+def test_the_strengths_are_eight_of_a_mean_loss():
+    assert pytest.approx((10, 1, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)) == linear.STRENGTHS
+
+
+@pytest.mark.parametrize(("items", "splits"), [(1999, 5), (2000, 1)])
+def test_below_two_thousand_items_the_strength_is_the_best_over_five_splits(items, splits, monkeypatch):
+    taken, split = [], linear.stratified_split
+
+    def watched(targets, share, seed):
+        taken.append(seed)
+        return split(targets, share, seed)
+
+    monkeypatch.setattr(linear, "stratified_split", watched)
+    fit_linear(*blobs(items, 5))
+    assert len(set(taken)) == len(taken) == splits
+
+
 def test_strength_is_the_best_on_held_out_train_items(monkeypatch):
     x, labels = blobs(100, 30, noise=3.0)
     probe = fit_linear(x, labels)

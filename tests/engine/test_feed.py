@@ -113,11 +113,21 @@ def test_an_unreadable_item_gives_way_to_the_next_and_is_reported_once():
 
 
 def test_when_nothing_can_be_read_it_says_so():
-    with pytest.raises(UserError, match=r"none of the 3 items can be read.*cut short"):
+    with pytest.raises(UserError, match=r"none of 3 items can be read.*cut short"):
         made(n=3, broken=[0, 1, 2])[0]
 
 
 def test_a_patient_source_survives_pickling():
-    source = pickle.loads(pickle.dumps(Patient(Numbers(3))))
+    source = pickle.loads(pickle.dumps(Patient(Numbers(3), np.arange(3))))
     assert len(source) == 3 and source.name(1) == "item 1"
     assert isinstance(Batch(0, []), Batch)
+
+
+def test_only_items_to_learn_from_stand_in_for_an_unreadable_one():
+    steps = Steps(Numbers(10, broken=[4]), np.array([0, 2, 4, 8]), sample, 4, slice(0, 4), seed=3)
+    assert sorted(steps[0].samples[0].floor().int().flatten().tolist()) == [0, 2, 8, 8]
+
+
+def test_a_batch_pins_its_own_samples(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    assert Batch(0, [torch.zeros(2)]).pin_memory().samples[0].tolist() == [1, 1]

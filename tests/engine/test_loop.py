@@ -277,4 +277,4 @@ def test_what_a_worker_cannot_mend_arrives_as_one_line(tmp_path):
     health = room.health_of(learner := room.learner())
     with pytest.raises(UserError) as error:
         room.run(tmp_path, learner, room.loop(), workers=1, source=broken, health=health)
-    assert str(error.value) == "none of the 80 items can be read; the first: cut short"
+    assert str(error.value) == "none of 64 items can be read; the first: cut short"

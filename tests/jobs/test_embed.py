@@ -98,6 +98,24 @@ def test_unreadable_files_are_listed_and_left_out_of_names_and_vectors(finished,
     assert "skipped disc/05.png: " in capsys.readouterr().err
 
 
+def test_names_that_are_no_utf8_are_written_printable(finished, pictures, tmp_path, odd_name, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    data = shutil.copytree(pictures / "disc", tmp_path / "data")
+    (data / odd_name(b"\xff.png")).write_bytes((data / "00.png").read_bytes())
+    (data / odd_name(b"\xfe.png")).write_bytes(b"")
+    for suffix in ("csv", "npy", "parquet"):
+        result = ss.embed(finished, data, out=tmp_path / f"x.{suffix}", workers=0, max_skipped=0.1)
+        assert (result["items"], result["skipped"]) == (17, 1)
+    wanted = [*(f"{k:02d}.png" for k in range(16)), r"\udcff.png"]
+    assert read_csv(tmp_path / "x.csv")[1] == (tmp_path / "x.names.txt").read_text().splitlines() == wanted
+    assert parquet.read_table(tmp_path / "x.parquet")["name"].to_pylist() == wanted
+    assert r"skipped \udcfe.png: " in capsys.readouterr().err
+    with pytest.raises(ss.UserError, match=r"\\udcfe\.png: "):
+        ss.embed(finished, data, out=tmp_path / "y.csv", workers=0)
+    found = ss.embed(finished, data, workers=0, max_skipped=0.1)
+    assert (data / found.names[-1]).is_file()  # in memory names are those that open the files
+
+
 def test_one_image_of_another_size_and_mode_is_embedded_too(finished, tmp_path):
     Image.fromarray(paint(2, 5, 50)).convert("L").save(tmp_path / "one.png")
     assert ss.embed(finished, tmp_path / "one.png", workers=0).vectors.shape == (1, 8)

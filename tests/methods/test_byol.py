@@ -8,6 +8,7 @@ from torch import tensor
 from torch.testing import assert_close
 
 from selfsame import methods
+from selfsame.errors import UserError
 from selfsame.methods.byol import BYOL, distance, momentum_for
 from selfsame.records import Budget
 
@@ -154,15 +155,14 @@ def test_the_adversary_makes_prediction_harder_within_its_ball_and_leaves_the_ne
     method = BYOL(hidden=16, out=4, adversary=5, epsilon=0.05, alpha=0.02)
     learner = method.build(tiny)
     state = {k: v.clone() for k, v in learner.state_dict().items()}
-    target = learner.target(views[1])
-    state.update({k: v.clone() for k, v in learner.state_dict().items() if k.startswith("target.")})
     torch.manual_seed(0)
-    harder = learner.harder(views[0], target)
+    harder = learner.harder(views[0], views[1])
     assert (harder - views[0]).abs().max() <= 0.05 + 1e-6
     assert harder.min() >= 0 and harder.max() <= 1
     assert all(torch.equal(v, state[k]) for k, v in learner.state_dict().items())
     assert all(p.grad is None for p in learner.parameters())
     with torch.no_grad():
+        target = learner.target(views[1])
         before = distance(learner.predict(views[0]), target, method)
         after = distance(learner.predict(harder), target, method)
     assert after > before
@@ -235,3 +235,14 @@ def test_an_output_norm_standardises_every_coordinate_of_the_projection(tiny, vi
     z = learner.target(views[0])
     assert_close(z.mean(0), torch.zeros(4), rtol=0, atol=1e-5)
     assert_close(z.var(0, unbiased=False), torch.ones(4), rtol=0.05, atol=0)
+
+
+def test_an_own_loop_is_told_of_wrong_views_and_progress(tiny, views):
+    learner = BYOL(hidden=16, out=4).build(tiny)
+    for wrong in (views[:1], [views[0], views[1][:3]]):
+        with pytest.raises(UserError, match="two views"):
+            learner(wrong)
+    for progress in (float("nan"), -0.1, 5.0):
+        with pytest.raises(UserError, match="from 0 to 1"):
+            learner.after_step(progress)
+    assert all(p.isfinite().all() for p in learner.target.parameters())

@@ -1,7 +1,7 @@
 """Linear probe: multinomial logistic regression on frozen vectors, its strength chosen without the test set.
 
-Source: Kornblith et al. 2019, arXiv 1805.08974, A.1 (L-BFGS, a grid of L2 strengths, refit on train + validation);
-        the preconditioner is the curvature bound of Böhning 1992, doi 10.1007/BF00048682.
+Source: Kornblith et al. 2019, arXiv 1805.08974, A.1 (L-BFGS, a grid of L2 strengths, refit on train + validation), and
+        Böhning 1992, doi 10.1007/BF00048682 (the preconditioner). `fit_linear` states the deviations.
 Raises: UserError on vectors that cannot be used and on a train set of one class.
 """
 
@@ -69,6 +69,8 @@ def fit_linear(train: Float[Tensor, "n d"], labels: Int[Tensor, "n"], seed: int 
     Best is the highest validation accuracy; among equals the lowest cross-entropy. Vectors are standardised by
     train's mean and std; columns that never change are left out. Where every class has one item there is nothing
     to validate on, and the strength is 1 / items (scikit-learn's C = 1).
+    Deviations from Kornblith et al.: 8 strengths, 10 to 1e-6 of a mean-loss objective, in place of 45 log-spaced ones;
+    standardised vectors; below 2,000 items the mean of 5 splits in place of one.
     Raises UserError on vectors that are not finite or a train set of one class.
     """
     vectors.check(train, labels, train)

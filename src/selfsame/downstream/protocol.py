@@ -102,15 +102,15 @@ def measure(
     test_labels: Int[Tensor, "m"],
     protocols: Sequence[str] = ("knn", "linear"),
     budgets: Sequence[str] = ("all",),
-    seeds: int = 3,
+    seeds: Sequence[int] = (0, 1, 2),
 ) -> list[Row]:
     """Test accuracy of every kind of features under every protocol and label budget.
 
     A callable of `features` gets a seed and returns (train vectors [n d], test vectors [m d]). It is called once
-    for each seed where the kind is "random", whose weights are drawn, and once with seed 0 otherwise. The seed
+    for each seed where the kind is "random", whose weights are drawn, and with the first one otherwise. The seed
     also draws the label subset, the same for all features, and the linear probe's validation part; the test set
     decides nothing. Warns when test has classes that train lacks: their items count as wrong.
-    Raises UserError on unknown protocols or features, budgets that cannot be met, seeds < 1.
+    Raises UserError on unknown protocols or features, budgets that cannot be met, no seeds.
     """
     for protocol in protocols:
         if protocol not in ("knn", "linear"):
@@ -118,20 +118,20 @@ def measure(
     for kind in features:
         if kind not in KINDS:
             raise unknown("features", kind, KINDS)
-    if seeds < 1:
-        raise UserError(f"seeds is {seeds}; give 1 or more, 3 for an error bar.")
+    if not seeds:
+        raise UserError("there are no seeds; give 1 or more, 3 for an error bar.")
     absent = ~test_labels.unsqueeze(1).eq(train_labels.unique().to(test_labels.device)).any(dim=1)
     if absent.any():
         say(f"{int(absent.sum())} of {len(test_labels)} test items are of a class without train items: they are wrong.")
-    subsets = {(labels, seed): budget(train_labels, labels, seed) for labels in budgets for seed in range(seeds)}
+    subsets = {(labels, seed): budget(train_labels, labels, seed) for labels in budgets for seed in seeds}
     accuracies: dict[tuple[Kind, str, str], list[float]] = {}
     for kind, vectors_of in features.items():
-        for seed in range(seeds):
-            if seed == 0 or kind == "random":
+        for seed in seeds:
+            if seed == seeds[0] or kind == "random":
                 train, test = vectors_of(seed)
             for protocol in protocols:
                 for labels in budgets:
-                    if seed and protocol == "knn" and labels == "all" and kind != "random":
+                    if seed != seeds[0] and protocol == "knn" and labels == "all" and kind != "random":
                         continue  # nothing in it depends on the seed
                     use = subsets[labels, seed]
                     known = (train[use.to(train.device)], train_labels[use.to(train_labels.device)])

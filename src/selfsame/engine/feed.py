@@ -64,10 +64,14 @@ class Order:
 
 
 class Patient:
-    """A source that gives the next readable item in place of one that cannot be read, and remembers which."""
+    """A source that gives the next readable item in place of one that cannot be read, and remembers which.
 
-    def __init__(self, source: Source) -> None:
+    The next one is looked for `among` these items, ascending: held-out items do not slip into the training.
+    """
+
+    def __init__(self, source: Source, among: Int64[np.ndarray, "n"]) -> None:
         self.source = source
+        self.among = among
         self.skipped: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -80,15 +84,16 @@ class Patient:
 
     def attempt(self, i: int, read: Callable[[int], Any]) -> Any:
         """read(i), or of the first item after i that can be read. Raises UserError when there is none."""
-        for item in range(i, i + len(self)):
-            item %= len(self)
+        here, total = int(np.searchsorted(self.among, i)), len(self.among)
+        for place in range(here, here + total):
+            item = int(self.among[place % total])
             if item in self.skipped:
                 continue
             try:
                 return read(item)
             except UnreadableItem as error:
                 self.skipped[item] = str(error)
-        raise UserError(f"none of the {len(self)} items can be read; the first: {next(iter(self.skipped.values()))}")
+        raise UserError(f"none of {total} items can be read; the first: {next(iter(self.skipped.values()))}")
 
 
 @dataclass
@@ -97,6 +102,11 @@ class Batch:
     samples: list[Tensor]  # one [b ...] a view
     skipped: dict[int, str] = field(default_factory=dict)  # items found unreadable while this batch was read
 
+    def pin_memory(self) -> "Batch":
+        """Called by the loader: copies to a GPU then run beside the computing."""
+        self.samples = [sample.pin_memory() for sample in self.samples]
+        return self
+
 
 class Steps(Dataset):
     """Step number -> the samples of this process's rows of that step's batch."""
@@ -104,13 +114,13 @@ class Steps(Dataset):
     def __init__(
         self,
         source: Source,
-        items: Int64[np.ndarray, "n"],
+        items: Int64[np.ndarray, "n"],  # ascending
         sample: Callable[[Any, Sequence[int], Draws], list[Tensor]],
         batch: int,
         rows: slice,
         seed: int,
     ) -> None:
-        self.source = Patient(source)
+        self.source = Patient(source, items)
         self.items = items
         self.sample = sample
         self.batch = batch

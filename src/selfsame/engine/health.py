@@ -88,7 +88,8 @@ def look(encoder: Encoder, views: list[Tensor]) -> tuple[Signs, Float[Tensor, "n
     was_training = encoder.training
     encoder.eval()
     try:
-        one, two = (torch.cat([encoder(part).float() for part in view.split(64)]) for view in views[:2])
+        # Measured on the CPU: a few hundred vectors, and not every device has all the functions.
+        one, two = (torch.cat([encoder(part).float().cpu() for part in view.split(64)]) for view in views[:2])
     finally:
         encoder.train(was_training)
     if not (one.isfinite().all() and two.isfinite().all()):

@@ -111,3 +111,7 @@ class Watch:
             self.bar.update(self.task, note=f"{shown}  {speed:,.0f} items/s  {health}")
         if self.bar is not None and self.task is not None and "verdict" in clean:
             self.bar.update(self.task, health=clean["verdict"])
+            if not console.is_terminal:  # a log file has no bar: a line with each look at the health instead
+                left = (self.steps - step) * self.images / max(1e-9, self.rate(step)) if step > self.began_at else None
+                told = f", {left / 60:.0f} min left" if left is not None else ""
+                say(f"step {step:,} of {self.steps:,}: {clean['verdict']}{told}")

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from selfsame import modalities
 from selfsame.engine import dist
-from selfsame.engine.feed import VIEW, Batch, feed
+from selfsame.engine.feed import CUT, VIEW, Batch, Patient, feed
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
@@ -90,7 +90,7 @@ def check_share(data: Data, most: float, folder: Path | None = None) -> None:
     if not too_many(data, most):
         return
     count, total = len(data.skipped), len(data.source)
-    shown = "; ".join(f"{data.source.name(i)}: {why}" for i, why in list(data.skipped.items())[:5])
+    shown = "; ".join(f"{printable(data.source.name(i))}: {why}" for i, why in list(data.skipped.items())[:5])
     more = f"; and {count - 5} more" if count > 5 else ""
     listed = f" All are in {folder / SKIPPED}." if folder else ""
     raise UserError(
@@ -104,16 +104,22 @@ def too_many(data: Data, most: float) -> bool:
     return count > most * total or count == total
 
 
+def printable(text: str) -> str:
+    """The text as UTF-8 can hold it: bytes of a file's name that are no UTF-8 are spelt out, as in `\\udcff.png`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_skipped(data: Data, folder: Path) -> None:
-    """skipped.csv: name, reason. Written anew each time, so that it is always the whole list."""
+    """skipped.csv: printable name, reason. Written anew each time, so that it is always the whole list."""
     text = io.StringIO()
     rows = csv.writer(text)
     rows.writerow(["name", "reason"])
     rows.writerows([data.source.name(i), why] for i, why in sorted(data.skipped.items()))
-    write_text(folder / SKIPPED, text.getvalue())
+    write_text(folder / SKIPPED, printable(text.getvalue()))
 
 
 def read_skipped(folder: Path) -> list[tuple[str, str]]:
+    """(printable name, reason) of each line of skipped.csv; empty where there is none."""
     path = folder / SKIPPED
     if not path.exists():
         return []
@@ -186,12 +192,14 @@ def fixed_views(
 ) -> Callable[[], list[Tensor]]:
     """A function that makes the same two views of these items at every call; the samples are read once."""
     plan = plan or ViewPlan(full=2)
-    from selfsame.engine.feed import CUT, Patient
-
     chosen = [int(i) for i in items]
-    source = Patient(data.source)
-    samples = data.modality.sample(source, chosen, plan, views, Draws(seed, 0, len(chosen), stream=CUT + 10))
-    data.skipped.update(source.skipped)
+    while True:  # until all can be read: one in place of another would be looked at twice
+        source = Patient(data.source, np.sort(chosen))
+        samples = data.modality.sample(source, chosen, plan, views, Draws(seed, 0, len(chosen), stream=CUT + 10))
+        data.skipped.update(source.skipped)
+        if not source.skipped:
+            break
+        chosen = [i for i in chosen if i not in source.skipped]
 
     def make() -> list[Tensor]:
         moved = [sample.to(on) for sample in samples]
@@ -206,14 +214,14 @@ def sheet(data: Data, views: Any, count: int, each: int, seed: int) -> Image.Ima
     for item in np.random.default_rng(mixed(seed, 11)).permutation(data.readable()).tolist():
         if len(originals) < count:
             try:
-                originals[item] = data.modality.picture(data.source, item)  # type: ignore[attr-defined]
+                originals[item] = data.modality.picture(data.source, item)
             except UnreadableItem as error:
                 data.skipped[item] = str(error)
     items = sorted(originals)
     made = fixed_views(data, views, items, seed, torch.device("cpu"), ViewPlan(full=each))()
     of_item = [[view[k] for view in made] for k in range(len(items))]
-    names = [data.source.name(i) for i in items]
-    return data.modality.contact_sheet([originals[i] for i in items], of_item, names)  # type: ignore[attr-defined]
+    names = [printable(data.source.name(i)) for i in items]
+    return data.modality.contact_sheet([originals[i] for i in items], of_item, names)
 
 
 def describe(data: Data) -> str:

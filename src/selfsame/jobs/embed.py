@@ -92,7 +92,7 @@ def stream(job: Embed, encoder: "Encoder") -> tuple[Any, Iterator[tuple[list[str
 
     data = open_like(job.data, encoder)
     on = dist.device(job.device)
-    workers, _ = workers_for(getattr(data.source, "array", None) is not None, job.workers)
+    workers, _ = workers_for(data.source.array is not None, job.workers)
     views = data.modality.recipe("weak", encoder.spec["size"], data.stats)
     items = range(len(data.source))
     chunks = encoded(encoder, data, views, items, on, workers, job.batch_size)
@@ -112,10 +112,10 @@ def in_memory(job: Embed, encoder: "Encoder") -> Embedding:
 
 
 def written(job: Embed, encoder: "Encoder") -> dict[str, Any]:
-    """Stream into the file; it appears under its name only when it is whole."""
+    """Stream into the file; it appears under its name only when it is whole. Names are made printable."""
     from selfsame.engine.state import write_whole
     from selfsame.engine.watch import say
-    from selfsame.jobs.data import check_share
+    from selfsame.jobs.data import check_share, printable
 
     data, chunks = stream(job, encoder)
     count = 0
@@ -125,7 +125,7 @@ def written(job: Embed, encoder: "Encoder") -> dict[str, Any]:
         writer = {".parquet": parquet, ".csv": table, ".npy": array}[job.out.suffix]
         with writer(draft, encoder.dim, len(data.source)) as add:
             for names, vectors in chunks:
-                add(names, vectors)
+                add([printable(name) for name in names], vectors)
                 count += len(names)
         check_share(data, job.max_skipped)
 
@@ -133,10 +133,10 @@ def written(job: Embed, encoder: "Encoder") -> dict[str, Any]:
     if job.out.suffix == ".npy":
         draft = job.out.with_name(f"{job.out.stem}.names.txt")
         skipped = set(data.skipped)
-        kept = (data.source.name(i) for i in range(len(data.source)) if i not in skipped)
+        kept = (printable(data.source.name(i)) for i in range(len(data.source)) if i not in skipped)
         write_whole(draft, lambda path: path.write_text("".join(f"{name}\n" for name in kept), encoding="utf-8"))
     for item, why in sorted(data.skipped.items()):
-        say(f"skipped {data.source.name(item)}: {why}", "yellow")
+        say(f"skipped {printable(data.source.name(item))}: {why}", "yellow")
     say(f"{count:,} vectors of width {encoder.dim} in {job.out}")
     return {"out": str(job.out), "items": count, "dim": encoder.dim, "skipped": len(data.skipped)}
 

@@ -17,7 +17,7 @@ from selfsame.downstream.protocol import Features, Row, beats, measure
 from selfsame.downstream.protocol import table as table_of
 from selfsame.downstream.split import budget, numbered, stratified_split
 from selfsame.engine import dist
-from selfsame.engine.feed import CUT, VIEW, Order, Patient
+from selfsame.engine.feed import CUT, VIEW, Order
 from selfsame.engine.plan import workers_for
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import console, say
@@ -63,7 +63,8 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
             new = copy.deepcopy(encoder)
             reinitialise(new)
         # Untouched batch-norm statistics make random weights look worse than they are: let them meet the data.
-        met = plain(train.data, views, train.items[:CALIBRATED])
+        some = np.random.default_rng(mixed(seed, 4)).permutation(train.items)[:CALIBRATED].tolist()
+        met = plain(train.data, views, some, chunk=-(-len(some) // -(-len(some) // 128)))
         return calibrated(new.to(on), (view.to(on) for view in met))
 
     def vectors(of: Encoder) -> tuple[Tensor, Tensor]:
@@ -79,11 +80,12 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
     trained = vectors(encoder)
     features: dict[Literal["encoder", "random", "raw", "supervised"], Features] = {
         "encoder": lambda seed: trained,
-        "random": lambda seed: vectors(fresh(job.seed + seed)),
-        "raw": lambda seed: (raw(train, workers), raw(test, workers)),
+        "random": lambda seed: vectors(fresh(seed)),
+        "raw": lambda seed: (raw(train), raw(test)),
     }
     frozen = [name for name in protocols if name != "finetune"]
-    rows = measure(features, train.labels, test.labels, frozen, budgets, job.seeds) if frozen else []
+    seeds = range(job.seed, job.seed + job.seeds)
+    rows = measure(features, train.labels, test.labels, frozen, budgets, seeds) if frozen else []
     starts: dict[tuple[str, str], Callable[[int], Encoder]] = {}
     if "finetune" in protocols:
         starts["encoder", "finetune"] = lambda seed: encoder
@@ -95,11 +97,9 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
         shown = "supervised" if kind == "random" else kind
         for wanted in budgets:
             runs = []
-            for seed in range(job.seeds):
-                say(f"fine-tuning: {shown}, labels {wanted}, seed {job.seed + seed}")
-                runs.append(
-                    tuned(job, start(job.seed + seed), train, test, views, wanted, seed, shown != "encoder", len(names))
-                )
+            for seed in seeds:
+                say(f"fine-tuning: {shown}, labels {wanted}, seed {seed}")
+                runs.append(tuned(job, start(seed), train, test, views, wanted, seed, shown != "encoder", len(names)))
             rows.append(Row.of(shown, protocol, wanted, runs))  # type: ignore[arg-type]
     result = {
         "run": str(job.run_folder),
@@ -178,10 +178,10 @@ def forget(part: Part, kept: list[int]) -> None:
     part.items = kept
 
 
-def raw(part: Part, workers: int) -> Tensor:
+def raw(part: Part) -> Tensor:
     """The input itself as a vector: a thumbnail, flattened, on the [0, 1] scale."""
     modality, stats = part.data.modality, part.data.stats
-    return modality.raw_vectors(part.data.source, part.items, stats, RAW_NUMBERS)  # type: ignore[attr-defined]
+    return modality.raw_vectors(part.data.source, part.items, stats, RAW_NUMBERS)
 
 
 @torch.no_grad()
@@ -213,14 +213,14 @@ def tuned(
     items, labels = [train.items[i] for i in use[learn]], train.labels[use[learn]]
     settings = Finetune(epochs=job.epochs, batch=min(job.batch_size, len(items)), bf16=dist.has_bf16(on_of(start)))
     modality, stats = train.data.modality, train.data.stats
-    source, order, plan = Patient(train.data.source), Order(len(items), job.seed + seed), ViewPlan(full=1)
+    order, plan = Order(len(items), seed), ViewPlan(full=1)
 
     def batch_at(step: int) -> tuple[Tensor, Tensor]:
         chosen = order.at(np.arange(step * settings.batch, (step + 1) * settings.batch))
         numbers = [items[i] for i in chosen]
-        cut = Draws(job.seed + seed, step, len(numbers), stream=CUT)
-        samples = [part.to(on_of(start)) for part in modality.sample(source, numbers, plan, views, cut)]
-        draws = Draws(job.seed + seed, step, len(numbers), stream=VIEW)
+        cut = Draws(seed, step, len(numbers), stream=CUT)
+        samples = [part.to(on_of(start)) for part in modality.sample(train.data.source, numbers, plan, views, cut)]
+        draws = Draws(seed, step, len(numbers), stream=VIEW)
         return modality.make_views(samples, plan, views, stats, draws)[0], labels[torch.from_numpy(chosen)]
 
     checked = [train.items[i] for i in use[check]] or items

@@ -27,7 +27,7 @@ class Export(Record):
         suffix = {"timm": ".safetensors", "torchvision": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}[self.to]
         out = self.out or self.run_folder / "export" / f"{self.to}{suffix}"
         with writing(out):
-            result = modalities.load(encoder.spec["modality"]).export(encoder, self.to, out)  # type: ignore[attr-defined]
+            result = modalities.load(encoder.spec["modality"]).export(encoder, self.to, out)
         say(f"wrote {', '.join(result['files'])}; outputs agree to {result['difference']:.1e}. Load it with:")
         say(result["snippet"], "bold")
         return {"out": str(out), **result}

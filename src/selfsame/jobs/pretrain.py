@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_serializer, field_validator
 
 from selfsame import methods
+from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
 from selfsame.jobs.runs import Run
 from selfsame.records import Method, Record
 
 FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "epochs", "save_every", "labels"}
+GIVEN = "given in Python"  # ends the name of an encoder that is no name
 
 
 class Pretrain(Record):
@@ -95,7 +97,7 @@ class Pretrain(Record):
 
     @field_serializer("encoder")
     def _encoder_name(self, encoder: Any) -> str:
-        return encoder if isinstance(encoder, str) else f"a {type(encoder).__name__} given in Python"
+        return encoder if isinstance(encoder, str) else f"a {type(encoder).__name__} {GIVEN}"
 
     @field_validator("views")
     @classmethod
@@ -118,4 +120,11 @@ class Pretrain(Record):
 
 def pretrain(data: str | Path, **settings: Any) -> Run:
     """Learn an encoder from unlabelled data; settings are the fields of `Pretrain`. Returns the finished run."""
-    return checked(Pretrain, {"data": str(data), **settings}).run()
+    return checked(Pretrain, {"data": path_of(data), **settings}).run()
+
+
+def path_of(data: Any) -> str:
+    """Where data is. Raises UserError for data itself."""
+    if not isinstance(data, str | Path):
+        raise UserError(f"data is named by its path, not given as {type(data).__name__}: save it as .npy first.")
+    return str(data)

@@ -29,6 +29,7 @@ from selfsame.jobs.data import (
     fixed_views,
     held_out,
     open_data,
+    printable,
     read_skipped,
     warn_skipped,
     write_skipped,
@@ -46,6 +47,8 @@ class Begun(Record):
     """What plan.json of a begun run holds of its decisions."""
 
     fingerprint: str
+    size: int
+    encoder: str
     loop: Loop
     method_settings: dict[str, Any]
     stats: dict[str, Any]
@@ -148,17 +151,19 @@ class Pretraining:
         job, modality, stats = self.job, self.data.modality, self.data.stats
         large = self.on.type == "cuda"
         self.module = module = job.encoder if not isinstance(job.encoder, str) else None
-        self.size: int = job.image_size or modality.default_size(stats, large)  # type: ignore[attr-defined]
+        begun = self.before  # what was derived then holds, also on another device
+        default_size = begun.size if begun else modality.default_size(stats, large)
+        self.size: int = job.image_size or default_size
         name = job.encoder
         if name == "auto":
-            name = modality.default_encoder(self.size, large)  # type: ignore[attr-defined]
+            name = begun.encoder if begun else modality.default_encoder(self.size, large)
         self.views = strengths(modality, job.views, self.size, stats)
         torch.manual_seed(mixed(job.seed, 1))
         weights = str(job.init) if job.init else None
         if module is None:
             encoder = modality.make_encoder(name, self.size, stats, weights)
         else:
-            encoder = modality.own_encoder(module, self.size, stats, weights)  # type: ignore[attr-defined]
+            encoder = modality.own_encoder(module, self.size, stats, weights)
         self.loop, lines = plan_loop(len(self.learn_from), encoder.has_tokens, self.wishes(), self.on)
         if self.before is not None:
             self.loop = self.continued(self.before, self.loop)
@@ -202,7 +207,9 @@ class Pretraining:
         if self.before is not None:
             loop = self.before.loop
             kept = ("optimizer", "lr", "weight_decay", "precision")
-            given |= {"batch_size": loop.batch, "warmup_epochs": loop.warmup * loop.batch / len(self.learn_from)}
+            passes = loop.batch / len(self.learn_from)
+            given |= {"batch_size": loop.batch, "warmup_epochs": loop.warmup * passes}
+            given["epochs"] = self.job.epochs or loop.steps * passes
             given |= {field: getattr(loop, field) for field in kept}
         return Wishes(**given)
 
@@ -265,7 +272,7 @@ class Pretraining:
 
         def accuracy() -> dict[str, float]:
             was = encoder.training
-            kept, vectors = all_vectors(encoder, self.data, self.views, chosen.tolist(), self.on)
+            kept, vectors = all_vectors(encoder, self.data, self.views, chosen.tolist(), self.on, self.workers)
             encoder.train(was)
             z, y = torch.from_numpy(vectors), torch.from_numpy(names[kept])
             return {"knn": knn_accuracy(z[half:], y[half:], z[:half], y[:half])}
@@ -276,6 +283,7 @@ class Pretraining:
 
     def begin_folder(self) -> None:
         write_text(self.folder / JOB, json.dumps(self.job.model_dump(mode="json"), indent=1) + "\n")
+        (self.folder / RESULT).unlink(missing_ok=True)  # of a run that is extended: it is unfinished again
         plan = {
             "fingerprint": self.fingerprint,
             "loop": self.loop.model_dump(mode="json"),
@@ -283,12 +291,13 @@ class Pretraining:
             "views": self.views.model_dump(mode="json"),
             "stats": self.data.stats.model_dump(mode="json"),
             "size": self.size,
+            "encoder": self.name,
             "lines": [line.model_dump() for line in self.lines],
         }
         write_text(self.folder / PLAN, json.dumps(plan, indent=1) + "\n")
         listed = dict(read_skipped(self.folder)) if self.before is not None else {}
         if listed:  # items that an earlier part of this run met
-            names = ((i, self.data.source.name(i)) for i in range(len(self.data.source)))
+            names = ((i, printable(self.data.source.name(i))) for i in range(len(self.data.source)))
             self.data.skipped.update({i: listed[name] for i, name in names if name in listed})
         write_skipped(self.data, self.folder)
         warn_skipped(self.data, self.folder)
@@ -348,7 +357,7 @@ class Pretraining:
         modality = self.data.modality
         encoder = encoder.eval()
         with writing(self.folder / "encoder.safetensors"):
-            modality.save_encoder(encoder, self.folder)  # type: ignore[attr-defined]
+            modality.save_encoder(encoder, self.folder)
             (self.folder / REPORT).unlink(missing_ok=True)  # of a shorter run: it is written last
         log = Run(self.folder).log
         looks = [row for row in log if "verdict" in row]

@@ -13,7 +13,8 @@ from PIL import Image
 
 from selfsame.engine.state import write_text, write_whole
 from selfsame.engine.watch import say
-from selfsame.jobs.data import Data, all_vectors, read_skipped, sheet
+from selfsame.jobs.data import Data, all_vectors, printable, read_skipped, sheet
+from selfsame.jobs.pretrain import GIVEN
 from selfsame.jobs.runs import PLAN, Run, read_json
 from selfsame.records import Record
 from selfsame.report.card import write_card
@@ -35,11 +36,11 @@ def write_report(
     write_whole(place / "views.png", lambda draft: drawn.save(draft, format="PNG"))
     chosen = np.sort(np.random.default_rng(mixed(seed, 9)).permutation(data.readable())[:SHOWN]).tolist()
     kept, vectors = all_vectors(encoder, data, views, chosen, on)
-    names = [data.source.name(i) for i in kept]
+    names = [printable(data.source.name(i)) for i in kept]
     of_kept = [labels[i] for i in kept] if labels else None
 
     def picture(k: int) -> Image.Image:
-        return data.modality.picture(data.source, kept[k])  # type: ignore[attr-defined]
+        return data.modality.picture(data.source, kept[k])
 
     queries = np.random.default_rng(mixed(seed, 10)).permutation(len(kept))[:QUERIES].tolist()
     write_text(place / "neighbours.html", neighbours(vectors, picture, names, queries, labels=of_kept))
@@ -103,7 +104,9 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
 
 
 def command(run: Run) -> str:
-    """The command line that makes the run again."""
+    """The command line that makes the run again, or a remark where there is none."""
+    if run.job["encoder"].endswith(GIVEN):
+        return f"# The encoder was {run.job['encoder']}: ss.pretrain(..., encoder=module) makes the run again."
     words = ["selfsame", "pretrain", run.job["data"], "--out", str(run.folder)]
     for key, value in run.job.items():
         if key in ("data", "out") or value is None or value is False:
@@ -123,7 +126,9 @@ def flags(name: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [word for key, inner in value.items() for word in flags(f"{name}.{key}", inner)]
     values = value if isinstance(value, list | tuple) else [value]
-    return [name.replace("_", "-"), *map(str, values)] if value is not True else [name.replace("_", "-")]
+    if isinstance(value, bool):
+        return [f"{name.replace('_', '-')}={value}"]
+    return [name.replace("_", "-"), *map(str, values)]
 
 
 def fragment(path: Path) -> str:

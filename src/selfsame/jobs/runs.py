@@ -63,6 +63,9 @@ def load(run: "str | Path | Run", encoder: "nn.Module | None" = None) -> "Encode
         run: a run folder, or any folder with encoder.safetensors and encoder.json.
         encoder: a module of the architecture that was trained, where the run was given one in Python.
 
+    An encoder of library "own" is built by importing and calling the factory that encoder.json names, so load such
+    folders only from people you trust; those of timm and torchvision networks run no code.
+
     Raises UserError when there is no encoder, it is damaged, or it needs the module it was made from.
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
@@ -76,7 +79,7 @@ def load(run: "str | Path | Run", encoder: "nn.Module | None" = None) -> "Encode
 
     spec = read_json(folder / "encoder.json")
     modality = load_modality(str(spec.get("modality", "image")))
-    return modality.load_encoder(folder, module=encoder).eval()  # type: ignore[attr-defined]
+    return modality.load_encoder(folder, module=encoder).eval()
 
 
 def encoder(module: "nn.Module", size: int, channels: int = 3, mean: Any = None, std: Any = None) -> "Encoder":

@@ -37,13 +37,15 @@ class Views(Record):
         return {"name": given} if isinstance(given, str) else {"name": "auto", **dict(given)}
 
     def run(self) -> dict[str, Any]:
+        from selfsame.engine import dist
         from selfsame.engine.state import write_whole
         from selfsame.engine.watch import say
         from selfsame.jobs.data import open_data, sheet
         from selfsame.jobs.pretraining import strengths
 
+        large = dist.device().type == "cuda"
         data = open_data(self.data, self.modality, self.max_skipped, self.seed)
-        size = self.image_size or data.modality.default_size(data.stats, False)  # type: ignore[attr-defined]
+        size = self.image_size or data.modality.default_size(data.stats, large)
         strength = strengths(data.modality, self.views, size, data.stats)
         drawn = sheet(data, strength, self.count, self.each, self.seed)
         write_whole(self.out, lambda draft: drawn.save(draft, format="PNG"))

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from selfsame.errors import UserError
+
 Buffers = Literal["own", "copy", "average"]
 
 
@@ -46,5 +48,7 @@ class Target(nn.Module):
 
 
 def cosine(start: float, end: float, progress: float) -> float:
-    """Half a cosine from `start` (progress 0) to `end` (progress 1)."""
+    """Half a cosine from `start` (progress 0) to `end` (progress 1). Raises UserError outside [0, 1]."""
+    if not 0 <= progress <= 1:
+        raise UserError(f"progress is {progress}; it is the share of the run that is done, from 0 to 1.")
     return end - (end - start) * (1 + math.cos(math.pi * progress)) / 2

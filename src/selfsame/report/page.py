@@ -36,7 +36,7 @@ CHARTS = {
     "Learning": {
         "loss": "What the method makes small. Its level depends on the method: compare runs of one method only.",
         "health/agreement": "Share of held-out items whose other view is the nearest of all. Higher is better.",
-        "knn": "Accuracy of the nearest neighbours on labelled items, which training never sees.",
+        "knn": "Accuracy of the nearest neighbours on labelled items; training never sees the labels.",
     },
     "Health of the vectors": {
         "health/spread": "Standard deviation of the unit vectors × √d: about 1 is healthy, 0 is a collapse.",
@@ -47,11 +47,15 @@ CHARTS = {
     },
     "Schedule and speed": {
         "lr": "Of the step, warm-up and decay included.",
-        "momentum": "Share of itself that the target keeps at a step.",
         "items_per_second": "Over all processes.",
     },
 }
-TITLES = {"lr": "Learning rate", "knn": "k-NN accuracy", "health/length": "Vector length"}
+TITLES = {
+    "lr": "Learning rate",
+    "spread": "Spread of projections",
+    "knn": "k-NN accuracy",
+    "health/length": "Vector length",
+}
 FIGURES = ("loss", "knn", "health/agreement", "health/spread", "health/rank")
 SPEED = "items_per_second"
 COUNTERS = ("step", "epoch", "time")

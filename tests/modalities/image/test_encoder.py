@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from selfsame.errors import UserError
 from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_encoder, own_encoder, save_encoder
+from selfsame.modalities.image.networks import OPTIONS, check_saved, resolve
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,13 @@ def test_integers_and_floats_of_the_same_pixels_give_the_same_vector(small):
     encoder = own_encoder(small, 32, RGB).eval()
     assert torch.equal(encoder(images()), encoder(images().float() / 255))
     assert torch.equal(encoder(images()), encoder(images().int()))
+
+
+def test_an_8_bit_image_keeps_its_own_white_beside_deeper_ones():
+    encoder = own_encoder(nn.Identity(), 4, Measured(1, 65535, (0.0,), (1.0,), bits=16)).eval()
+    eight = torch.full((1, 1, 4, 4), 51, dtype=torch.uint8)
+    torch.testing.assert_close(encoder(eight), encoder(eight.float() / 255))
+    torch.testing.assert_close(encoder(eight.int() * 257), encoder(eight))
 
 
 def test_deep_pixels_are_divided_by_their_own_white():
@@ -224,6 +232,43 @@ def test_damaged_or_newer_files_are_named(small, tmp_path):
     text.write_text("{")
     with pytest.raises(UserError, match="damaged"):
         load_encoder(tmp_path, Conv())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        (
+            "resnet18",
+            {"options": {"checkpoint_path": "x.pth"}},
+            "checkpoint_path='x.pth' of timm's resnet18; accepted: img_size, patch_size",
+        ),
+        ("resnet18", {"options": {"pretrained_cfg": {"file": "x.pth"}}}, "asks for pretrained_cfg="),
+        ("resnet18", {"options": {"img_size": "x"}}, "asks for img_size='x'"),
+        ("resnet18", {"name": "hf-hub:someone/net"}, "no network 'hf-hub:someone/net'"),
+        ("resnet18", {"name": "local-dir:x"}, "no network 'local-dir:x'"),
+        ("torchvision/resnet18", {"options": {"progress": 1}}, "progress=1 of torchvision's resnet18"),
+        ("torchvision/resnet18", {"name": "fasterrcnn_resnet50_fpn"}, "no network 'fasterrcnn_resnet50_fpn'"),
+        ("tests.nets:tiny", {"options": {"channels": 3}}, "channels=3 of own's tests.nets:tiny; accepted: none"),
+    ],
+)
+def test_a_file_cannot_ask_for_other_networks_and_options_than_are_ever_saved(name, changes, reason, tmp_path):
+    save_encoder(make_encoder(name, 32, RGB), tmp_path)
+    load_encoder(tmp_path)
+    text = tmp_path / "encoder.json"
+    text.write_text(json.dumps({**json.loads(text.read_text()), **changes}))
+    with pytest.raises(UserError, match=reason) as error:
+        load_encoder(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_every_option_that_is_given_may_be_read_back():
+    names = ("resnet18", "vit_tiny_patch4_32", "torchvision/resnet18", "torchvision/vit_b_16", "torchvision/maxvit_t")
+    found: dict[str, set[str]] = {"timm": set(), "torchvision": set(), "own": set()}
+    for name in (*names, "torchvision/googlenet", "torchvision/inception_v3", "tests.nets:tiny"):
+        library, bare, options = resolve(name, 32)
+        check_saved(library, bare, json.loads(json.dumps(options)))
+        found[library] |= options.keys()
+    assert found == {library: set(options) for library, options in OPTIONS.items()}
 
 
 def test_a_failed_save_leaves_the_old_encoder(small, tmp_path, monkeypatch):

@@ -110,6 +110,19 @@ def test_photo_is_the_papers_recipe():
         assert view.vertical_flip == view.rotate == view.box_blur == view.sharpen == view.cutout == 0
 
 
+def test_photo_deviates_from_the_paper_as_it_says():
+    view = recipe("photo", 224, stats()).one.changed(flip=0.0, jitter=0.0, gray=0.0, blur=0.0)
+    black = torch.zeros(8, 3, 2, 2, dtype=torch.uint8)
+    assert not made(black, view.changed(jitter=1.0, contrast=0.0)).any()  # an offset would lift it
+    flat = torch.tensor([200, 100, 50], dtype=torch.uint8).reshape(1, 3, 1, 1).expand(8, 3, 2, 2)
+    only_contrast = view.changed(jitter=1.0, brightness=0.0, saturation=0.0, hue=0.0)
+    assert changed(flat, only_contrast).all()  # its channels are at their own means already
+    point = torch.zeros(1, 3, 224, 224, dtype=torch.uint8)
+    point[..., 112, 112] = 255
+    row = made(point, view.changed(blur=1.0, sigma=(2.0, 2.0)))[0, 0, 112]
+    assert row.nonzero().flatten().tolist() == list(range(106, 119))  # 3 sigma either way; a tenth would be 23 wide
+
+
 def test_full_views_alternate_between_the_two_pipelines():
     bright = torch.full((MANY, 3, 2, 2), 200, dtype=torch.uint8)
     quiet = recipe("photo", 2, stats()).two.changed(flip=0.0, jitter=0.0, gray=0.0, blur=0.0)

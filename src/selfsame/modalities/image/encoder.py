@@ -4,32 +4,22 @@ Raises: UserError on unknown names, sizes a network cannot take, wrongly scaled 
 saved encoders that do not fit; TypeError where a network has no maps or tokens.
 """
 
-import importlib
 import json
-import math
 import os
-import pickle
-import re
-import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
-import torchvision
 from jaxtyping import Float, Int
 from pydantic import ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_model
+from safetensors.torch import load_model, save_model
 from timm.layers import PatchEmbed
-from timm.models.resnet import BasicBlock, Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
 from timm.models.vision_transformer import VisionTransformer as TimmViT
-from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint_sequential
 from torchvision.models import ResNet, SwinTransformer, VisionTransformer
@@ -37,13 +27,14 @@ from torchvision.ops.misc import Permute
 
 from selfsame import types
 from selfsame.errors import UserError, unknown
+from selfsame.modalities.image.networks import check_patches, check_saved, library_trunk, resolve, small_stem
+from selfsame.modalities.image.weights import HEADS, load_weights
 from selfsame.nn.norm import use_group_norm
 from selfsame.records import Record
 
 FORMAT = 1  # of encoder.json
 SMALL = 64  # pixels up to which residual nets get the small stem
 CONTAINERS = {"features", "blocks", "stages", "layers", "trunk_output", "encoder"}  # whose children are the stages
-HEADS = re.compile(r"(fc|head|heads|head_dist|classifier)\.")  # classifiers, which an encoder does without
 STATS = ("items", "channels", "bits", "white", "mean", "std", "height", "width", "uniform")
 
 
@@ -72,7 +63,7 @@ class Spec(Record):
     size: int
     channels: int
     options: dict[str, Any]
-    """arguments of the library's constructor"""
+    """arguments of the library's constructor, of those that `networks.OPTIONS` lists"""
     small_stem: bool
     norm: Literal["batch", "group"]
     stats: Scale
@@ -108,7 +99,10 @@ class ImageEncoder(types.Encoder):
     def normalised(self, view: Tensor) -> Float[Tensor, "b c h w"]:
         """What the trunk sees: (pixels - mean) / std, pixels on the [0, 1] scale."""
         self._check(view)
-        pixels = view if view.is_floating_point() else view.float() / self.white.float()
+        pixels = view
+        if not view.is_floating_point():
+            # 8-bit images look the same beside deeper ones: 255 is white, whatever the data's own white is.
+            pixels = view.float() / (255.0 if view.dtype == torch.uint8 else self.white.float())
         return ((pixels - self.mean) / self.std).to(self.mean.dtype)
 
     def maps(self, view: Tensor) -> list[Tensor]:
@@ -261,14 +255,14 @@ def make_encoder(name: str, size: int, stats: Any, weights: str | None = None) -
     .safetensors or .pt/.pth of tensors, and what was taken from it stands in `spec["weights"]`. Other weights are
     drawn from torch's global generator. Residual nets for up to 64 px get a 3x3 stem without stride or pooling.
     """
-    library, name, options = _resolve(name, size)
+    library, name, options = resolve(name, size)
     try:
-        trunk = _library_trunk(library, name, stats.channels, options)
+        trunk = library_trunk(library, name, stats.channels, options)
     except UserError as error:
         if "img_size" not in options or not isinstance(error.__cause__, TypeError):
             raise
         del options["img_size"]  # convolutional: takes any size
-        trunk = _library_trunk(library, name, stats.channels, options)
+        trunk = library_trunk(library, name, stats.channels, options)
     return _fresh(trunk, library, name, options, size, stats, weights)
 
 
@@ -278,7 +272,10 @@ def own_encoder(module: nn.Module, size: int, stats: Any, weights: str | None = 
 
 
 def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> ImageEncoder:
-    """The encoder that `spec` describes, weights not loaded. `module` is needed where an own one was given so."""
+    """The encoder that `spec` describes, weights not loaded. `module` is needed where an own one was given so.
+
+    A network of library "own" is made by importing and calling the factory that `spec["name"]` names.
+    """
     try:
         plan = Spec.model_validate(spec)
     except ValidationError as error:
@@ -290,11 +287,12 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Imag
                 f"the encoder was trained around a module of your own ({plan.name}), which cannot be rebuilt from its "
                 "name. Make the module and pass it: ss.load(run, encoder=module)."
             )
-        module = _library_trunk(plan.library, plan.name, plan.channels, plan.options)
+        check_saved(plan.library, plan.name, plan.options)
+        module = library_trunk(plan.library, plan.name, plan.channels, plan.options)
     elif plan.library != "own":
         raise UserError(f"the encoder is {plan.name} of {plan.library}, which needs no module of yours. Leave it out.")
     if plan.small_stem:
-        _small_stem(module)
+        small_stem(module)
     if plan.norm == "group":
         use_group_norm(module)
     dim = _width(module, plan.name, plan.size, plan.channels)
@@ -320,7 +318,12 @@ def save_encoder(encoder: ImageEncoder, folder: str | Path) -> None:
 
 
 def load_encoder(folder: str | Path, module: nn.Module | None = None) -> ImageEncoder:
-    """Read what `save_encoder` wrote, in eval mode on the CPU. Outputs are equal to the bit."""
+    """Read what `save_encoder` wrote, in eval mode on the CPU. Outputs are equal to the bit.
+
+    An encoder of library "own" imports and calls the factory that encoder.json names: such a folder must be trusted.
+    Networks of timm and torchvision are made with the options of `networks.OPTIONS` alone, and run no code of the
+    folder.
+    """
     folder = Path(folder)
     text, tensors = folder / "encoder.json", folder / "encoder.safetensors"
     for path in (text, tensors):
@@ -348,113 +351,13 @@ def load_encoder(folder: str | Path, module: nn.Module | None = None) -> ImageEn
     return encoder.eval()
 
 
-def _resolve(name: str, size: int) -> tuple[str, str, dict[str, Any]]:
-    """Library, its name for the network, and the constructor's options, which depend on the size."""
-    if ":" in name:
-        return "own", name, {}
-    bare = name.removeprefix("torchvision/")
-    models = torchvision.models.list_models(module=torchvision.models)
-    if bare == name:
-        patch = re.fullmatch(r"(\w*?(?:vit|deit)\w*_patch)(\d+)(_\d+)?", name)
-        if timm.is_model(name):
-            return "timm", name, {"img_size": size}
-        if patch:
-            for size_of_paper in ("16_224", "14_224", "32_224", "16_384", "8_224"):
-                if timm.is_model(patch[1] + size_of_paper):
-                    return "timm", patch[1] + size_of_paper, {"img_size": size, "patch_size": int(patch[2])}
-    if bare in models:
-        options: dict[str, Any] = {}
-        if bare.startswith("vit_"):
-            options = {"image_size": size}
-        elif bare.startswith("maxvit"):
-            options = {"input_size": [size, size]}
-        elif bare in ("googlenet", "inception_v3"):
-            options = {"aux_logits": False, "init_weights": True}
-        return "torchvision", bare, options
-    known = [f"torchvision/{model}" for model in models]
-    if bare == name:
-        known = [*timm.list_models(), *(model for model in models if not timm.is_model(model))]
-    raise unknown("encoder", name, known, "A network of your own is named package.module:factory.")
-
-
-def _library_trunk(library: str, name: str, channels: int, options: dict[str, Any]) -> nn.Module:
-    """The network without its classifier. Draws its weights from the global generator."""
-    if library == "own":
-        return _own_trunk(name)
-    try:
-        if library == "timm":
-            trunk = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
-            open_branches(trunk)
-            return trunk
-        trunk = torchvision.models.get_model(name, weights=None, **options)
-    except (RuntimeError, TypeError, ValueError, AssertionError, ArithmeticError) as error:
-        raise UserError(f"{library} cannot make {name} for {channels} channels with {options}: {error}") from error
-    for part, replacement in torchvision_changes(trunk, channels).items():
-        trunk.set_submodule(part, replacement)
-    for part, layer in trunk.named_modules():
-        if isinstance(layer, nn.Dropout) and part.startswith(("classifier", "dropout")):
-            layer.p = 0.0  # made for the classifier; here it would only blur the vector
-    return trunk
-
-
-def open_branches(trunk: nn.Module) -> None:
-    """Start the last batch norm of each residual branch at scale 1, as BYOL's paper did (its reference README).
-
-    timm starts it at 0, which makes deep supervised nets stable. Without labels it is slow: with ten labels a class the
-    linear probe of examples/digits.py reached 85.5 % from 0 and 96.9 % from 1 in the same number of steps.
-    """
-    for block in trunk.modules():
-        if isinstance(block, BasicBlock | Bottleneck):
-            scale = (block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight
-            if isinstance(scale, Tensor):  # norms without scale have None
-                nn.init.ones_(scale)
-
-
-def torchvision_changes(trunk: nn.Module, channels: int) -> dict[str, nn.Module]:
-    """What makes an encoder of a torchvision classifier: its last layer out, its first one to `channels` channels."""
-    parts = dict(trunk.named_modules())
-    head = [part for part, layer in parts.items() if isinstance(layer, nn.Linear) and layer.out_features == 1000]
-    head += [part for part, layer in parts.items() if isinstance(layer, nn.Conv2d) and layer.out_channels == 1000]
-    changes: dict[str, nn.Module] = {head[-1]: nn.Identity()}
-    first = next(part for part, layer in parts.items() if isinstance(layer, nn.Conv2d))
-    old: Any = parts[first]
-    if channels != old.in_channels:
-        new = nn.Conv2d(
-            channels,
-            old.out_channels,
-            old.kernel_size,
-            stride=old.stride,
-            padding=old.padding,
-            bias=old.bias is not None,
-        )
-        nn.init.normal_(new.weight, std=float(old.weight.detach().std()) * math.sqrt(old.in_channels / channels))
-        if new.bias is not None:
-            nn.init.zeros_(new.bias)
-        changes[first] = new
-    return changes
-
-
-def _own_trunk(name: str) -> nn.Module:
-    path, _, factory = name.partition(":")
-    try:
-        made = getattr(importlib.import_module(path), factory)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and not path.startswith(error.name):
-            raise  # the module is there; something that it imports is not
-        raise UserError(f"encoder {name!r}: {error}. Give package.module:factory of an importable module.") from None
-    trunk = made()
-    if not isinstance(trunk, nn.Module):
-        raise UserError(f"encoder {name!r} gave {type(trunk).__name__}; a torch.nn.Module is needed.")
-    return trunk
-
-
 def _fresh(
     trunk: nn.Module, library: str, name: str, options: dict[str, Any], size: int, stats: Any, weights: str | None
 ) -> ImageEncoder:
     small = library != "own" and size <= SMALL and isinstance(trunk, TimmResNet | ResNet)
     if small:
-        _small_stem(trunk)
-    _check_patches(trunk, name, size)
+        small_stem(trunk)
+    check_patches(trunk, name, size)
     spec: dict[str, Any] = {
         "modality": "image",
         "library": library,
@@ -468,41 +371,12 @@ def _fresh(
         "dim": _width(trunk, name, size, stats.channels),
     }
     if weights is not None:
-        spec["weights"] = _load_weights(trunk, Path(weights), stats.channels)
+        spec["weights"] = load_weights(trunk, Path(weights), stats.channels)
     return ImageEncoder(trunk, spec)
 
 
 def _plain(value: Any) -> Any:
     return [float(number) for number in value] if isinstance(value, tuple | list) else value
-
-
-def _small_stem(trunk: nn.Module) -> None:
-    """A first convolution of 3x3, stride 1, and no pooling: small images keep their size (He et al. 2016, 4.2)."""
-    assert isinstance(trunk, TimmResNet | ResNet)
-    if isinstance(trunk.conv1, nn.Conv2d):
-        old = trunk.conv1
-        trunk.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")  # as both libraries do
-    else:  # timm's deep stem: three of 3x3, the first with stride 2
-        trunk.conv1[0].stride = (1, 1)
-    trunk.maxpool = nn.Identity()
-
-
-def _check_patches(trunk: nn.Module, name: str, size: int) -> None:
-    if not isinstance(trunk, TimmViT) or not isinstance(trunk.patch_embed, PatchEmbed):
-        return
-    patch = trunk.patch_embed.patch_size[0]
-    if size // patch < 4:
-        finer = re.sub(r"_patch\d+(_\d+)?.*", f"_patch{max(1, size // 8)}_{size}", name)
-        raise UserError(
-            f"{name} cuts {size}x{size} px into {size // patch}x{size // patch} patches of {patch}x{patch}, too few to "
-            f"learn from (at least 4x4). Name a finer one, such as {finer}, or another encoder."
-        )
-    if size % patch:
-        below = size - size % patch
-        raise UserError(
-            f"size {size} is no multiple of the {patch} px patch of {name}. Use {below} or {below + patch}."
-        )
 
 
 def _only_size(trunk: nn.Module) -> tuple[int, int] | None:
@@ -577,94 +451,3 @@ def _caught(parts: list[nn.Module], copy: bool = False) -> Iterator[list[Any]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _load_weights(trunk: nn.Module, file: Path, channels: int) -> dict[str, Any]:
-    """Fill `trunk` from a file of tensors; returns what was taken. UserError unless 95 % of its tensors were found."""
-    given = _tensors(file)
-    own = {name: tensor for name, tensor in trunk.state_dict().items() if not name.endswith("num_batches_tracked")}
-    starts = Counter(
-        key[: len(key) - len(rest)] for key in given for rest in _tails(key) if rest in own
-    )  # "module.encoder_q." and the like: the start under which most names fit
-    prefix = starts.most_common(1)[0][0] if starts else ""
-    found = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
-    before = {name: tuple(value.shape) for name, value in found.items()}
-    if isinstance(trunk, TimmViT):
-        found = checkpoint_filter_fn(found, trunk)  # other patch and image sizes, other libraries' names
-    first = next((f"{part}.weight" for part, layer in trunk.named_modules() if isinstance(layer, nn.Conv2d)), "")
-    if first in found and found[first].ndim == 4 and found[first].shape[1] != channels == own[first].shape[1]:
-        found[first] = _other_channels(found[first], channels)
-    fits = {name: value for name, value in found.items() if name in own and value.shape == own[name].shape}
-    missing = sorted(own.keys() - fits.keys())
-    unexpected = sorted(
-        name for name in given if name.removeprefix(prefix) not in own and not HEADS.match(name.removeprefix(prefix))
-    )
-    unexpected = [name for name in unexpected if not name.endswith("num_batches_tracked")]
-    if len(fits) < 0.95 * len(own):
-        raise UserError(
-            f"{file}: only {len(fits)} of the {len(own)} tensors of the encoder are in it with the right shape. "
-            f"Missing or of another shape: {_some(missing)}. Not used: {_some(unexpected)}. "
-            "Name the encoder that the weights are of."
-        )
-    counters = {name: value for name, value in found.items() if name.endswith("num_batches_tracked")}
-    trunk.load_state_dict({**fits, **counters}, strict=False)
-    return {
-        "file": str(file),
-        "prefix": prefix,
-        "loaded": len(fits),
-        "of": len(own),
-        "missing": missing,
-        "unexpected": unexpected,
-        "adapted": sorted(name for name, value in fits.items() if name in before and before[name] != value.shape),
-    }
-
-
-def _tails(key: str) -> Iterator[str]:
-    """The key, and what is left of it after its first dot, second dot, ..."""
-    while True:
-        yield key
-        _, dot, key = key.partition(".")
-        if not dot:
-            return
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise UserError(f"no weights at {file}. Give a local file: .safetensors, .pt or .pth. Nothing is downloaded.")
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        held = torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise UserError(
-            f"{file} cannot be read as tensors: {reason}. Give .safetensors, or .pt/.pth of tensors only."
-        ) from None
-    for name in ("state_dict", "model", "model_state_dict", "teacher", "student", "encoder"):
-        if isinstance(held, dict) and isinstance(held.get(name), dict):
-            held = held[name]
-            break
-    tensors = {key: value for key, value in held.items() if isinstance(value, Tensor)} if isinstance(held, dict) else {}
-    if not tensors:
-        raise UserError(f"{file} holds no tensors by name. Give the state_dict of a network.")
-    return tensors
-
-
-def _other_channels(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution for another number of channels: summed to one, else repeated and scaled, as timm does."""
-    if channels == 1:
-        return weight.sum(dim=1, keepdim=True)
-    had = weight.shape[1]
-    return weight.repeat(1, -(-channels // had), 1, 1)[:, :channels] * (had / channels)
-
-
-def _some(names: list[str]) -> str:
-    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"

@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from selfsame.errors import UserError, missing, unknown
-from selfsame.modalities.image.encoder import ImageEncoder, torchvision_changes
+from selfsame.modalities.image.encoder import ImageEncoder
+from selfsame.modalities.image.networks import torchvision_changes
 
 SUFFIX = {"timm": ".safetensors", "torchvision": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = {"timm": 1e-5, "torchvision": 1e-5, "onnx": 1e-4, "torch": 1e-4}

@@ -117,7 +117,11 @@ class Views(Record):
 
 
 def photo(size: int) -> Views:
-    """BYOL's two pipelines; part views as SwAV's (area, 96 of 224 px), blurred as DINO's."""
+    """BYOL's two pipelines; part views as SwAV's (area, 96 of 224 px), blurred as DINO's.
+
+    Deviations from BYOL: brightness is a factor, not an offset; contrast pivots on the mean luma, not on each channel's
+    mean; the blur reflects at the border, and its kernel is cut at 3 sigma. Hue and clipping: `steps.colour_matrices`.
+    """
     return Views(size=size, part_size=part_side(size))
 
 

@@ -1,0 +1,45 @@
+"""From a path to items: the list of those that cannot be read."""
+
+import shutil
+
+import pytest
+
+import selfsame as ss
+from selfsame.jobs.data import open_data, printable, read_skipped, sheet, write_skipped
+
+
+def test_names_that_are_utf8_are_left_alone():
+    for name in ("a/b c.png", "größe.png", '猫,"1".png', r"a\b.png"):
+        assert printable(name) == name
+
+
+def test_the_list_of_unreadable_files_is_read_as_it_was_written(pictures, tmp_path, odd_name):
+    folder = shutil.copytree(pictures / "disc", tmp_path / "data")
+    broken = [odd_name(b"\xff.png"), 'größe, "1".png']
+    for name in broken:
+        (folder / name).write_bytes(b"")
+    data = open_data(str(folder), max_skipped=0.5)
+    write_skipped(data, tmp_path)
+    listed = dict(read_skipped(tmp_path))
+    names = {i: data.source.name(i) for i in data.skipped}
+    assert sorted(names.values()) == sorted(broken)
+    assert {i: listed[printable(name)] for i, name in names.items()} == data.skipped and len(listed) == 2
+
+
+def test_too_many_unreadable_files_are_listed_whatever_their_names(pictures, tmp_path, odd_name):
+    folder = shutil.copytree(pictures / "disc", tmp_path / "data")
+    (folder / odd_name(b"\xff.png")).write_bytes(b"")
+    with pytest.raises(ss.UserError, match=r"1 of 17 items .*\\udcff\.png: .*skipped.csv") as error:
+        open_data(str(folder), folder=tmp_path)
+    str(error.value).encode()
+    ((name, reason),) = read_skipped(tmp_path)
+    assert name == r"\udcff.png" and reason
+
+
+def test_a_sheet_is_drawn_of_items_of_any_name(pictures, tmp_path, odd_name):
+    (tmp_path / "data").mkdir()
+    for k in range(3):
+        (tmp_path / "data" / odd_name(b"\xff%d.png" % k)).write_bytes((pictures / "disc" / f"0{k}.png").read_bytes())
+    data = open_data(str(tmp_path / "data"))
+    views = data.modality.recipe("weak", 16, data.stats)
+    assert sheet(data, views, 3, 2, 0).size[0] > 0
