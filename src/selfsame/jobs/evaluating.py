@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from selfsame.downstream.finetune import Finetune, finetune, predict
+from selfsame.downstream.knn import knn_accuracy
 from selfsame.downstream.metrics import top_k_accuracy
 from selfsame.downstream.protocol import Features, Row, beats, measure
 from selfsame.downstream.protocol import table as table_of
@@ -62,10 +63,7 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
         except UserError:  # a module given in Python cannot be built again: a copy with all weights drawn anew
             new = copy.deepcopy(encoder)
             reinitialise(new)
-        # Untouched batch-norm statistics make random weights look worse than they are: let them meet the data.
-        some = np.random.default_rng(mixed(seed, 4)).permutation(train.items)[:CALIBRATED].tolist()
-        met = plain(train.data, views, some, chunk=-(-len(some) // -(-len(some) // 128)))
-        return calibrated(new.to(on), (view.to(on) for view in met))
+        return new.to(on).eval()
 
     def vectors(of: Encoder) -> tuple[Tensor, Tensor]:
         both = []
@@ -76,11 +74,27 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
             both.append(torch.from_numpy(found))
         return both[0], both[1]
 
+    def untrained(seed: int) -> tuple[Tensor, Tensor]:
+        """Vectors of random weights: with batch-norm statistics as they are made, or with the data's.
+
+        Either can be far better, so the baseline is the one whose k-NN is better within the train part.
+        """
+        plainly, some = vectors(fresh(seed)), np.random.default_rng(mixed(seed, 4)).permutation(train.items)
+        chosen = some[:CALIBRATED].tolist()
+        met = plain(train.data, views, chosen, chunk=-(-len(chosen) // -(-len(chosen) // 128)))
+        knowing = vectors(calibrated(fresh(seed), (view.to(on) for view in met)))
+        half, other = stratified_split(train.labels, 0.5, seed)
+
+        def within(pair: tuple[Tensor, Tensor]) -> float:
+            return knn_accuracy(pair[0][half], train.labels[half], pair[0][other], train.labels[other])
+
+        return max((plainly, knowing), key=within)
+
     # The encoder goes first: it finds the unreadable items, so that all features are of the same items.
     trained = vectors(encoder)
     features: dict[Literal["encoder", "random", "raw", "supervised"], Features] = {
         "encoder": lambda seed: trained,
-        "random": lambda seed: vectors(fresh(seed)),
+        "random": untrained,
         "raw": lambda seed: (raw(train), raw(test)),
     }
     frozen = [name for name in protocols if name != "finetune"]
