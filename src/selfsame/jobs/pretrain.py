@@ -23,7 +23,7 @@ class Pretrain(Record):
     out: Path | None = None
     """run folder; an unfinished run found there goes on [runs/NAME]"""
     method: Any = "byol"
-    """how to learn; `selfsame methods` lists them"""
+    """how to learn; `selfsame methods` lists them, `selfsame methods byol` the settings --method.x"""
     encoder: Any = "auto"
     """timm or torchvision model, or package.module:factory of your own"""
     init: Path | None = None
@@ -31,7 +31,7 @@ class Pretrain(Record):
     image_size: Annotated[int | None, Field(ge=4, le=4096)] = None
     """side of a view in pixels [from the data]"""
     views: Any = "auto"
-    """strength of the views: photo, small, weak, or auto by size"""
+    """strength of the views: photo, small, weak, or auto by size; --views photo --help shows --views.one.x"""
     epochs: Annotated[float | None, Field(gt=0)] = None
     """passes over the data; raise it to extend a finished run"""
     batch_size: Annotated[int | None, Field(ge=2)] = None

@@ -136,7 +136,7 @@ def _library(encoder: ImageEncoder, to: str, file: Path) -> dict[str, Any]:
         f"std = torch.tensor({list(stats['std'])}).view(1, -1, 1, 1)\n"
     )
     try:
-        checked = _run(encoder, load, "vectors = model((pixels - mean) / std)\n")
+        checked = _run(encoder, load, "with torch.inference_mode():\n    vectors = model((pixels - mean) / std)\n")
     except (RuntimeError, KeyError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -173,7 +173,7 @@ def _torch(encoder: ImageEncoder, to: str, file: Path) -> dict[str, Any]:
     )
     torch.export.save(program, file)
     load = f"import torch\n\nmodel = torch.export.load({str(file)!r}).module()\n"
-    return {"input": PLAIN, **_run(encoder, load, "vectors = model(pixels)\n")}
+    return {"input": PLAIN, **_run(encoder, load, "with torch.inference_mode():\n    vectors = model(pixels)\n")}
 
 
 def _example(encoder: ImageEncoder, batch: int) -> Tensor:
