@@ -249,3 +249,9 @@ def test_a_network_that_is_drawn_anew_keeps_nothing_it_has_learned():
     after = module.state_dict()
     assert all((after[name] != before[name]).float().mean() > 0.8 for name in before)
     assert torch.equal(after["token"].flatten().sort().values, before["token"].flatten())  # of the same scale
+
+
+def test_report_and_card_say_of_what_items_the_numbers_are(run, pictures):
+    ss.evaluate(run, pictures, protocols="knn", seeds=1)
+    for name in ("report.html", "README.md"):
+        assert "test items of 4 classes" in (run / name).read_text(encoding="utf-8")

@@ -55,6 +55,7 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
     if evaluation is None and (folder / "evaluation.json").exists():
         evaluation = read_json(folder / "evaluation.json")
     rows = evaluation["rows"] if evaluation else None
+    measured_on = on_what(evaluation) if evaluation else ""
     plan, spec = read_json(folder / PLAN), read_json(folder / "encoder.json")
     lines = [
         (line["name"], f"{line['value']} ({line['why']})" if line["why"] else line["value"]) for line in plan["lines"]
@@ -69,6 +70,7 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
             job=run.job,
             log=run.log,
             numbers=rows,
+            measured_on=measured_on,
             sheet=picture,
             neighbours_html=fragment(place / "neighbours.html"),
             map_html=fragment(place / "map.html"),
@@ -98,9 +100,18 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
         command=command(run),
         verdict=run.verdict,
         numbers=rows,
+        measured_on=measured_on,
         versions=versions(),
     )
     say(f"report: {folder / 'report.html'}")
+
+
+def on_what(evaluation: dict[str, Any]) -> str:
+    """Of what the numbers of an evaluation are."""
+    return (
+        f"{evaluation['labelled']}: {evaluation['train']:,} train and {evaluation['test']:,} test items of "
+        f"{evaluation['classes']} classes, first seed {evaluation['seed']}."
+    )
 
 
 def command(run: Run) -> str:

@@ -36,6 +36,7 @@ def write_card(
     command: str,
     verdict: Verdict,
     numbers: Sequence[Row] | None = None,
+    measured_on: str = "",
     versions: Pairs = (),
     limits: Sequence[str] = (),
 ) -> Path:
@@ -48,7 +49,7 @@ def write_card(
     load = f"import selfsame as ss\n\nencoder = ss.load({_quoted(str(folder))})  # a torch.nn.Module: [b ...] -> [b d]"
     evaluate = f"selfsame evaluate {shlex.quote(str(folder))} LABELLED"
     measured = (
-        "Each score stands beside random weights and raw input, measured in the same way.\n\n"
+        f"{cell(measured_on)} Each score stands beside random weights and raw input, measured in the same way.\n\n"
         + scores_markdown(numbers)
         if numbers
         else "Not measured against labels yet. To measure it beside random weights and raw input:\n\n"

@@ -70,6 +70,7 @@ def write_page(
     job: Mapping[str, Any],
     log: Sequence[Mapping[str, Any]],
     numbers: Sequence[Row] | None = None,
+    measured_on: str = "",
     sheet: Image.Image | None = None,
     neighbours_html: str = "",
     map_html: str = "",
@@ -79,8 +80,8 @@ def write_page(
     """Write `folder`/report.html, whole or not at all, and return its path.
 
     `verdict` is a key of `health.ADVICE`. `log` holds the rows of log.jsonl; any numeric column becomes a curve.
-    `plan` and `versions` are (name, value) pairs, `skipped` (file, reason) pairs. `neighbours_html` and `map_html`
-    are taken as they are: they come from `gallery`.
+    `measured_on` says of what items the numbers are. `plan` and `versions` are (name, value) pairs, `skipped` (file,
+    reason) pairs. `neighbours_html` and `map_html` are taken as they are: they come from `gallery`.
     """
     columns = _columns(log)
     sections = [
@@ -89,7 +90,7 @@ def write_page(
         ("views", "What it learns from", _sheet(sheet)),
         ("neighbours", "Nearest neighbours", _neighbours(neighbours_html)),
         ("map", "Map of the items", map_html),
-        ("numbers", "Numbers beside baselines", _numbers(numbers, folder)),
+        ("numbers", "Numbers beside baselines", _numbers(numbers, measured_on, folder)),
         ("settings", "Plan and job", _settings(plan, job)),
         ("skipped", "Skipped files", _skipped(skipped)),
         ("versions", "Versions", _pairs(versions) if versions else ""),
@@ -216,7 +217,7 @@ def _neighbours(html: str) -> str:
     return f'<p class="lead">{lead}</p>{html}' if html else ""
 
 
-def _numbers(numbers: Sequence[Row] | None, folder: Path) -> str:
+def _numbers(numbers: Sequence[Row] | None, measured_on: str, folder: Path) -> str:
     command = f"selfsame evaluate {shlex.quote(str(folder))} LABELLED"
     if not numbers:
         return (
@@ -224,7 +225,8 @@ def _numbers(numbers: Sequence[Row] | None, folder: Path) -> str:
             "measures the encoder beside random weights and raw input:</p>"
             f"<pre><code>{escape(command)}</code></pre>"
         )
-    return scores_html(numbers)
+    told = f'<p class="lead">{escape(measured_on)}</p>' if measured_on else ""
+    return told + scores_html(numbers)
 
 
 def _settings(plan: Pairs, job: Mapping[str, Any]) -> str:
