@@ -32,6 +32,10 @@ def table(head: list[str], rows: list[list[object]]) -> list[str]:
     return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines] + [""]
 
 
+def noted(result: dict) -> list[str]:
+    return [f"{result['note']}\n"] if "note" in result else []
+
+
 def spread(mean: float, std: float | None) -> str:
     return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
@@ -49,7 +53,7 @@ def budgets() -> list[str]:
         [kind, spread(mean["knn"], mean["knn_std"]), spread(mean["probe"], mean["probe_std"]), mean["seeds"]]
         for kind, mean in sorted(result["mean"].items(), key=lambda pair: -pair[1]["probe"])
     ]
-    return lines + table(["features", "k-NN", "linear", "seeds"], rows)
+    return lines + noted(result) + table(["features", "k-NN", "linear", "seeds"], rows)
 
 
 def curves() -> list[str]:
@@ -81,6 +85,7 @@ def baselines() -> list[str]:
             f"{first['loop']['steps']:,} steps of {first['loop']['batch']}, verdict {first['result']['verdict']}, "
             f"{first['result']['seconds']:,.0f} s on {first['result']['machine']}.\n",
         ]
+        lines += noted(result)
         lines += table(HEAD, [accuracy(row) for run in result["runs"] for row in run["rows"]])
     return lines
 

@@ -1,7 +1,7 @@
 """Defaults derived from the data, the encoder and the machine, by rules that are printed with the values.
 
-Sources: learning rate in proportion to the batch, Goyal et al. 2017, arXiv 1706.02677; the rest is measured
-(bench/results) or stated as a rule of thumb where it stands.
+Sources: learning rate in proportion to the batch, Goyal et al. 2017, arXiv 1706.02677; the rest are
+rules of thumb, stated where they stand.
 """
 
 import os
