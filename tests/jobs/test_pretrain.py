@@ -17,7 +17,7 @@ import selfsame as ss
 from selfsame.engine import plan
 from selfsame.engine.health import ADVICE
 from selfsame.engine.loop import Interrupted
-from selfsame.engine.state import saved
+from selfsame.engine.state import LOCK, claimed, saved
 from selfsame.errors import TrainingStopped
 from selfsame.jobs.pretrain import Pretrain
 from tests import nets
@@ -338,6 +338,22 @@ def test_a_folder_of_somebody_else_is_refused_and_untouched(pictures, tmp_path):
     (tmp_path / "thesis" / "chapter1.tex").write_text("Ten years of work")
     refused(pictures, r"thesis is no run folder and not empty \(chapter1.tex, ...\)", out=tmp_path / "thesis")
     assert contents(tmp_path / "thesis") == {"chapter1.tex": b"Ten years of work"}
+
+
+def test_two_runs_in_one_folder_do_not_meet(pictures, tmp_path):
+    with claimed(tmp_path / "run"):
+        said = refused(pictures, "another run is at work in .*run", out=tmp_path / "run")
+    assert "--out" in said
+    assert ss.pretrain(pictures, out=tmp_path / "run", **QUICK).verdict != "unfinished"  # the lock is given back
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    code = "import os, sys; from selfsame.engine.state import claimed; claimed(sys.argv[1]).__enter__(); os._exit(9)"
+    code = code.replace("sys.argv[1]", "__import__('pathlib').Path(sys.argv[1])")
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert (tmp_path / LOCK).exists()
+    with claimed(tmp_path):
+        pass
 
 
 def test_a_path_through_a_file_as_out_is_refused(pictures, tmp_path):

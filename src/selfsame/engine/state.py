@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.optim import Optimizer
 
@@ -16,6 +17,32 @@ from selfsame.engine import dist
 from selfsame.errors import UserError
 
 KEPT = 2
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep a run folder for this run: a second one that wants it meanwhile gets a UserError.
+
+    The first of several processes holds the lock. The system frees it however the process ends.
+    """
+    lock = FileLock(folder / LOCK)
+
+    def acquire() -> None:
+        with writing(folder / LOCK):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(
+                    f"another run is at work in {folder}. Wait until it ends or stop it, or choose another --out."
+                ) from None
+
+    dist.by_first(acquire)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

@@ -17,7 +17,7 @@ from selfsame.engine.feed import VIEW, Steps
 from selfsame.engine.health import ADVICE, Health
 from selfsame.engine.loop import Loop, train
 from selfsame.engine.plan import Line, Wishes, plan_loop, workers_for
-from selfsame.engine.state import write_text, writing
+from selfsame.engine.state import LOCK, claimed, write_text, writing
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
@@ -87,20 +87,25 @@ class Pretraining:
                 if not (self.folder / REPORT).exists():  # the run ended while it was written
                     dist.by_first(lambda: self.report(load(self.folder, self.module).to(self.on)))
                 return Run(self.folder)
-            probe = self.probe(learner.encoder)
-            look_at = fixed_views(self.data, self.views, self.look_at.tolist(), job.seed, self.on)
-            health = Health(learner.encoder, look_at)
-            dist.by_first(self.begin_folder)
-            steps = self.steps()
-            self.show_plan(learner, steps)
-            began = time.monotonic()
-            first = train(
-                learner, steps, self.make_views, self.loop, self.folder, self.on, self.workers, health,
-                self.found, probe,
-            )  # fmt: skip
-            seconds = time.monotonic() - began
-            dist.by_first(lambda: self.keep(learner.encoder, health, seconds, first))
+            probe = self.probe(learner.encoder)  # wrong labels are refused before anything is written
+            with claimed(self.folder):
+                self.learn(learner, probe)
         return Run(self.folder)
+
+    def learn(self, learner: Learner, probe: Any) -> None:
+        """Train from where the folder stands to the end, and keep what came of it."""
+        look_at = fixed_views(self.data, self.views, self.look_at.tolist(), self.job.seed, self.on)
+        health = Health(learner.encoder, look_at)
+        dist.by_first(self.begin_folder)
+        steps = self.steps()
+        self.show_plan(learner, steps)
+        began = time.monotonic()
+        first = train(
+            learner, steps, self.make_views, self.loop, self.folder, self.on, self.workers, health,
+            self.found, probe,
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+        dist.by_first(lambda: self.keep(learner.encoder, health, seconds, first))
 
     # What stands in the folder already
 
@@ -109,7 +114,9 @@ class Pretraining:
         path = self.folder / JOB
         if not path.exists():
             inside = sorted(p.name for p in self.folder.iterdir()) if self.folder.is_dir() else []
-            if inside not in ([], [SKIPPED]):  # the list is all that an input with too many unreadable items leaves
+            # The lock is left by a run that ended before it began, the list by one with too many unreadable items.
+            inside = [name for name in inside if name not in (LOCK, SKIPPED)]
+            if inside:
                 names = ", ".join(inside[:3])
                 raise UserError(f"{self.folder} is no run folder and not empty ({names}, ...). Choose another --out.")
             return None
