@@ -29,6 +29,7 @@ from selfsame.errors import UserError
 from selfsame.methods.byol import BYOL
 from selfsame.nn.norm import frozen_statistics
 from selfsame.nn.sync import synchronised
+from selfsame.nn.whiten import Whiten
 
 ROOT = Path(__file__).parents[1]
 WORLD = 2
@@ -60,6 +61,8 @@ VARIANTS = {
     "adversary": {"adversary": 2, "epsilon": 0.0},  # without room, so that its start is the same for any process
     "averaged buffers": {"buffers": "average"},
     "group norm": {"norm": "group", "hidden": 64},
+    "plain output norm": {"output_norm": "plain"},
+    "whitened": {"output_norm": "whiten"},
 }
 
 
@@ -97,6 +100,14 @@ def normalised(kind: str, rows: slice, channels_last: bool = False, spread: bool
     if norm.track_running_stats:  # without, eval mode too is about the rows at hand
         found["eval"] = norm.eval()(part).detach()
     return {**found, **norm.state_dict()}
+
+
+def whitened(rows: slice) -> dict[str, torch.Tensor]:
+    x, pull = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    part = (3 + x[rows] @ torch.arange(36.0, dtype=torch.float64).reshape(6, 6)).requires_grad_()
+    y = Whiten(6)(part)
+    (y * pull[rows]).sum().backward()
+    return {"y": y.detach(), "x": part.grad}
 
 
 def in_bf16(rows: slice, spread: bool = True) -> dict[str, torch.Tensor]:
@@ -210,6 +221,7 @@ def together(folder: Path) -> dict[str, object]:
         rank = dist.rank()
         told["norm"] = {kind: normalised(kind, SHARES[rank]) for kind in KINDS}
         told["channels last"] = normalised("maps", SHARES[rank], channels_last=True)
+        told["whitened"] = whitened(SHARES[rank])
         told["bf16"] = in_bf16(SHARES[rank])
         told["learned"] = {variant: learned(variant, rows_of(rank, 8)) for variant in VARIANTS}
         told["nan"] = trained(folder / "nan", nan_at=3)

@@ -337,5 +337,5 @@ def test_methods_shows_the_settings_of_one(capsys):
 def test_a_switch_of_a_method_can_be_turned_off(monkeypatch):
     seen = []
     monkeypatch.setattr("selfsame.cli.carry_out", lambda name, function, given: seen.append(given) or 0)
-    assert main(["pretrain", "x", "--method.no-predictor", "--method.output-norm"]) == 0
-    assert seen[0]["method_settings"].model_dump(exclude_unset=True) == {"predictor": False, "output_norm": True}
+    assert main(["pretrain", "x", "--method.no-predictor", "--method.output-norm=plain"]) == 0
+    assert seen[0]["method_settings"].model_dump(exclude_unset=True) == {"predictor": False, "output_norm": "plain"}

@@ -442,7 +442,7 @@ def test_settings_that_must_collapse_are_warned_about_and_stopped(pictures, tmp_
             "predictor": False,
             "momentum": 0.0,
             "schedule": "constant",
-            "output_norm": False,  # it alone would prevent the collapse
+            "output_norm": "none",  # it alone would prevent the collapse
         },
     }
     with pytest.raises(TrainingStopped, match="full collapse found after step"):

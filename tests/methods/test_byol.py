@@ -225,13 +225,21 @@ def test_momentum_is_fitted_to_batch_and_length_unless_given():
     assert 1 / (1 - short) <= max(5.0, 0.016 * 300) + 1e-3
 
 
+def test_projections_are_whitened_in_short_runs_unless_given():
+    short, long = (Budget(items=500, batch=64, steps=steps, dim=128) for steps in (600, 100_000))
+    assert [BYOL().fitted(budget).output_norm for budget in (short, long)] == ["whiten", "none"]
+    assert BYOL(norm="group").fitted(short).output_norm == "plain"  # whitening goes by the batch
+    assert BYOL(output_norm="none").fitted(short).output_norm == "none"
+
+
 def test_a_misspelt_setting_is_refused():
     with pytest.raises(ValueError, match="momentun"):
         methods.load("byol").model_validate({"momentun": 0.9})
 
 
-def test_an_output_norm_standardises_every_coordinate_of_the_projection(tiny, views):
-    learner = BYOL(hidden=16, out=4, output_norm=True).build(tiny)
+@pytest.mark.parametrize("kind", ["plain", "whiten"])
+def test_an_output_norm_standardises_every_coordinate_of_the_projection(kind, tiny, views):
+    learner = BYOL(hidden=16, out=4, output_norm=kind).build(tiny)
     z = learner.target(views[0])
     assert_close(z.mean(0), torch.zeros(4), rtol=0, atol=1e-5)
     assert_close(z.var(0, unbiased=False), torch.ones(4), rtol=0.05, atol=0)

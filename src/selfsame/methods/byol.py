@@ -17,11 +17,11 @@ from selfsame.errors import UserError
 from selfsame.nn.adversary import ascend
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine
-from selfsame.nn.heads import mlp
+from selfsame.nn.heads import OutputNorm, mlp
 from selfsame.nn.norm import frozen_statistics
 from selfsame.records import Budget, ViewPlan
 
-SHORT = 20_000  # steps: below this a run is short, and needs the output norm to get going
+SHORT = 20_000  # steps: below this a run is short, and whitening helps it to get going
 Loss = Literal["nmse", "mse", "l2", "cosine", "dot", "xent"]
 
 
@@ -58,8 +58,9 @@ class BYOL(types.Method):
     """copy online into target every n steps, in place of momentum, schedule and update-every; 0: average"""
     buffers: Literal["own", "copy", "average"] = "own"
     """batch-norm statistics of the target: its own (reference code), copied, or averaged"""
-    output_norm: bool = False
-    """a norm without scale and shift at the projector's end, as MoCo v3 has it; on in short runs unless given"""
+    output_norm: OutputNorm = "none"
+    """what ends the projector: none, a plain norm without scale and shift (MoCo v3), or whiten, which also removes
+    the correlation of columns; whiten in short runs unless given"""
     norm: Literal["batch", "group"] = "batch"
     """group: GroupNorm and weight standardisation in place of batch norm"""
     adversary: Annotated[int, Field(ge=0)] = 0
@@ -107,15 +108,16 @@ class BYOL(types.Method):
         ]
 
     def fitted(self, budget: Budget) -> Self:
-        """Momentum by `momentum_for`, heads no wider than a small encoder can use, an output norm in short runs.
+        """Momentum by `momentum_for`, heads no wider than a small encoder can use, whitened projections in short runs.
 
-        Deviations: the paper's heads are 4096 wide and it has no output norm. Without that norm short runs learned
-        clearly more slowly in our trials on CIFAR-10 (one seed each, so a tendency and no figure).
+        Deviations: the paper's heads are 4096 wide, and it has no norm at the projector's end. With whitening the
+        vectors use more directions from early on (docs/numbers.md: CIFAR-10 at a small budget). Where `norm` shuns
+        batch statistics a plain group norm takes its place.
         """
         derived = {
             "momentum": momentum_for(budget.batch, budget.steps),
             "hidden": min(4096, max(1024, 2 * budget.dim)),
-            "output_norm": budget.steps < SHORT,
+            "output_norm": ("whiten" if self.norm == "batch" else "plain") if budget.steps < SHORT else "none",
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 

@@ -4,19 +4,23 @@ from typing import Literal
 
 from torch import nn
 
+from selfsame.nn.whiten import Whiten
+
 Norm = Literal["batch", "group"]
+OutputNorm = Literal["none", "plain", "whiten"]
 
 
-def mlp(d_in: int, d_hidden: int, d_out: int, norm: Norm = "batch", output_norm: bool = False) -> nn.Sequential:
+def mlp(d_in: int, d_hidden: int, d_out: int, norm: Norm = "batch", output_norm: OutputNorm = "none") -> nn.Sequential:
     """Linear, norm, ReLU, Linear: projector and predictor of BYOL (arXiv 2006.07733, section 3.3).
 
     As in the reference code the first layer has a bias although a norm follows, and the last has none. `output_norm`
-    ends with a norm without scale and shift, as the projectors of MoCo v3 (arXiv 2104.02057) and SimSiam do.
+    plain ends with a norm without scale and shift, as the projectors of MoCo v3 (arXiv 2104.02057) and SimSiam do;
+    whiten also removes the correlation of columns (`nn.whiten`).
     """
     layers: list[nn.Module] = [nn.Linear(d_in, d_hidden), normed(norm, d_hidden), nn.ReLU(inplace=True)]
     layers.append(nn.Linear(d_hidden, d_out, bias=False))
-    if output_norm:
-        layers.append(normed(norm, d_out, affine=False))
+    if output_norm != "none":
+        layers.append(Whiten(d_out) if output_norm == "whiten" else normed(norm, d_out, affine=False))
     return nn.Sequential(*layers)
 
 

@@ -1,4 +1,4 @@
-"""Batch norm over the rows of all processes, on any device; torch's SyncBatchNorm works on GPUs only.
+"""Sums and batch norm over the rows of all processes, on any device; torch's SyncBatchNorm works on GPUs only.
 
 Source: Ioffe & Szegedy 2015, arXiv 1502.03167; the processes' statistics are combined as in Chan et al. 1979.
 Raises: UserError for a batch norm with a forward of its own.
@@ -120,6 +120,26 @@ class _Normalise(Function):
             of_x = of_x.to(x.dtype)
         wanted = ctx.needs_input_grad
         return of_x, None, None, None, of_weight if wanted[4] else None, of_bias if wanted[5] else None, None
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum over all processes, x itself where there is one; its gradient is that of the sum of all their losses."""
+    return _Sum.apply(x) if td.is_initialized() else x
+
+
+class _Sum(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        td.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        td.all_reduce(total)
+        return total
 
 
 def _wide(x: Tensor) -> Tensor:
