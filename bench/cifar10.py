@@ -4,6 +4,7 @@
 measure. `selfsame` runs with its own defaults but for the budget: the batch, the rates, the momentum are derived.
 
     python bench/cifar10.py --samples 39936 --seeds 0 1 2
+    python bench/cifar10.py --samples 39936 --seeds 0 1 2 --output-norm plain --name cifar10-plain
     python bench/cifar10.py --samples 200000 --curve curve-selfsame-byol
 
 Stored in bench/results/NAME.json with command, machine, versions and seeds.
@@ -40,20 +41,23 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=39_936)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--name", default="cifar10")
+    parser.add_argument("--output-norm", choices=("none", "plain", "whiten"), help="in place of what is derived")
     parser.add_argument("--curve", help="measure one run on its way, and store it under this name")
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
     sys.path.insert(0, str(HERE))
     epochs = args.samples / len(held_out(np.arange(10_000), 0)[0])
+    method = {"name": "byol", **({"output_norm": args.output_norm} if args.output_norm else {})}
+    job = {"data": f"{DATA}::x_train", "encoder": "narrow:colour", "epochs": epochs, "method": method}
     if args.curve:
-        curve(args, epochs)
+        curve(args, job)
         return
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds:
             out = Path(folder) / str(seed)
             began, cpu = time.monotonic(), time.process_time()
-            run = ss.pretrain(f"{DATA}::x_train", out=out, encoder="narrow:colour", epochs=epochs, seed=seed)
+            run = ss.pretrain(**job, out=out, seed=seed)
             spent = {"wall_s": round(time.monotonic() - began), "cpu_s": round(time.process_time() - cpu)}
             torch.manual_seed(seed)
             untrained = ss.load(run)
@@ -97,12 +101,11 @@ class Measured(Pretraining):
         return measure
 
 
-def curve(args: argparse.Namespace, epochs: float) -> None:
+def curve(args: argparse.Namespace, settings: dict) -> None:
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         out, seed = Path(folder) / "run", args.seeds[0]
-        job = Pretrain(data=f"{DATA}::x_train", out=out, encoder="narrow:colour", epochs=epochs, seed=seed)
-        run = Measured(job).run()
+        run = Measured(Pretrain(**settings, out=out, seed=seed)).run()
         batch = run.plan["loop"]["batch"]
         measured = [row for row in run.log if "probe" in row]
         points = [{"samples": row["step"] * batch, "knn": row["knn"], "probe": row["probe"]} for row in measured]

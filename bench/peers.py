@@ -26,6 +26,8 @@ import torch
 from judge import knn, probe
 from PIL import Image
 
+from selfsame.engine.dist import has_bf16, machine
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -44,6 +46,7 @@ def main() -> None:
     per_epoch, steps = len(images) // batch, args.samples // batch
     common.seed(args.seed)
     it = make(0.25, steps, per_epoch)
+    bf16 = has_bf16(torch.device("cpu"))  # where the processor computes it, as bench/cifar10.py
     rng, points, step, began = np.random.RandomState(args.seed), [], 0, time.process_time()
 
     def measure() -> None:
@@ -66,7 +69,8 @@ def main() -> None:
             "contender": args.only,
             "command": shlex.join(["python", "bench/peers.py", *sys.argv[1:]]),
             "seed": args.seed,
-            "torch": torch.__version__,
+            "machine": machine(torch.device("cpu")),
+            "bf16": bf16,
             "points": points,
         }
         (HERE / "results" / f"{args.name}.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -79,7 +83,7 @@ def main() -> None:
             memory = torch.channels_last if it.get("channels_last", True) else torch.contiguous_format
             chosen = [images[j] for j in order[start : start + batch]]
             x0, x1 = (view.contiguous(memory_format=memory) for view in it["views"](chosen))
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 it["step"](x0, x1, step)
             step += 1
             if step % (args.every // batch) == 0 or step == steps:

@@ -41,7 +41,7 @@ def spread(mean: float, std: float | None) -> str:
 
 
 def budgets() -> list[str]:
-    result = read("cifar10")
+    result, plain = read("cifar10"), read("cifar10-plain")
     if result is None:
         return []
     lines = [
@@ -49,9 +49,13 @@ def budgets() -> list[str]:
         f"ResNet-18 of width 0.25, {result['samples']:,} samples seen, k-NN (k 20) and a fixed linear probe.",
         f"`{result['command']}` on {result['machine']}.\n",
     ]
+    means = dict(result["mean"])
+    if plain is not None:
+        means["selfsame BYOL, --output-norm plain"] = plain["mean"]["selfsame BYOL"]
+        lines.append(f"The row of the plain output norm: `{plain['command']}` on {plain['machine']}. {plain['note']}\n")
     rows = [
         [kind, spread(mean["knn"], mean["knn_std"]), spread(mean["probe"], mean["probe_std"]), mean["seeds"]]
-        for kind, mean in sorted(result["mean"].items(), key=lambda pair: -pair[1]["probe"])
+        for kind, mean in sorted(means.items(), key=lambda pair: -pair[1]["probe"])
     ]
     return lines + noted(result) + table(["features", "k-NN", "linear", "seeds"], rows)
 

@@ -3,17 +3,12 @@
 Labels are for evaluation only. Raises UserError where there is nothing to read, UnreadableItem for one broken item.
 """
 
-import csv
-import difflib
 import io
 import os
 import posixpath
-import sys
 import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -21,13 +16,36 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import UInt
 
-from selfsame.errors import UnreadableItem, UserError, unknown
+from selfsame.errors import UserError
+from selfsame.modalities.image.arrays import (
+    IMAGES,
+    images_of,
+    label_strings,
+    load_array,
+    npz_key,
+    npz_keys,
+    shape_of,
+    split_key,
+)
 from selfsame.modalities.image.decode import Form, Header, Picture, StoredPicture, readable, suffixes
+from selfsame.modalities.image.files import (
+    chosen,
+    files_of,
+    folder_labels,
+    is_image,
+    listed,
+    matching,
+    nowhere,
+    opened_zip,
+    split_glob,
+    suffix_of,
+    walk,
+)
 from selfsame.modalities.image.measure import Stats, measure
+from selfsame.modalities.image.tables import paths_and_labels, some, table
 
 __all__ = ["ArraySource", "FileSource", "ImageSource", "Stats", "ZipSource", "measure", "open_source", "reads"]
 
-IMAGES = ("x_train", "x", "images")  # the arrays of an .npz that are taken when none is named, best first
 LABELS = ("y_train", "y", "labels")
 FIRST = 10_000  # files whose names are looked at to see whether a place holds images
 
@@ -228,7 +246,7 @@ def reads(path: str) -> bool:
         return False
 
 
-# Files ---------------------------------------------------------------------------------------------------------------
+# Opening -------------------------------------------------------------------------------------------------------------
 
 
 def open_folder(path: str) -> FileSource:
@@ -258,138 +276,6 @@ def open_glob(path: str) -> FileSource:
     return source
 
 
-def walk(root: Path, depth: int | None = None) -> Iterator[str]:
-    """Names of the files below `root`, '/'-separated, without hidden ones; each folder once, however it is linked."""
-    seen: set[tuple[int, int]] = set()
-
-    def folder(path: str, prefix: str, depth: int | None) -> Iterator[str]:
-        try:
-            status = Path(path).stat()
-            if (status.st_dev, status.st_ino) in seen:
-                return
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(path) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
-        except OSError as error:
-            raise UserError(f"{path}: this folder cannot be listed: {error.strerror}.") from error
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if is_folder(entry):
-                if depth != 1:
-                    yield from folder(entry.path, f"{prefix}{entry.name}/", depth and depth - 1)
-            elif entry.is_symlink() or entry.is_file():  # a broken link is an item that cannot be read; a pipe is none
-                yield prefix + entry.name
-
-    return folder(str(root), "", depth)
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def split_glob(path: str) -> tuple[Path, tuple[str, ...]]:
-    """The part of a path before its first wildcard, and the rest, empty where there is no wildcard."""
-    parts = Path(path).parts
-    start = next((k for k, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts))
-    return Path(*parts[:start]), parts[start:]
-
-
-def matching(root: Path, pattern: tuple[str, ...]) -> Iterator[str]:
-    depth = None if "**" in pattern else len(pattern)
-    return (name for name in walk(root, depth) if matches(tuple(name.split("/")), pattern))
-
-
-def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    if not pattern:
-        return not parts
-    if pattern[0] == "**":
-        return matches(parts, pattern[1:]) or (bool(parts) and matches(parts[1:], pattern))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
-
-
-def chosen(names: Iterable[str], opened: Callable[[str], IO[bytes]]) -> tuple[list[str], dict[str, int]]:
-    """The images among the names, sorted, and the others counted by suffix. Files without suffix are looked into."""
-    images: list[str] = []
-    ignored: Counter[str] = Counter()
-    for name in names:
-        suffix = suffix_of(name)
-        if suffix in suffixes() or (not suffix and holds_image(opened, name)):
-            images.append(name)
-        else:
-            ignored[suffix] += 1
-    return sorted(images), dict(ignored)
-
-
-def is_image(root: Path, name: str) -> bool:
-    suffix = suffix_of(name)
-    return suffix in suffixes() if suffix else holds_image(files_of(root), name)
-
-
-def files_of(root: Path) -> Callable[[str], IO[bytes]]:
-    return lambda name: (root / name).open("rb")
-
-
-def holds_image(opened: Callable[[str], IO[bytes]], name: str) -> bool:
-    try:
-        with readable(), opened(name) as file:
-            Picture(file)
-    except UnreadableItem:
-        return False
-    return True
-
-
-def suffix_of(name: str) -> str:
-    return posixpath.splitext(name)[1].lower()
-
-
-def listed(ignored: dict[str, int]) -> str:
-    """As in: 12 .pdf, 3 .txt, 1 without suffix."""
-    most = Counter(ignored).most_common(5)
-    shown = ", ".join(f"{number} {suffix or 'without suffix'}" for suffix, number in most) or "no files"
-    return shown + (" and others" if len(ignored) > 5 else "")
-
-
-def folder_labels(names: Sequence[str]) -> list[str] | None:
-    """For each name the first folder in which the names differ; None where there is no such folder."""
-    depth = 0
-    while True:
-        split = [name.split("/", depth + 1) for name in names]
-        if any(len(parts) < depth + 2 for parts in split):
-            return None
-        if any(parts[depth] != split[0][depth] for parts in split):
-            return [sys.intern(parts[depth]) for parts in split]
-        depth += 1
-
-
-def nowhere(path: str) -> UserError:
-    """The error for a path that does not exist, with the nearest name that does."""
-    place = Path(path)
-    while not place.parent.exists():
-        place = place.parent
-    names = sorted(entry.name for entry in place.parent.iterdir()) if place.parent.is_dir() else []
-    near = difflib.get_close_matches(place.name, names, n=1, cutoff=0.5)
-    hint = (
-        f" Did you mean {str(place.parent / near[0])!r}?" if near else f" There is no {place.name!r} in {place.parent}."
-    )
-    return UserError(f"{path}: no such file or folder.{hint}")
-
-
-def opened_zip(path: str) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise UserError(f"{path}: not a zip, or a damaged one ({error}).") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be opened: {error.strerror}.") from error
-
-
-# Lists ---------------------------------------------------------------------------------------------------------------
-
-
 def open_list(path: str) -> FileSource:
     """Files named one a line (.txt), or in the column `path` or else the first of a .csv; its labels if complete."""
     here = Path(path).parent
@@ -409,53 +295,6 @@ def open_list(path: str) -> FileSource:
     if labels is None:
         labels = folder_labels(names)
     return FileSource(path, root, names, labels if labels and all(labels) else None)
-
-
-def table(path: Path) -> list[list[str]]:
-    """The rows of a .csv (separated by comma, semicolon or tab), or the lines of a .txt, without empty ones."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
-    if path.suffix.lower() == ".txt":
-        return [[line.strip()] for line in text.splitlines() if line.strip()]
-    first = text.partition("\n")[0]
-    separator = max(",;\t", key=first.count)
-    try:
-        return [row for row in csv.reader(io.StringIO(text), delimiter=separator) if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise UserError(f"{path}: no valid CSV: {error}.") from error
-
-
-def paths_and_labels(path: Path, names_item: Callable[[str], bool]) -> tuple[list[str], list[str] | None]:
-    """The column `path` or else the first, and the column `label` or else the second of two, of a .csv or .txt.
-
-    The first row is a header if it has a cell `path`, or if its first cell names no item.
-    """
-    rows = table(path)
-    if not rows:
-        return [], None
-    head = [cell.strip().lower() for cell in rows[0]]
-    headed = path.suffix.lower() != ".txt" and ("path" in head or not names_item(rows[0][0].strip()))
-    width = len(head)
-    ragged = [str(k + 1) for k, row in enumerate(rows) if len(row) != width]
-    if ragged:
-        raise UserError(f"{path}: {some(ragged, len(rows), 'rows')} do not have {width} cells as the first has.")
-    columns = head if headed else [""] * width
-    where = columns.index("path") if "path" in columns else 0
-    label: int | None = 1 - where if width == 2 else None
-    if "label" in columns:
-        label = columns.index("label")
-    body = rows[1:] if headed else rows
-    labels = None if label is None else [sys.intern(row[label].strip()) for row in body]
-    return [row[where].strip() for row in body], labels
-
-
-def some(names: Sequence[str], total: int, what: str) -> str:
-    """As in: 7 of 100 files (a, b, c, ...)."""
-    return f"{len(names)} of {total} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 # Labels --------------------------------------------------------------------------------------------------------------
@@ -527,23 +366,6 @@ def labels_from_csv(path: Path, source: ImageSource) -> list[str]:
     return [found[i] for i in range(len(source))]
 
 
-def label_strings(path: str, key: str | None) -> list[str] | None:
-    """An array of labels as text; whole numbers become the names in `classes` beside it if that fits.
-
-    None where the array is no list of labels.
-    """
-    values = load_array(path, key)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1 or values.dtype.kind not in "iubU":
-        return None
-    if values.dtype.kind in "iu" and path.endswith(".npz") and "classes" in npz_keys(path):
-        classes = load_array(path, "classes")
-        if classes.ndim == 1 and len(values) and values.min() >= 0 and values.max() < len(classes):
-            return [str(label) for label in classes[values].tolist()]
-    return [str(label) for label in values.tolist()]
-
-
 # Arrays --------------------------------------------------------------------------------------------------------------
 
 
@@ -557,64 +379,3 @@ def open_array(path: str, key: str | None) -> ArraySource:
         labels = label_strings(path, beside)
         source.labels = labels if labels is not None and len(labels) == len(source) else None
     return source
-
-
-def split_key(path: str) -> tuple[str, str | None]:
-    """`file.npz::key` as file and key; any other path is a file."""
-    file, mark, key = path.rpartition("::")
-    return (file, key) if mark and file.lower().endswith(".npz") else (path, None)
-
-
-def npz_keys(path: str) -> list[str]:
-    with opened_zip(path) as file:
-        return [name.removesuffix(".npy") for name in file.namelist()]
-
-
-def npz_key(path: str, key: str | None, usual: Sequence[str]) -> str:
-    """The array meant by `key`; without one the only array, or the first of the `usual` ones that is there."""
-    keys = npz_keys(path)
-    if key is not None:
-        if key not in keys:
-            raise unknown(f"array in {path}", key, keys)
-        return key
-    found = keys if len(keys) == 1 else [name for name in usual if name in keys]
-    if not found:
-        raise UserError(f"{path} holds several arrays: {', '.join(keys)}. Name one, as in {path}::{(*keys, 'x')[0]}")
-    return found[0]
-
-
-def load_array(path: str, key: str | None) -> np.ndarray:
-    try:
-        if key is None:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays[key]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}{f'::{key}' if key else ''}: this array cannot be read: {error}.") from error
-
-
-def shape_of(path: str, key: str | None) -> tuple[int, ...]:
-    """The shape of an array of images from its header alone."""
-    if Path(path).suffix.lower() == ".npy":
-        return load_array(path, None).shape
-    with opened_zip(path) as arrays, arrays.open(f"{npz_key(path, key, IMAGES)}.npy") as file:
-        header = np.lib.format
-        version = header.read_magic(file)
-        read = header.read_array_header_1_0 if version == (1, 0) else header.read_array_header_2_0
-        return read(file)[0]
-
-
-def images_of(values: np.ndarray, shown: str) -> UInt[np.ndarray, "n h w c"]:
-    """The array as [n h w c]. Raises UserError where it is no array of images."""
-    shape = " x ".join(str(length) for length in values.shape)
-    if values.ndim not in (3, 4) or 0 in values.shape or (values.ndim == 3 and values.shape[2] <= 4):
-        raise UserError(f"{shown}: an array of {shape or 'one number'}; images are [n h w] or [n h w c].")
-    if values.ndim == 4 and values.shape[1] <= 4 < values.shape[3]:
-        raise UserError(f"{shown}: {shape} looks like [n c h w]; save it as [n h w c] with x.transpose(0, 2, 3, 1).")
-    if values.dtype not in (np.dtype("u1"), np.dtype("<u2"), np.dtype(">u2")):
-        cure = {
-            "f": "Values from 0 to 1 are saved by (x * 255).round().astype('uint8'), or 65535 and 'uint16'.",
-            "b": "Save it as x.astype('uint8') * 255.",
-        }.get(values.dtype.kind, "Save it as x.astype('uint8') if it holds 0 to 255, or 'uint16' if 0 to 65535.")
-        raise UserError(f"{shown}: images of {values.dtype}; uint8 and uint16 are read. {cure}")
-    return values[..., None] if values.ndim == 3 else values
