@@ -255,3 +255,10 @@ def test_report_and_card_say_of_what_items_the_numbers_are(run, pictures):
     ss.evaluate(run, pictures, protocols="knn", seeds=1)
     for name in ("report.html", "README.md"):
         assert "test items of 4 classes" in (run / name).read_text(encoding="utf-8")
+
+
+def test_pictures_of_other_channels_are_refused_with_the_reason(run, tmp_path):
+    values = np.stack([paint(k % 4, k) for k in range(16)])[..., :2]
+    np.savez(tmp_path / "two.npz", x=values, y=np.arange(16) % 4)
+    with pytest.raises(ss.UserError, match=r"none of the \d+ items of .* can be read. \d+: 2 channels where 3"):
+        measured(run, str(tmp_path / "two.npz"))
