@@ -1,7 +1,7 @@
 """BYOL on real images beside random weights and raw pixels: `pretrain` and `evaluate`, defaults but for the budget.
 
-    python bench/baselines.py clothing --epochs 60 --image-size 96
-    python bench/baselines.py fashion_mnist --epochs 3 --encoder narrow:gray
+    python bench/baselines.py clothing --epochs 220 --image-size 96 --encoder narrow:photo --area 0.25 1
+    python bench/baselines.py fashion_mnist --epochs 4 --encoder narrow:gray
 
 Data: ../shared/data. The labels are used by `evaluate` alone. Stored in bench/results/DATA.json.
 """
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, required=True)
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--encoder", default="auto")
+    parser.add_argument("--area", type=float, nargs=2, help="share of the image that a crop keeps [of the recipe]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--budgets", default="all,10/class")
     args = parser.parse_args()
@@ -37,12 +38,14 @@ def main() -> None:
     import selfsame as ss
 
     unlabelled, labelled = SETS[args.data]
+    cut = {"area": tuple(args.area)} if args.area else {}
+    views = {"name": "auto", "one": cut, "two": cut} if cut else "auto"
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds:
             run = ss.pretrain(
                 unlabelled, out=Path(folder) / str(seed), epochs=args.epochs, image_size=args.image_size,
-                encoder=args.encoder, seed=seed,
+                encoder=args.encoder, views=views, seed=seed,
             )  # fmt: skip
             rows = ss.evaluate(run, labelled, budgets=args.budgets)
             kept = {"result": run.result, "loop": run.plan["loop"], "size": run.plan["size"]}

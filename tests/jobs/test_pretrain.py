@@ -324,6 +324,13 @@ def test_a_label_file_that_names_missing_files_is_refused(pictures, tmp_path):
     assert "across/99.png" in message and not (tmp_path / "r").exists()
 
 
+def test_the_plan_names_the_strengths_that_were_given(pictures, tmp_path):
+    views = {"name": "weak", "one": {"area": (0.25, 1.0), "flip": 0.0}}
+    run = ss.pretrain(pictures, out=tmp_path / "run", **QUICK, views=views)
+    line = next(line for line in run.plan["lines"] if line["name"] == "views")
+    assert (line["value"], line["why"]) == ("weak", "one.area 0.25-1, one.flip 0")
+
+
 def test_a_run_folder_of_other_settings_is_refused_and_untouched(finished, pictures, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     before = contents(run)

@@ -5,6 +5,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,7 @@ class Pretraining:
             Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
             Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),
             Line(name="view size", value=f"{self.size} px", why="given" if job.image_size else "from the data"),
-            Line(name="views", value=str(job.views["name"]), why=getattr(self.views, "summary", "")),
+            Line(name="views", value=str(job.views["name"]), why=changed_line(job.views)),
             Line(name="encoder", value=f"{self.name}, {encoder.dim}-d", why=f"{count(encoder):.1f} M parameters"),
             Line(name="method", value=type(job.method).name, why=settings_line(self.method)),
             *lines,
@@ -431,6 +432,20 @@ def shown_stats(stats: Any) -> str:
 
 def settings_line(method: Method) -> str:
     return ", ".join(f"{name} {getattr(method, name)}" for name in sorted(method.model_fields_set))
+
+
+def changed_line(views: dict[str, Any]) -> str:
+    """The strengths given on top of the recipe, as in: one.area 0.2-1, one.flip 0."""
+
+    def pairs(values: dict[str, Any], place: str) -> Iterator[str]:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from pairs(value, f"{place}{key}.")
+            else:
+                ends = value if isinstance(value, list | tuple) else [value]
+                yield f"{place}{key} {'-'.join(f'{end:g}' if isinstance(end, float) else str(end) for end in ends)}"
+
+    return ", ".join(pairs({key: value for key, value in views.items() if key != "name"}, ""))
 
 
 def duration(seconds: float) -> str:
