@@ -176,8 +176,8 @@ def all_vectors(
     """All at once, for sets that fit in memory."""
     pairs = list(encoded(encoder, data, views, items, on, workers))
     if not pairs:
-        first, why = next((data.source.name(i), why) for i, why in data.skipped.items())
-        raise UserError(f"none of the {len(items)} items of {data.path} can be read. {printable(first)}: {why}")
+        reasons = (f" {printable(data.source.name(i))}: {why}" for i, why in data.skipped.items())
+        raise UserError(f"none of the {len(items)} items of {data.path} can be read.{next(reasons, '')}")
     return [i for kept, _ in pairs for i in kept], np.concatenate([vectors for _, vectors in pairs])
 
 
