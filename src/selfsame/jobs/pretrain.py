@@ -25,7 +25,7 @@ class Pretrain(Record):
     method: Any = "byol"
     """how to learn; `selfsame methods` lists them, `selfsame methods byol` the settings --method.x"""
     encoder: Any = "auto"
-    """timm or torchvision model, or package.module:factory of your own"""
+    """timm or torchvision model (resnet18@0.5: half as wide), or package.module:factory of your own"""
     init: Path | None = None
     """weight file to start from instead of random weights"""
     image_size: Annotated[int | None, Field(ge=4, le=4096)] = None

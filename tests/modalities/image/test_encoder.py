@@ -161,7 +161,7 @@ def test_a_vision_transformer_names_the_size_it_takes():
         make_encoder("vit_tiny_patch8_32", 32, RGB).eval()(images(size=40))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch8_32", "torchvision/mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch8_32", "torchvision/mobilenet_v3_small", "resnet10t@0.5"])
 def test_a_loaded_encoder_is_equal_to_the_bit(name, tmp_path):
     torch.manual_seed(0)
     encoder = make_encoder(name, 32, GREY).train()
@@ -240,7 +240,7 @@ def test_damaged_or_newer_files_are_named(small, tmp_path):
         (
             "resnet18",
             {"options": {"checkpoint_path": "x.pth"}},
-            "checkpoint_path='x.pth' of timm's resnet18; accepted: img_size, patch_size",
+            "checkpoint_path='x.pth' of timm's resnet18; accepted: img_size, patch_size, channels, stem_width",
         ),
         ("resnet18", {"options": {"pretrained_cfg": {"file": "x.pth"}}}, "asks for pretrained_cfg="),
         ("resnet18", {"options": {"img_size": "x"}}, "asks for img_size='x'"),
@@ -392,3 +392,28 @@ def test_group_norm_is_recorded_and_refused_where_there_is_no_batch_norm(small):
     assert build_encoder(encoder.spec, Conv()).state_dict().keys() == encoder.state_dict().keys()
     with pytest.raises(UserError, match="no batch norm"):
         own_encoder(tiny_vit("timm"), 32, RGB).use_group_norm()
+
+
+def test_a_width_narrows_the_stages_of_a_residual_net_and_its_deep_stem():
+    for name, dim, stem in (("resnet18@0.25", 128, 64), ("resnet10t@0.5", 256, 32), ("resnet50@0.5", 1024, 64)):
+        encoder = make_encoder(name, 96, RGB)
+        assert encoder.dim == dim and encoder.trunk.bn1.num_features == stem
+        whole = make_encoder(name.partition("@")[0], 96, RGB)
+        assert [len(stage) for stage in (encoder.trunk.layer1, encoder.trunk.layer4)] == [
+            len(stage) for stage in (whole.trunk.layer1, whole.trunk.layer4)
+        ]
+    assert make_encoder("resnet18@0.01", 96, RGB).dim == 8  # never below eight channels
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("vit_tiny_patch16_224@0.5", "for the residual nets of timm, such as resnet18@0.5"),
+        ("resnet18@0", "above 0 and up to 4"),
+        ("resnet18@wide", "above 0 and up to 4"),
+        ("resnot18@0.5", "Did you mean 'resnet18'"),
+    ],
+)
+def test_a_width_that_cannot_be_had_is_refused(name, said):
+    with pytest.raises(UserError, match=said):
+        make_encoder(name, 96, RGB)

@@ -51,11 +51,12 @@ def test_the_snippet_loads_a_small_stem_in_either_library(resnet, to, tmp_path):
     assert held["input_size"] == [1, 32, 32] and held["mean"] == [0.5] and held["snippet"] == facts["snippet"]
 
 
-def test_timm_loads_a_vision_transformer_in_one_call(tmp_path):
-    encoder = trained(make_encoder("vit_tiny_patch8_32", 32, RGB))
-    facts = export(encoder, "timm", tmp_path / "vit.safetensors")
-    model = timm.create_model(facts["name"], **facts["kwargs"], checkpoint_path=str(tmp_path / "vit.safetensors"))
-    pixels = torch.rand(2, 3, 32, 32)
+@pytest.mark.parametrize(("name", "side"), [("vit_tiny_patch8_32", 32), ("resnet10t@0.5", 96)])
+def test_timm_loads_its_networks_in_one_call(name, side, tmp_path):
+    encoder = trained(make_encoder(name, side, RGB))
+    facts = export(encoder, "timm", tmp_path / "net.safetensors")
+    model = timm.create_model(facts["name"], **facts["kwargs"], checkpoint_path=str(tmp_path / "net.safetensors"))
+    pixels = torch.rand(2, 3, side, side)
     mean, std = (torch.tensor(facts[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
     torch.testing.assert_close(model.eval()((pixels - mean) / std), expected(encoder, pixels), atol=1e-5, rtol=1e-5)
 

@@ -418,7 +418,7 @@ def test_labels_of_arrays_come_from_an_array_or_a_csv_by_number(save: Save, tmp_
 
 @pytest.mark.parametrize("address", ["https://host/photos", "s3://bucket/photos", "http:/host/x.zip"])
 def test_an_address_is_refused_as_one(address: str) -> None:
-    with pytest.raises(UserError, match="is an address.*download it first"):
+    with pytest.raises(UserError, match=r"is an address.*download it first"):
         open_source(address)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 import torchvision
 from timm.layers import PatchEmbed
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -21,7 +22,7 @@ from torchvision.models import ResNet
 from selfsame.errors import UserError, unknown
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # the constructor's arguments that `resolve` gives; files may give no others
-    "timm": ("img_size", "patch_size"),
+    "timm": ("img_size", "patch_size", "channels", "stem_width"),
     "torchvision": ("image_size", "input_size", "aux_logits", "init_weights"),
     "own": (),
 }
@@ -31,6 +32,8 @@ def resolve(name: str, size: int) -> tuple[str, str, dict[str, Any]]:
     """Library, its name for the network, and the constructor's options, which depend on the size."""
     if ":" in name:
         return "own", name, {}
+    if "@" in name:
+        return narrowed(*name.split("@", 1))
     bare = name.removeprefix("torchvision/")
     models = torchvision.models.list_models(module=torchvision.models)
     if bare == name:
@@ -54,6 +57,29 @@ def resolve(name: str, size: int) -> tuple[str, str, dict[str, Any]]:
     if bare == name:
         known = [*timm.list_models(), *(model for model in models if not timm.is_model(model))]
     raise unknown("encoder", name, known, "A network of your own is named package.module:factory.")
+
+
+def narrowed(name: str, width: str) -> tuple[str, str, dict[str, Any]]:
+    """`resnet18@0.5`: a residual net of timm whose stages have that share of their channels, in multiples of eight.
+
+    A deep stem is narrowed as well; the single 7x7 or 3x3 convolution of the others keeps its 64 channels.
+    """
+    if not timm.is_model(name):
+        raise unknown("encoder", name, timm.list_models(module="resnet"))
+    if timm.models.model_entrypoint(name).__module__ != TimmResNet.__module__:
+        raise UserError(f"{name}@{width}: a width is for the residual nets of timm, such as resnet18@0.5, not {name}.")
+    if not re.fullmatch(r"\d*\.?\d+", width) or not 0 < float(width) <= 4:
+        raise UserError(f"{name}@{width}: the width is a share of the usual, above 0 and up to 4, as in {name}@0.5.")
+
+    def share(channels: int) -> int:
+        return max(8, round(channels * float(width) / 8) * 8)
+
+    options: dict[str, Any] = {"channels": [share(channels) for channels in (64, 128, 256, 512)]}
+    with torch.device("meta"):
+        usual: Any = timm.create_model(name, pretrained=False, num_classes=0)
+    if isinstance(usual.conv1, nn.Sequential):
+        options["stem_width"] = share(usual.bn1.num_features) // 2
+    return "timm", name, options
 
 
 def check_saved(library: str, name: str, options: Mapping[str, Any]) -> None:
