@@ -199,6 +199,8 @@ def combined(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     for name in NAMED:
         settings: dict[str, Any] = {}
         was = file.get(name)
+        if not isinstance(was, str | dict | None):
+            raise UserError(f"{name}: {was!r} in the file is neither a name nor a list of `key: value` lines.")
         settings.update({"name": was} if isinstance(was, str) else was or {})
         if name in flags:
             chosen = flags.pop(name)
@@ -229,7 +231,24 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold `key: value` lines, such as `epochs: 20`.")
-    return {str(key).replace("-", "_"): value for key, value in content.items()}
+    return unfolded(content)
+
+
+def unfolded(content: dict[Any, Any]) -> dict[str, Any]:
+    """Keys as the flags have them: dashes become underscores, and `method.momentum: 0.9` one setting of method."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        first, dot, rest = str(key).replace("-", "_").partition(".")
+        if dot:
+            value = {rest: value}
+        if isinstance(value, dict):
+            value = unfolded(value)
+            was = found.get(first, {})
+            value = {**({"name": was} if isinstance(was, str) else was), **value} if first in found else value
+        elif isinstance(found.get(first), dict) and isinstance(value, str):
+            value = {"name": value, **found[first]}
+        found[first] = value
+    return found
 
 
 def one_line(error: CycloptsError) -> str:

@@ -212,3 +212,14 @@ def test_the_moments_of_another_optimiser_are_refused(tmp_path, tiny):
     save(tmp_path, 4, tiny, optimizer_of(tiny), {})
     with pytest.raises(UserError, match="another network or version"):
         resume(tmp_path, Tiny(), torch.optim.SGD(list(Tiny().parameters())[:2]))
+
+
+def test_a_state_that_cannot_be_read_is_not_called_damaged(tmp_path, tiny, monkeypatch):
+    save(tmp_path, 4, tiny, optimizer_of(tiny), {})
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(UserError, match=r"cannot be read: .*Permission denied.* The file is untouched"):
+        resume(tmp_path, tiny, optimizer_of(tiny))

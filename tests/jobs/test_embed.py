@@ -157,3 +157,10 @@ def test_the_command_prints_one_json_document(finished, pictures, tmp_path, caps
     out = tmp_path / "x.csv"
     assert main(["embed", str(finished), str(pictures), "--out", str(out), "--workers", "0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"out": str(out), "items": 64, "dim": 8, "skipped": 0}
+
+
+def test_an_encoder_in_training_is_left_in_training(finished, pictures):
+    encoder = ss.load(finished).train()
+    first = ss.embed(encoder, pictures, workers=0).vectors
+    assert encoder.training and not np.isnan(first).any()
+    assert np.array_equal(first, ss.embed(ss.load(finished), pictures, workers=0).vectors)

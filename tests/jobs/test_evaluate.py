@@ -262,3 +262,53 @@ def test_pictures_of_other_channels_are_refused_with_the_reason(run, tmp_path):
     np.savez(tmp_path / "two.npz", x=values, y=np.arange(16) % 4)
     with pytest.raises(ss.UserError, match=r"none of the \d+ items of .* can be read. \d+: 2 channels where 3"):
         measured(run, str(tmp_path / "two.npz"))
+
+
+def test_parts_are_found_through_the_home_folder(run, split, monkeypatch):
+    monkeypatch.setenv("HOME", str(split.parent))
+    measured(run, f"~/{split.name}", protocols="knn")
+    assert (kept(run)["train"], kept(run)["test"], kept(run)["classes"]) == (32, 16, 4)
+
+
+def test_parts_are_not_taken_for_classes(run, split, tmp_path):
+    shutil.copytree(split / "train", tmp_path / "set" / "train")
+    shutil.copytree(split / "test", tmp_path / "set" / "valid")
+    with pytest.raises(ss.UserError, match=r"train and valid are parts of a set, not classes.*--test"):
+        measured(run, tmp_path / "set")
+
+
+def test_a_test_part_without_labels_is_told_of_its_own_flag(run, split, tmp_path):
+    shutil.copytree(split / "test" / "disc", tmp_path / "bare")
+    with pytest.raises(ss.UserError, match=r"bare has no labels.*--test-labels FILE.csv"):
+        measured(run, split / "train", test=str(tmp_path / "bare"))
+
+
+def test_one_labelled_item_a_class_is_enough(run, split, tmp_path):
+    for name in KINDS:
+        (tmp_path / "few" / name).mkdir(parents=True)
+        shutil.copy(split / "train" / name / "0.png", tmp_path / "few" / name)
+    rows = measured(run, tmp_path / "few", test=str(split / "test"))
+    assert {row["features"] for row in rows} == {"encoder", "random", "raw"}
+
+
+def test_lists_may_have_blanks_and_wrong_budgets_are_refused_before_anything_is_read(run, pictures):
+    rows = measured(run, pictures, protocols="knn, linear", budgets="all, 4/class")
+    assert {row["labels"] for row in rows} == {"all", "4/class"}
+    with pytest.raises(ss.UserError, match=r"labels 'some' cannot be read. Accepted: all"):
+        measured(run, "nowhere", budgets="some")
+
+
+def test_what_is_measured_stays_when_fine_tuning_is_stopped(run, pictures, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("selfsame.jobs.evaluating.tuned", stop)
+    with pytest.raises(KeyboardInterrupt):
+        measured(run, pictures, protocols="knn,finetune")
+    assert keys(kept(run)["rows"]) == [(kind, "knn", "all") for kind in ("encoder", "random", "raw")]
+
+
+def test_a_damaged_archive_is_refused_in_one_line(run, tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"PK no zip")
+    with pytest.raises(ss.UserError, match=r"x.npz: not a zip, or a damaged one"):
+        measured(run, tmp_path / "x.npz")

@@ -5,6 +5,8 @@ import torch
 
 import selfsame as ss
 from selfsame.cli import main
+from tests.conftest import QUICK
+from tests.nets import tiny
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +72,11 @@ def test_a_path_through_a_file_is_refused(finished, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ss.UserError, match=r"cannot write .*a part of this path is a file"):
         ss.export(finished, "torch", tmp_path / "file" / "x.pt2")
+
+
+def test_a_network_given_in_python_is_exported_with_it(pictures, tmp_path):
+    run = ss.pretrain(pictures, out=tmp_path / "run", **{**QUICK, "encoder": tiny()})
+    with pytest.raises(ss.UserError, match="encoder=module"):
+        ss.export(run, "torch")
+    result = ss.export(run, "torch", tmp_path / "net", encoder=tiny())
+    assert result["out"] == str(tmp_path / "net.pt2") == result["files"][0]

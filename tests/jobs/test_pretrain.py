@@ -20,6 +20,7 @@ from selfsame.engine.loop import Interrupted
 from selfsame.engine.state import LOCK, claimed, saved
 from selfsame.errors import TrainingStopped
 from selfsame.jobs.pretrain import Pretrain
+from selfsame.jobs.pretraining import Pretraining
 from tests import nets
 from tests.conftest import QUICK, paint
 
@@ -136,6 +137,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(finished, pictures, tmp_
 def test_a_finished_run_is_extended_and_only_its_length_changes(finished, pictures, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     before = ss.Run(tmp_path / "run")
+    ss.evaluate(before, pictures, protocols="knn", seeds=1, workers=0)
+    assert "raw" in (before.folder / "README.md").read_text()
     planned, log = before.plan, log_of(before)
     after = ss.pretrain(pictures, out=tmp_path / "run", **{**QUICK, "epochs": 4})
     assert after.result["steps"] == 15 and log_of(after)[: len(log)] == log
@@ -143,6 +146,9 @@ def test_a_finished_run_is_extended_and_only_its_length_changes(finished, pictur
         assert after.plan["loop"][field] == planned["loop"][field], field
     assert after.plan["method_settings"] == planned["method_settings"]
     assert {line["name"] for line in after.plan["lines"]} == {line["name"] for line in planned["lines"]}
+    # The numbers were those of the shorter run.
+    assert not (after.folder / "evaluation.json").exists()
+    assert "| raw" not in (after.folder / "README.md").read_text()
     refused(pictures, r"planned for 15 steps; --epochs now asks for 8. A run can be extended", out=tmp_path / "run")
 
 
@@ -489,3 +495,24 @@ def test_one_way_of_writing_a_path_is_another(pictures):
 )
 def test_the_run_folder_is_named_after_the_data(data, folder):
     assert Pretrain(data=data).folder == Path(folder)
+
+
+def test_files_that_are_no_images_are_counted_in_the_plan(tmp_path):
+    folder = folder_of(tmp_path / "photos", 32)
+    for name in ("notes.pdf", "photo.dat", "LICENSE"):
+        (folder / name).write_bytes(b"nothing to see")
+    run = ss.pretrain(folder, out=tmp_path / "run", **QUICK)
+    line = next(line["value"] for line in run.plan["lines"] if line["name"] == "data")
+    assert line.startswith("32 items, 3 other files left out (") and ".dat" in line and "no suffix" in line
+
+
+def test_the_time_in_the_plan_is_what_is_left(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Pretraining, "trial", lambda self, learner, steps: (3600.0, 0))
+    for epochs, hours in ((2, "8.0 h"), (4, "7.0 h")):  # 8 steps, then 7 more
+        ss.pretrain(pictures, out=tmp_path / "run", **{**QUICK, "epochs": epochs})
+        assert f" {hours} " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [{"method": 5}, {"method": ["byol"]}, {"views": 3}])
+def test_settings_of_another_kind_are_refused_in_one_line(given, pictures, tmp_path):
+    refused(pictures, "accepted are a name, or settings", out=tmp_path / "run", **given)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,17 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
+def check_writable(folder: Path) -> None:
+    """Raise UserError where files cannot be made in a folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write in {folder}: {error.strerror}. Copy it to a place that you can write to."
+        ) from error
+
+
 def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
@@ -103,6 +115,11 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 def saved(folder: Path) -> list[Path]:
     """The states in a folder, oldest first."""
     return sorted(folder.glob("step-*.pt"))
+
+
+def step_of(state: Path) -> int:
+    """The number of steps done, from the name of a saved state."""
+    return int(state.stem.removeprefix("step-"))
 
 
 def save(folder: Path, step: int, learner: nn.Module, optimizer: Optimizer, extra: dict[str, Any]) -> None:
@@ -134,6 +151,9 @@ def resume(folder: Path, learner: nn.Module, optimizer: Optimizer) -> tuple[int,
         content = torch.load(path, map_location="cpu", weights_only=True)
         step, weights, moments, extra = (content[key] for key in ("step", "learner", "optimizer", "extra"))
     except Exception as error:
+        # Of a file cut short the system says only that a place in it is invalid.
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+            raise UserError(f"{path} cannot be read: {error or 'out of memory'}. The file is untouched.") from error
         older = f" to go on from {states[-2].name}" if len(states) > 1 else " to start this run anew"
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: it was cut short or changed). Delete that file{older}."

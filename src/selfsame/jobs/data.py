@@ -158,16 +158,24 @@ class Chunks(Dataset):
 def encoded(
     encoder: Encoder, data: Data, views: Any, items: Sequence[int], on: torch.device, workers: int = 0, chunk: int = 128
 ) -> Iterator[tuple[list[int], Float32[np.ndarray, "b d"]]]:
-    """(items, vectors) chunk by chunk, in order, in eval mode; unreadable items are added to data.skipped."""
+    """(items, vectors) chunk by chunk, in order, in eval mode; unreadable items are added to data.skipped.
+
+    The encoder is left in the mode and on the device it came in.
+    """
+    was, home = encoder.training, next((p.device for p in encoder.parameters()), on)
     encoder = encoder.to(on).eval()
     chunks = Chunks(data, views, items, chunk)
-    with torch.inference_mode():
+    try:
         for batch in feed(chunks, 0, len(chunks), workers):
             data.skipped.update(batch.skipped)
             wanted = items[batch.step * chunk : (batch.step + 1) * chunk]
             kept = [int(i) for i in wanted if int(i) not in batch.skipped]
             if kept:
-                yield kept, encoder(batch.samples[0].to(on)).float().cpu().numpy()
+                with torch.inference_mode():
+                    vectors = encoder(batch.samples[0].to(on)).float().cpu().numpy()
+                yield kept, vectors
+    finally:
+        encoder.to(home).train(was)
 
 
 def all_vectors(
@@ -227,7 +235,10 @@ def sheet(data: Data, views: Any, count: int, each: int, seed: int) -> Image.Ima
 
 def describe(data: Data) -> str:
     lost = f", {len(data.skipped)} unreadable" if data.skipped else ""
-    return f"{len(data.source):,} items{lost}"
+    others = getattr(data.source, "ignored", {})  # files beside them that are no items
+    kinds = ", ".join(kind or "no suffix" for kind in others)
+    left = f", {sum(others.values()):,} other files left out ({kinds})" if others else ""
+    return f"{len(data.source):,} items{lost}{left}"
 
 
 def warn_skipped(data: Data, folder: Path) -> None:

@@ -1,11 +1,12 @@
 """Measure an encoder on labelled data, always beside random weights and raw input."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
-from selfsame.errors import unknown
+from selfsame.errors import UserError, unknown
 from selfsame.jobs.checked import checked
 from selfsame.records import Record
 
@@ -54,10 +55,20 @@ class Evaluate(Record):
     @field_validator("protocols")
     @classmethod
     def _protocols(cls, given: str) -> str:
-        for name in given.split(","):
+        names = [name.strip() for name in given.split(",")]
+        for name in names:
             if name not in PROTOCOLS:
                 raise unknown("protocol", name, PROTOCOLS)
-        return given
+        return ",".join(names)
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets(cls, given: str) -> str:
+        names = [name.strip() for name in given.split(",")]
+        for name in names:
+            if not re.fullmatch(r"all|\d+(\.\d+)?\s*%|\d+\s*/\s*class", name):
+                raise UserError(f"labels {name!r} cannot be read. Accepted: all, a share such as 1%, or 10/class.")
+        return ",".join(names)
 
     def run(self, encoder: "nn.Module | None" = None) -> dict[str, Any]:
         """{"rows": [...], "verdicts": [...], ...}; also kept as evaluation.json in the run folder."""

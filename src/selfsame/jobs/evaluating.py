@@ -2,6 +2,7 @@
 
 import copy
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ from selfsame.downstream.split import budget, numbered, stratified_split
 from selfsame.engine import dist
 from selfsame.engine.feed import CUT, VIEW, Order
 from selfsame.engine.plan import workers_for
-from selfsame.engine.state import write_text
+from selfsame.engine.state import check_writable, write_text
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
 from selfsame.jobs.data import Data, all_vectors, check_share, open_like
 from selfsame.jobs.evaluate import Evaluate
-from selfsame.jobs.runs import JOB, load
+from selfsame.jobs.runs import EVALUATION, JOB, load
 from selfsame.nn.norm import calibrated
 from selfsame.records import ViewPlan
 from selfsame.types import Draws, Encoder, mixed
@@ -33,6 +34,7 @@ from selfsame.types import Draws, Encoder, mixed
 RAW_NUMBERS = 1024  # raw input is looked at through a thumbnail of at most this many values, to keep the probe quick
 
 
+PARTS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}  # folders that are no classes
 CALIBRATED = 512  # train items whose batch-norm statistics random weights are given
 
 
@@ -47,6 +49,7 @@ class Part:
 
 def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
     encoder = load(job.run_folder, module)
+    check_writable(job.run_folder)  # not after hours
     on = dist.device(job.device)
     encoder.to(on)
     train, test, names = parts(job, encoder)
@@ -84,6 +87,8 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
         met = plain(train.data, views, chosen, chunk=-(-len(chosen) // -(-len(chosen) // 128)))
         knowing = vectors(calibrated(fresh(seed), (view.to(on) for view in met)))
         half, other = stratified_split(train.labels, 0.5, seed)
+        if not len(other):  # one item a class: nothing to choose by
+            return knowing
 
         def within(pair: tuple[Tensor, Tensor]) -> float:
             return knn_accuracy(pair[0][half], train.labels[half], pair[0][other], train.labels[other])
@@ -100,6 +105,20 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
     frozen = [name for name in protocols if name != "finetune"]
     seeds = range(job.seed, job.seed + job.seeds)
     rows = measure(features, train.labels, test.labels, frozen, budgets, seeds) if frozen else []
+
+    def result() -> dict[str, Any]:
+        return {
+            "run": str(job.run_folder),
+            "labelled": job.labelled,
+            "classes": len(names),
+            "train": len(train.items),
+            "test": len(test.items),
+            "seed": job.seed,
+            "machine": dist.machine(on),
+            "rows": [row.model_dump() for row in rows],
+            "verdicts": [str(verdict) for verdict in beats(rows, len(test.items))],
+        }
+
     starts: dict[tuple[str, str], Callable[[int], Encoder]] = {}
     if "finetune" in protocols:
         starts["encoder", "finetune"] = lambda seed: encoder
@@ -111,32 +130,23 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
         shown = "supervised" if kind == "random" else kind
         for wanted in budgets:
             runs = []
+            write_text(job.run_folder / EVALUATION, json.dumps(result(), indent=1) + "\n")  # before the slow part
             for seed in seeds:
                 say(f"fine-tuning: {shown}, labels {wanted}, seed {seed}")
                 runs.append(tuned(job, start(seed), train, test, views, wanted, seed, shown != "encoder", len(names)))
             rows.append(Row.of(shown, protocol, wanted, runs))  # type: ignore[arg-type]
-    result = {
-        "run": str(job.run_folder),
-        "labelled": job.labelled,
-        "classes": len(names),
-        "train": len(train.items),
-        "test": len(test.items),
-        "seed": job.seed,
-        "machine": dist.machine(on),
-        "rows": [row.model_dump() for row in rows],
-        "verdicts": (verdicts := [str(verdict) for verdict in beats(rows, len(test.items))]),
-    }
+    found = result()
     console.print(table_of(rows))
-    for sentence in verdicts:
+    for sentence in found["verdicts"]:
         say(sentence)
-    keep(job, result)
-    return result
+    keep(job, found)
+    return found
 
 
 def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:
     """Train and test parts: as given, as found in train/ and test/, or split by seed."""
     train_path, test_path, test_labels = job.labelled, job.test, job.test_labels
-    folder = Path(job.labelled)
+    folder = Path(job.labelled).expanduser()
     if test_path is None and (folder / "train").is_dir() and (folder / "test").is_dir():
         train_path, test_path = str(folder / "train"), str(folder / "test")
         test_labels = test_labels or job.labels  # one list for both parts
@@ -144,7 +154,7 @@ def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:
         train_path, test_path = archive_parts(job.labelled)
     train = open_like(train_path, encoder, job.labels)
     if test_path is None:
-        everything = labels_of(train, job)
+        everything = labels_of(train)
         names, numbers, _ = numbered(everything, [])
         kept, held = stratified_split(numbers, job.test_share, job.seed)
         if not len(held):
@@ -152,7 +162,7 @@ def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:
         say(f"no test part: {job.test_share:.0%} of each class split off by seed {job.seed}")
         return Part(train, kept.tolist(), numbers[kept]), Part(train, held.tolist(), numbers[held]), names
     test = open_like(test_path, encoder, test_labels)
-    names, of_train, of_test = numbered(labels_of(train, job), labels_of(test, job))
+    names, of_train, of_test = numbered(labels_of(train), labels_of(test, "--test-labels"))
     return (
         Part(train, list(range(len(train.source))), of_train),
         Part(test, list(range(len(test.source))), of_test),
@@ -163,21 +173,28 @@ def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:
 def archive_parts(path: str) -> tuple[str, str | None]:
     """x_train and x_test of one .npz, where it has both and no other key was asked for."""
     file, _, key = path.partition("::")
-    if not Path(file).is_file():
-        return path, None
-    with np.load(file, allow_pickle=False) as archive:
-        keys = set(archive.files)
+    if not zipfile.is_zipfile(Path(file).expanduser()):
+        return path, None  # its source says what is wrong with it
+    with zipfile.ZipFile(Path(file).expanduser()) as archive:
+        keys = {name.removesuffix(".npy") for name in archive.namelist()}
     if key in ("", "x_train") and {"x_train", "x_test"} <= keys:
         return f"{file}::x_train", f"{file}::x_test"
     return path, None
 
 
-def labels_of(data: Data, job: Evaluate) -> list[str]:
+def labels_of(data: Data, flag: str = "--labels") -> list[str]:
     labels = data.source.labels
     if labels is None:
         raise UserError(
-            f"{data.path} has no labels. Accepted: one folder a class, --labels FILE.csv with the columns path,label, "
-            "or --labels FILE.npz::y_train."
+            f"{data.path} has no labels. Accepted: one folder a class, {flag} FILE.csv with the columns path,label, "
+            f"or {flag} FILE.npz::y."
+        )
+    found = set(labels)
+    if len(found) > 1 and {name.lower() for name in found} <= PARTS:
+        named = " and ".join(sorted(found))
+        raise UserError(
+            f"{data.path}: {named} are parts of a set, not classes. Give the part to learn from, and --test the other; "
+            "a folder with train/ and test/ is taken apart by itself."
         )
     return labels
 
@@ -260,6 +277,6 @@ def keep(job: Evaluate, result: dict[str, Any]) -> None:
     """evaluation.json, and the numbers in the run's report and model card."""
     from selfsame.jobs.report import refresh_report
 
-    write_text(job.run_folder / "evaluation.json", json.dumps(result, indent=1) + "\n")
+    write_text(job.run_folder / EVALUATION, json.dumps(result, indent=1) + "\n")
     if (job.run_folder / JOB).exists():
         refresh_report(job.run_folder, result)

@@ -1,10 +1,13 @@
 """Files that load in other libraries with the same outputs."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from selfsame.jobs.checked import checked
 from selfsame.records import Record
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Export(Record):
@@ -17,22 +20,25 @@ class Export(Record):
     out: Path | None = None
     """file to write [in the run folder]"""
 
-    def run(self) -> dict[str, Any]:
+    def run(self, encoder: "nn.Module | None" = None) -> dict[str, Any]:
         from selfsame import modalities
         from selfsame.engine.state import writing
         from selfsame.engine.watch import say
         from selfsame.jobs.runs import load
 
-        encoder = load(self.run_folder)
+        trained = load(self.run_folder, encoder)
         suffix = {"timm": ".safetensors", "torchvision": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}[self.to]
         out = self.out or self.run_folder / "export" / f"{self.to}{suffix}"
         with writing(out):
-            result = modalities.load(encoder.spec["modality"]).export(encoder, self.to, out)
+            result = modalities.load(trained.spec["modality"]).export(trained, self.to, out)
         say(f"wrote {', '.join(result['files'])}; outputs agree to {result['difference']:.1e}. Load it with:")
         say(result["snippet"], "bold")
-        return {"out": str(out), **result}
+        return {"out": result["files"][0], **result}
 
 
-def export(run: Any, to: str, out: str | Path | None = None) -> dict[str, Any]:
-    """Write the encoder of a run for timm, torchvision, onnx or torch."""
-    return checked(Export, {"run_folder": getattr(run, "folder", run), "to": to, "out": out}).run()
+def export(run: Any, to: str, out: str | Path | None = None, encoder: "nn.Module | None" = None) -> dict[str, Any]:
+    """Write the encoder of a run for timm, torchvision, onnx or torch.
+
+    `encoder` is a module of the architecture that was trained, where the run was given one in Python.
+    """
+    return checked(Export, {"run_folder": getattr(run, "folder", run), "to": to, "out": out}).run(encoder)

@@ -1,5 +1,6 @@
 """Learn an encoder from unlabelled data: the job, its plan, and what it leaves in the run folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -78,7 +79,7 @@ class Pretrain(Record):
             if own in methods.names():
                 methods.load(own)  # gives the class its name, where it was imported without
             return given
-        settings = {"name": given} if isinstance(given, str) else dict(given)
+        settings = named(given, "method")
         return checked(methods.load(settings.pop("name", "byol")), settings, ["method"])
 
     @field_serializer("method")
@@ -102,7 +103,7 @@ class Pretrain(Record):
     @field_validator("views")
     @classmethod
     def _views(cls, given: Any) -> dict[str, Any]:
-        return {"name": given} if isinstance(given, str) else {"name": "auto", **dict(given)}
+        return {"name": "auto", **named(given, "views")}
 
     @property
     def folder(self) -> Path:
@@ -116,6 +117,15 @@ class Pretrain(Record):
         from selfsame.jobs.pretraining import Pretraining
 
         return Pretraining(self).run()
+
+
+def named(given: Any, kind: str) -> dict[str, Any]:
+    """A name, or a mapping with settings, as a mapping. Raises UserError for anything else."""
+    if isinstance(given, str):
+        return {"name": given}
+    if not isinstance(given, Mapping):
+        raise UserError(f"{kind} is {given!r}; accepted are a name, or settings such as {{'name': ..., ...}}.")
+    return dict(given)
 
 
 def pretrain(data: str | Path, **settings: Any) -> Run:

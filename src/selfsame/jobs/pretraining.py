@@ -18,7 +18,7 @@ from selfsame.engine.feed import VIEW, Steps
 from selfsame.engine.health import ADVICE, Health
 from selfsame.engine.loop import Loop, train
 from selfsame.engine.plan import Line, Wishes, plan_loop, workers_for
-from selfsame.engine.state import LOCK, claimed, write_text, writing
+from selfsame.engine.state import LOCK, claimed, saved, step_of, write_text, writing
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
@@ -36,7 +36,7 @@ from selfsame.jobs.data import (
     write_skipped,
 )
 from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
-from selfsame.jobs.runs import JOB, PLAN, REPORT, RESULT, Run, load, read_json
+from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
 from selfsame.records import Budget, Method, Record
 from selfsame.types import Draws, Encoder, Learner, mixed
 
@@ -63,6 +63,7 @@ class Pretraining:
         self.job = job
         self.folder = job.folder
         self.on = dist.device(job.device)
+        self.listed = 0  # items in skipped.csv
 
     def run(self) -> Run:
         """Learn, or go on, or say that all is done.
@@ -225,11 +226,12 @@ class Pretraining:
         """The loop of the run in the folder; only its length may change."""
         same = begun.stats == self.data.stats.model_dump(mode="json")
         if begun.fingerprint != self.fingerprint or not same:
+            weights = self.folder / "encoder.safetensors"
+            start = f", and --init {weights} to start from its weights" if weights.exists() else ""
             then, now = (begun.fingerprint, self.fingerprint) if same else ("other pixels", "the same names")
             raise UserError(
                 f"{self.job.data} has changed since {self.folder} was begun ({then} then, {now} now), so the run "
-                f"cannot go on exactly. Choose another --out, and --init {self.folder / 'encoder.safetensors'} to "
-                "start from its weights."
+                f"cannot go on exactly. Choose another --out{start}."
             )
         before = begun.loop
         if fresh.steps < before.steps:
@@ -252,10 +254,10 @@ class Pretraining:
 
     def found(self, unreadable: dict[int, str]) -> None:
         """Note what the workers could not read, and stop when it is too much."""
-        new = unreadable.keys() - self.data.skipped.keys()
-        if not new:
-            return
         self.data.skipped.update(unreadable)
+        if len(self.data.skipped) == self.listed:  # the look at labelled items may have found others before
+            return
+        self.listed = len(self.data.skipped)
         write_skipped(self.data, self.folder)
         check_share(self.data, self.job.max_skipped, self.folder)
 
@@ -308,12 +310,14 @@ class Pretraining:
             names = ((i, printable(self.data.source.name(i))) for i in range(len(self.data.source)))
             self.data.skipped.update({i: listed[name] for i, name in names if name in listed})
         write_skipped(self.data, self.folder)
+        self.listed = len(self.data.skipped)
         warn_skipped(self.data, self.folder)
 
     def show_plan(self, learner: Learner, steps: Steps) -> None:
         """Print the plan with the time and memory that a trial step takes here."""
         seconds, memory = self.trial(learner, steps)
-        total = seconds * self.loop.steps
+        done = saved(self.folder / "state")
+        total = seconds * (self.loop.steps - (step_of(done[-1]) if done else 0))
         self.lines += [
             Line(
                 name="time", value=duration(total), why=f"{self.loop.batch / seconds:,.0f} items/s in a trial step here"
@@ -366,7 +370,8 @@ class Pretraining:
         encoder = encoder.eval()
         with writing(self.folder / "encoder.safetensors"):
             modality.save_encoder(encoder, self.folder)
-            (self.folder / REPORT).unlink(missing_ok=True)  # of a shorter run: it is written last
+            for old in (REPORT, EVALUATION):  # of a shorter run: the report is written last
+                (self.folder / old).unlink(missing_ok=True)
         log = Run(self.folder).log
         looks = [row for row in log if "verdict" in row]
         result = {

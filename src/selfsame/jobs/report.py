@@ -13,9 +13,9 @@ from PIL import Image
 
 from selfsame.engine.state import write_text, write_whole
 from selfsame.engine.watch import say
-from selfsame.jobs.data import Data, all_vectors, printable, read_skipped, sheet
+from selfsame.jobs.data import Data, all_vectors, printable, read_skipped, sheet, write_skipped
 from selfsame.jobs.pretrain import GIVEN
-from selfsame.jobs.runs import PLAN, Run, read_json
+from selfsame.jobs.runs import EVALUATION, PLAN, Run, read_json
 from selfsame.records import Record
 from selfsame.report.card import write_card
 from selfsame.report.gallery import map_of_items, neighbours
@@ -36,6 +36,8 @@ def write_report(
     write_whole(place / "views.png", lambda draft: drawn.save(draft, format="PNG"))
     chosen = np.sort(np.random.default_rng(mixed(seed, 9)).permutation(data.readable())[:SHOWN]).tolist()
     kept, vectors = all_vectors(encoder, data, views, chosen, on)
+    if data.skipped:  # some may have been met only now
+        write_skipped(data, folder)
     names = [printable(data.source.name(i)) for i in kept]
     of_kept = [labels[i] for i in kept] if labels else None
 
@@ -52,8 +54,8 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
     """Write report.html and README.md from what stands in the run folder."""
     run = Run(folder)
     place = folder / "report"
-    if evaluation is None and (folder / "evaluation.json").exists():
-        evaluation = read_json(folder / "evaluation.json")
+    if evaluation is None and (folder / EVALUATION).exists():
+        evaluation = read_json(folder / EVALUATION)
     rows = evaluation["rows"] if evaluation else None
     measured_on = on_what(evaluation) if evaluation else ""
     plan, spec = read_json(folder / PLAN), read_json(folder / "encoder.json")

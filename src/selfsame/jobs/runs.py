@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from selfsame.types import Encoder
 
 REPORT, CARD, JOB, PLAN, RESULT = "report.html", "README.md", "job.json", "plan.json", "result.json"
+EVALUATION = "evaluation.json"
 
 
 class Run:
@@ -96,8 +97,8 @@ def encoder(module: "nn.Module", size: int, channels: int = 3, mean: Any = None,
         channels=channels,
         bits=8,
         white=255,
-        mean=tuple(mean or (0.5,) * channels),
-        std=tuple(std or (0.25,) * channels),
+        mean=(0.5,) * channels if mean is None else tuple(map(float, mean)),
+        std=(0.25,) * channels if std is None else tuple(map(float, std)),
         height=size,
         width=size,
         uniform=True,

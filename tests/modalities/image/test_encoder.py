@@ -417,3 +417,15 @@ def test_a_width_narrows_the_stages_of_a_residual_net_and_its_deep_stem():
 def test_a_width_that_cannot_be_had_is_refused(name, said):
     with pytest.raises(UserError, match=said):
         make_encoder(name, 96, RGB)
+
+
+def test_the_weights_of_a_network_with_group_norms_start_a_new_one(tmp_path):
+    torch.manual_seed(0)
+    trained = make_encoder("resnet10t@0.25", 32, RGB)
+    trained.use_group_norm()
+    save_encoder(trained, tmp_path)
+    fresh = make_encoder("resnet10t@0.25", 32, RGB, weights=str(tmp_path / "encoder.safetensors"))
+    assert fresh.spec["weights"]["missing"] == []
+    fresh.use_group_norm()
+    x = images(4, 3)
+    torch.testing.assert_close(fresh.eval()(x), trained.eval()(x))

@@ -145,5 +145,15 @@ def test_wrong_names_are_refused(resnet, tmp_path):
     with pytest.raises(UserError, match=r"net\.onnx"):
         export(resnet, "onnx", tmp_path / "net.pt2")
     save_encoder(resnet, tmp_path)
-    with pytest.raises(UserError, match="already holds an encoder"):
+    with pytest.raises(UserError, match=r"is no earlier export, so encoder.safetensors needs another name"):
         export(resnet, "timm", tmp_path / "encoder")
+
+
+def test_a_file_of_somebody_else_beside_it_is_left_alone_and_an_earlier_export_is_not(tmp_path):
+    encoder = trained(make_encoder("resnet10t@0.1", 32, RGB))
+    (tmp_path / "model.json").write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=r"model.json is there already"):
+        export(encoder, "timm", tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+    for _ in range(2):
+        export(encoder, "timm", tmp_path / "other")

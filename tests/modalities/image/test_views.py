@@ -229,6 +229,14 @@ def test_any_number_of_channels_and_16_bits_go_all_the_way(channels, deep, side,
         assert view.min() >= 0 and view.max() <= 1 and view.std() > 0.02
 
 
+def test_what_a_resize_overshoots_is_cut_at_the_white_of_the_data(tmp_path):
+    values = np.where(np.indices((2, 40, 40, 1)).sum(0) // 3 % 2, 4095, 0).astype(np.uint16)
+    source = array_source(tmp_path, values)
+    source.fit(stats(1, 4095, 40))
+    plain = sample(source, [0, 1], ViewPlan(full=0, plain=1), Views(size=64), Draws(0, 0, 2))[0]
+    assert plain.max() == 4095 and plain.min() == 0
+
+
 def test_an_unreadable_item_is_told_or_replaced_where_the_source_can(tmp_path):
     source = file_source(tmp_path, pixels(3, 20, 20, 3))
     (tmp_path / "001.png").write_bytes(b"no image")

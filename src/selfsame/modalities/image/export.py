@@ -51,10 +51,8 @@ def export(encoder: ImageEncoder, to: Target, out: str | Path) -> dict[str, Any]
             f"export to {to} writes {SUFFIX[to]} files, and {out.name} is none. Name it {out.stem}{SUFFIX[to]}."
         )
     beside = out.with_suffix(".json")
-    if beside.is_file() and '"modality"' in beside.read_text(encoding="utf-8"):
-        raise UserError(
-            f"{out.parent} already holds an encoder, which {out.name} would overwrite. Choose another name."
-        )
+    if beside.is_file() and not _ours(beside):
+        raise UserError(f"{beside} is there already and is no earlier export, so {out.name} needs another name.")
     out.parent.mkdir(parents=True, exist_ok=True)
     encoder = copy.deepcopy(encoder).cpu().float().eval()
     new = out.with_name(f"{out.stem}.new{out.suffix}")
@@ -85,6 +83,15 @@ def export(encoder: ImageEncoder, to: Target, out: str | Path) -> dict[str, Any]
     }
     beside.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     return {**described, "files": [str(out), str(beside)]}
+
+
+def _ours(file: Path) -> bool:
+    """Whether a .json was written by an earlier export, so that it may be written again."""
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(held, dict) and {"to", "snippet", "difference"} <= held.keys()
 
 
 def _library(encoder: ImageEncoder, to: str, file: Path) -> dict[str, Any]:

@@ -201,7 +201,8 @@ def sample(
         return crops + [middle] * plan.plain
 
     if source.array is not None and max(source.array.shape[1:3]) <= BATCHED:
-        return cut_array(source.array, items, boxes, sides)
+        form = getattr(source, "form", None)
+        return cut_array(source.array, items, boxes, sides, form.white if form else None)
     return cut_each(source, items, boxes, sides)
 
 
@@ -216,9 +217,9 @@ def plain_box(height: int, width: int, size: int) -> Int[Tensor, "4"]:
 
 
 def cut_array(
-    array: np.ndarray, items: Sequence[int], boxes: Boxes, sides: list[int]
+    array: np.ndarray, items: Sequence[int], boxes: Boxes, sides: list[int], white: int | None = None
 ) -> list[Integer[Tensor, "b c s s"]]:
-    """All rows at once, of an array [n h w c]."""
+    """All rows at once, of an array [n h w c]; values above white, the largest of the type unless given, become it."""
     stored = array[np.asarray(items, dtype=np.int64)]
     deep = stored.dtype != np.uint8
     rows = torch.from_numpy(stored.astype(np.int32) if deep else stored).permute(0, 3, 1, 2)
@@ -228,7 +229,7 @@ def cut_array(
         these = slice(start, start + CHUNK)
         pixels = rows[these].to(torch.float32, memory_format=torch.contiguous_format)
         for out, box, side in zip(made, boxes(these, height, width), sides, strict=True):
-            out[these] = steps.resized(pixels, box, side).round_().clamp_(0, 65535 if deep else 255)
+            out[these] = steps.resized(pixels, box, side).round_().clamp_(0, white or (65535 if deep else 255))
     return made
 
 
