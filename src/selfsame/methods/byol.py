@@ -59,8 +59,7 @@ class BYOL(types.Method):
     buffers: Literal["own", "copy", "average"] = "own"
     """batch-norm statistics of the target: its own (reference code), copied, or averaged"""
     output_norm: OutputNorm = "none"
-    """what ends the projector: none, a plain norm without scale and shift (MoCo v3), or whiten, which also removes
-    the correlation of columns; whiten in short runs unless given"""
+    """end of the projector: none, a plain norm without scale and shift, or whiten; whiten in short runs unless given"""
     norm: Literal["batch", "group"] = "batch"
     """group: GroupNorm and weight standardisation in place of batch norm"""
     adversary: Annotated[int, Field(ge=0)] = 0

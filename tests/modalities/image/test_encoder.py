@@ -262,7 +262,13 @@ def test_a_file_cannot_ask_for_other_networks_and_options_than_are_ever_saved(na
 
 
 def test_every_option_that_is_given_may_be_read_back():
-    names = ("resnet18", "vit_tiny_patch4_32", "torchvision/resnet18", "torchvision/vit_b_16", "torchvision/maxvit_t")
+    names = (
+        "resnet10t@0.5",
+        "vit_tiny_patch4_32",
+        "torchvision/resnet18",
+        "torchvision/vit_b_16",
+        "torchvision/maxvit_t",
+    )
     found: dict[str, set[str]] = {"timm": set(), "torchvision": set(), "own": set()}
     for name in (*names, "torchvision/googlenet", "torchvision/inception_v3", "tests.nets:tiny"):
         library, bare, options = resolve(name, 32)
