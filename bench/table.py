@@ -102,7 +102,7 @@ def demo() -> list[str]:
         "\n## The demo: handwritten digits\n",
         f"`{result['command']}`: {result['minutes']} minutes on {result['machine']}, verdict {result['verdict']}.\n",
     ]
-    return lines + table(HEAD, [accuracy(row) for row in result["rows"]])
+    return lines + noted(result) + table(HEAD, [accuracy(row) for row in result["rows"]])
 
 
 HEAD = ["features", "protocol", "labels", "accuracy", "seeds"]
