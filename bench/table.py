@@ -12,7 +12,9 @@ PAGE = HERE.parent / "docs" / "numbers.md"
 
 
 def main() -> None:
-    PAGE.write_text("\n".join([OPENING, *budgets(), *curves(), *baselines(), *demo()]) + "\n", encoding="utf-8")
+    PAGE.write_text(
+        "\n".join([OPENING, *budgets(), *curves(), *baselines(), *demo(), *encoders()]) + "\n", encoding="utf-8"
+    )
     print(PAGE.read_text(encoding="utf-8"))
 
 
@@ -103,6 +105,21 @@ def demo() -> list[str]:
         f"`{result['command']}`: {result['minutes']} minutes on {result['machine']}, verdict {result['verdict']}.\n",
     ]
     return lines + noted(result) + table(HEAD, [accuracy(row) for row in result["rows"]])
+
+
+def encoders() -> list[str]:
+    found = [read(path.stem) for path in sorted(RESULTS.glob("encoders-*.json"))]
+    lines = ["\n## Speed of encoders\n"] if found else []
+    for result in found:
+        lines += [
+            f"`{result['command']}`: BYOL forward and backward, {result['batch']} images of {result['size']} px, "
+            f"{result['rounds']} rounds in turns, on {result['machine']}.\n",
+            *table(
+                ["encoder", "width", "samples / CPU-s", "ratio"],
+                [[row["encoder"], row["dim"], row["samples_per_cpu_s"], row["ratio"]] for row in result["rows"]],
+            ),
+        ]
+    return lines
 
 
 HEAD = ["features", "protocol", "labels", "accuracy", "seeds"]
