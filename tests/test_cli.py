@@ -165,11 +165,11 @@ def test_flags_win_over_yaml(tmp_path, monkeypatch):
 def test_a_file_may_have_the_names_of_the_flags(tmp_path, monkeypatch):
     (tmp_path / "job.yaml").write_text(
         "data: photos\nmethod.momentum: 0.9\nmethod: byol\nmethod.output-norm: plain\n"
-        "views.one.vertical-flip: 0.1\nviews: {name: small, two: {vertical-flip: 0.2}}\n"
+        "views.one.vertical-flip: 0.1\nviews.one.blur: 0.3\nviews: {name: small, two: {vertical-flip: 0.2}}\n"
     )
     job = job_of(monkeypatch, "--config", tmp_path / "job.yaml")
     assert (job.method.momentum, job.method.output_norm) == (0.9, "plain")
-    assert job.views == {"name": "small", "one": {"vertical_flip": 0.1}, "two": {"vertical_flip": 0.2}}
+    assert job.views == {"name": "small", "one": {"vertical_flip": 0.1, "blur": 0.3}, "two": {"vertical_flip": 0.2}}
 
 
 def test_without_flags_a_record_has_the_defaults_of_python(monkeypatch):
@@ -264,8 +264,10 @@ def test_wrong_words_get_one_clear_line_and_exit_code_2(
         ("method: {momentum: 2}", "--method.momentum 2: input should be less than or equal to 1"),
         ("views: {one: {blurr: 1}}", "unknown key of views.one 'blurr'. Did you mean 'blur' or"),
         ("views: {one: {area: [1, 0.1]}}", "--views.one.area"),
-        ("views: 3", "views: 3 in the file is neither a name nor"),
-        ("method: [byol]", "method: ['byol'] in the file is neither a name nor"),
+        ("views: 3", "views is 3; accepted are a name, or settings"),
+        ("method: [byol]", "method is ['byol']; accepted are a name, or settings"),
+        ("epochs: 3\nepochs.x: 1", "epochs is 3; accepted are a name, or settings"),
+        ("method.momentum: 0.9\nmethod: {momentum: 0.5}", "method.momentum is given twice: 0.9 and 0.5"),
         ("- epochs", "must hold `key: value` lines"),
         ("epochs: [", "is no YAML file"),
         ("", "must hold `key: value` lines"),

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from selfsame import __version__
 from selfsame.errors import UserError, unknown
-from selfsame.jobs.checked import checked, explained
+from selfsame.jobs.checked import checked, explained, named
 from selfsame.records import Record
 
 JOBS = {  # command -> the record that is its definition
@@ -198,10 +198,8 @@ def combined(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     values = {**file}
     for name in NAMED:
         settings: dict[str, Any] = {}
-        was = file.get(name)
-        if not isinstance(was, str | dict | None):
-            raise UserError(f"{name}: {was!r} in the file is neither a name nor a list of `key: value` lines.")
-        settings.update({"name": was} if isinstance(was, str) else was or {})
+        if file.get(name) is not None:
+            settings.update(named(file[name], name))
         if name in flags:
             chosen = flags.pop(name)
             if settings.get("name", chosen) != chosen:
@@ -239,16 +237,20 @@ def unfolded(content: dict[Any, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in content.items():
         first, dot, rest = str(key).replace("-", "_").partition(".")
-        if dot:
-            value = {rest: value}
-        if isinstance(value, dict):
-            value = unfolded(value)
-            was = found.get(first, {})
-            value = {**({"name": was} if isinstance(was, str) else was), **value} if first in found else value
-        elif isinstance(found.get(first), dict) and isinstance(value, str):
-            value = {"name": value, **found[first]}
-        found[first] = value
+        value = unfolded({rest: value} if dot else value) if dot or isinstance(value, dict) else value
+        found[first] = joined(found[first], value, first) if first in found else value
     return found
+
+
+def joined(one: Any, two: Any, place: str) -> dict[str, Any]:
+    """Two values of one setting, at most one of them a name. Raises UserError where they say different things."""
+    both = named(one, place)
+    for key, value in named(two, place).items():
+        inside = f"{place}.{key}"
+        if key in both and not (isinstance(both[key], dict) or isinstance(value, dict)):
+            raise UserError(f"{inside} is given twice: {both[key]!r} and {value!r}. Give it once.")
+        both[key] = joined(both[key], value, inside) if key in both else value
+    return both
 
 
 def one_line(error: CycloptsError) -> str:

@@ -136,6 +136,11 @@ class Source(Protocol):
         ...
 
     @property
+    def left_out(self) -> str:
+        """The files beside the items that are none, in words; empty where there are none."""
+        ...
+
+    @property
     def labels(self) -> list[str] | None:
         """One label an item, or None where there are none. Never used in training."""
         ...

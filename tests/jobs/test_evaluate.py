@@ -308,6 +308,15 @@ def test_what_is_measured_stays_when_fine_tuning_is_stopped(run, pictures, monke
     assert keys(kept(run)["rows"]) == [(kind, "knn", "all") for kind in ("encoder", "random", "raw")]
 
 
+def test_a_run_folder_that_cannot_be_written_to_is_refused_before_anything_is_read(run, monkeypatch):
+    def refuse(**kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(ss.UserError, match=r"cannot write in .*: Permission denied. Copy it"):
+        measured(run, "nowhere")
+
+
 def test_a_damaged_archive_is_refused_in_one_line(run, tmp_path):
     (tmp_path / "x.npz").write_bytes(b"PK no zip")
     with pytest.raises(ss.UserError, match=r"x.npz: not a zip, or a damaged one"):

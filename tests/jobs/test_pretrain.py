@@ -19,6 +19,7 @@ from selfsame.engine.health import ADVICE
 from selfsame.engine.loop import Interrupted
 from selfsame.engine.state import LOCK, claimed, saved
 from selfsame.errors import TrainingStopped
+from selfsame.jobs.data import open_data
 from selfsame.jobs.pretrain import Pretrain
 from selfsame.jobs.pretraining import Pretraining
 from tests import nets
@@ -334,7 +335,7 @@ def test_the_plan_names_the_strengths_that_were_given(pictures, tmp_path):
     views = {"name": "weak", "one": {"area": (0.25, 1.0), "flip": 0.0}}
     run = ss.pretrain(pictures, out=tmp_path / "run", **QUICK, views=views)
     line = next(line for line in run.plan["lines"] if line["name"] == "views")
-    assert (line["value"], line["why"]) == ("weak", "one.area 0.25-1, one.flip 0")
+    assert (line["value"], line["why"]) == ("weak", "one.area 0.25 to 1.0, one.flip 0.0")
 
 
 def test_a_run_folder_of_other_settings_is_refused_and_untouched(finished, pictures, tmp_path):
@@ -360,13 +361,28 @@ def test_two_runs_in_one_folder_do_not_meet(pictures, tmp_path):
     assert ss.pretrain(pictures, out=tmp_path / "run", **QUICK).verdict != "unfinished"  # the lock is given back
 
 
-def test_a_killed_run_leaves_no_lock(tmp_path):
-    code = "import os, sys; from selfsame.engine.state import claimed; claimed(sys.argv[1]).__enter__(); os._exit(9)"
-    code = code.replace("sys.argv[1]", "__import__('pathlib').Path(sys.argv[1])")
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+def test_the_lock_of_a_killed_run_is_free(tmp_path):
+    code = (
+        "import os, pathlib, sys\nfrom selfsame.engine.state import claimed\n"
+        "claimed(pathlib.Path(sys.argv[1])).__enter__()\nos._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
     assert (tmp_path / LOCK).exists()
     with claimed(tmp_path):
         pass
+
+
+def test_items_found_unreadable_elsewhere_are_listed_and_counted_too(pictures, tmp_path):
+    """Those that the look at labelled items met are in `skipped` before a worker meets them."""
+    work = Pretraining(Pretrain(data=str(pictures), out=tmp_path, **{**QUICK, "max_skipped": 0.05}))
+    work.data = open_data(str(pictures), None, 0.05, 0, tmp_path)
+    work.data.skipped[3] = "cut short"
+    work.found({3: "cut short"})
+    assert listed(tmp_path) == [work.data.source.name(3)]
+    work.data.skipped.update(dict.fromkeys(range(4, 10), "cut short"))
+    with pytest.raises(ss.UserError, match="7 of 64 items"):
+        work.found({4: "cut short"})
+    assert len(listed(tmp_path)) == 7
 
 
 def test_a_path_through_a_file_as_out_is_refused(pictures, tmp_path):
@@ -503,7 +519,8 @@ def test_files_that_are_no_images_are_counted_in_the_plan(tmp_path):
         (folder / name).write_bytes(b"nothing to see")
     run = ss.pretrain(folder, out=tmp_path / "run", **QUICK)
     line = next(line["value"] for line in run.plan["lines"] if line["name"] == "data")
-    assert line.startswith("32 items, 3 other files left out (") and ".dat" in line and "no suffix" in line
+    assert line.startswith("32 items, left out: ")
+    assert all(kind in line for kind in ("1 .dat", "1 .pdf", "1 without suffix"))
 
 
 def test_the_time_in_the_plan_is_what_is_left(pictures, tmp_path, monkeypatch, capsys):

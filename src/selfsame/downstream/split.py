@@ -38,19 +38,29 @@ def budget(labels: Int[Tensor, "n"], wanted: str, seed: int) -> Int[Tensor, "m"]
     same items whatever the features, and a smaller budget is part of a larger one.
     Raises UserError on text of another form, a share outside ]0, 100], or a class with too few items.
     """
-    if wanted == "all":
-        return torch.arange(len(labels))
-    share = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", wanted)
-    each = re.fullmatch(r"(\d+)\s*/\s*class", wanted)
-    if share and 0 < float(share[1]) <= 100:
-        return _first(labels, seed, lambda count: max(1, int(float(share[1]) / 100 * count + 0.5)))
-    if each and int(each[1]) > 0:
+    share, each = read_budget(wanted)
+    if share is not None:
+        return _first(labels, seed, lambda count: max(1, int(share / 100 * count + 0.5)))
+    if each is not None:
         fewest = int(labels.unique(return_counts=True)[1].min())
-        if fewest < int(each[1]):
+        if fewest < each:
             raise UserError(
                 f"labels {wanted!r}: the rarest class has {fewest} items. Ask for at most {fewest}/class, or a share."
             )
-        return _first(labels, seed, lambda count: int(each[1]))
+        return _first(labels, seed, lambda count: each)
+    return torch.arange(len(labels))
+
+
+def read_budget(wanted: str) -> tuple[float | None, int | None]:
+    """The share in per cent or the number of each class that is meant; (None, None) for all. Raises UserError."""
+    if wanted == "all":
+        return None, None
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", wanted)
+    each = re.fullmatch(r"(\d+)\s*/\s*class", wanted)
+    if share and 0 < float(share[1]) <= 100:
+        return float(share[1]), None
+    if each and int(each[1]) > 0:
+        return None, int(each[1])
     raise UserError(f"labels {wanted!r} cannot be read. Accepted: all, a share such as 1% or 10%, or 10/class.")
 
 

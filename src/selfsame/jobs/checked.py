@@ -19,6 +19,15 @@ def checked(record: type[R], values: Mapping[str, Any], place: Sequence[str] = (
         raise explained(error, record, place, advice) from None
 
 
+def named(given: Any, kind: str) -> dict[str, Any]:
+    """A name, or a mapping with settings, as a mapping. Raises UserError for anything else."""
+    if isinstance(given, str):
+        return {"name": given}
+    if not isinstance(given, Mapping):
+        raise UserError(f"{kind} is {given!r}; accepted are a name, or settings such as {{'name': ..., ...}}.")
+    return dict(given)
+
+
 def explained(
     error: ValidationError, record: type[Record] | None = None, place: Sequence[str] = (), advice: str = ""
 ) -> UserError:

@@ -235,9 +235,7 @@ def sheet(data: Data, views: Any, count: int, each: int, seed: int) -> Image.Ima
 
 def describe(data: Data) -> str:
     lost = f", {len(data.skipped)} unreadable" if data.skipped else ""
-    others = getattr(data.source, "ignored", {})  # files beside them that are no items
-    kinds = ", ".join(kind or "no suffix" for kind in others)
-    left = f", {sum(others.values()):,} other files left out ({kinds})" if others else ""
+    left = f", left out: {data.source.left_out}" if data.source.left_out else ""
     return f"{len(data.source):,} items{lost}{left}"
 
 

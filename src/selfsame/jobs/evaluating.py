@@ -17,7 +17,7 @@ from selfsame.downstream.knn import knn_accuracy
 from selfsame.downstream.metrics import top_k_accuracy
 from selfsame.downstream.protocol import Features, Row, beats, measure
 from selfsame.downstream.protocol import table as table_of
-from selfsame.downstream.split import budget, numbered, stratified_split
+from selfsame.downstream.split import budget, numbered, read_budget, stratified_split
 from selfsame.engine import dist
 from selfsame.engine.feed import CUT, VIEW, Order
 from selfsame.engine.plan import workers_for
@@ -32,8 +32,6 @@ from selfsame.records import ViewPlan
 from selfsame.types import Draws, Encoder, mixed
 
 RAW_NUMBERS = 1024  # raw input is looked at through a thumbnail of at most this many values, to keep the probe quick
-
-
 PARTS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}  # folders that are no classes
 CALIBRATED = 512  # train items whose batch-norm statistics random weights are given
 
@@ -48,14 +46,16 @@ class Part:
 
 
 def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
+    protocols, budgets = job.protocols.split(","), job.budgets.split(",")
+    for wanted in budgets:  # what can be refused at once is not refused after hours
+        read_budget(wanted)
     encoder = load(job.run_folder, module)
-    check_writable(job.run_folder)  # not after hours
+    check_writable(job.run_folder)
     on = dist.device(job.device)
     encoder.to(on)
     train, test, names = parts(job, encoder)
     views = train.data.modality.recipe("weak", encoder.spec["size"], train.data.stats)
     workers, _ = workers_for(getattr(train.data.source, "array", None) is not None, job.workers)
-    protocols, budgets = job.protocols.split(","), job.budgets.split(",")
     say(f"{len(train.items):,} train and {len(test.items):,} test items of {len(names)} classes")
 
     def fresh(seed: int) -> Encoder:

@@ -1,6 +1,5 @@
 """Learn an encoder from unlabelled data: the job, its plan, and what it leaves in the run folder."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +7,7 @@ from pydantic import Field, field_serializer, field_validator
 
 from selfsame import methods
 from selfsame.errors import UserError
-from selfsame.jobs.checked import checked
+from selfsame.jobs.checked import checked, named
 from selfsame.jobs.runs import Run
 from selfsame.records import Method, Record
 
@@ -117,15 +116,6 @@ class Pretrain(Record):
         from selfsame.jobs.pretraining import Pretraining
 
         return Pretraining(self).run()
-
-
-def named(given: Any, kind: str) -> dict[str, Any]:
-    """A name, or a mapping with settings, as a mapping. Raises UserError for anything else."""
-    if isinstance(given, str):
-        return {"name": given}
-    if not isinstance(given, Mapping):
-        raise UserError(f"{kind} is {given!r}; accepted are a name, or settings such as {{'name': ..., ...}}.")
-    return dict(given)
 
 
 def pretrain(data: str | Path, **settings: Any) -> Run:

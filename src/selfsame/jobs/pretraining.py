@@ -5,7 +5,6 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,7 @@ from selfsame.jobs.data import (
 from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
 from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
 from selfsame.records import Budget, Method, Record
+from selfsame.report.page import flat
 from selfsame.types import Draws, Encoder, Learner, mixed
 
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
@@ -63,7 +63,6 @@ class Pretraining:
         self.job = job
         self.folder = job.folder
         self.on = dist.device(job.device)
-        self.listed = 0  # items in skipped.csv
 
     def run(self) -> Run:
         """Learn, or go on, or say that all is done.
@@ -255,9 +254,8 @@ class Pretraining:
     def found(self, unreadable: dict[int, str]) -> None:
         """Note what the workers could not read, and stop when it is too much."""
         self.data.skipped.update(unreadable)
-        if len(self.data.skipped) == self.listed:  # the look at labelled items may have found others before
-            return
-        self.listed = len(self.data.skipped)
+        if len(self.data.skipped) == len(read_skipped(self.folder)):
+            return  # not compared with `unreadable`: the look at labelled items may have met others before
         write_skipped(self.data, self.folder)
         check_share(self.data, self.job.max_skipped, self.folder)
 
@@ -310,7 +308,6 @@ class Pretraining:
             names = ((i, printable(self.data.source.name(i))) for i in range(len(self.data.source)))
             self.data.skipped.update({i: listed[name] for i, name in names if name in listed})
         write_skipped(self.data, self.folder)
-        self.listed = len(self.data.skipped)
         warn_skipped(self.data, self.folder)
 
     def show_plan(self, learner: Learner, steps: Steps) -> None:
@@ -440,17 +437,9 @@ def settings_line(method: Method) -> str:
 
 
 def changed_line(views: dict[str, Any]) -> str:
-    """The strengths given on top of the recipe, as in: one.area 0.2-1, one.flip 0."""
-
-    def pairs(values: dict[str, Any], place: str) -> Iterator[str]:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from pairs(value, f"{place}{key}.")
-            else:
-                ends = value if isinstance(value, list | tuple) else [value]
-                yield f"{place}{key} {'-'.join(f'{end:g}' if isinstance(end, float) else str(end) for end in ends)}"
-
-    return ", ".join(pairs({key: value for key, value in views.items() if key != "name"}, ""))
+    """The strengths given on top of the recipe, as in: one.area 0.2 to 1.0, one.flip 0.0."""
+    given = [(name, value if isinstance(value, list | tuple) else [value]) for name, value in flat(views)]
+    return ", ".join(f"{name} {' to '.join(map(str, ends))}" for name, ends in given if name != "name")
 
 
 def duration(seconds: float) -> str:

@@ -58,9 +58,14 @@ def use_group_norm(module: M, groups: int = 16) -> M:
     return module
 
 
+def largest_divisor(width: int, most: int) -> int:
+    """The largest number up to `most` that divides `width`."""
+    return max(number for number in range(1, most + 1) if width % number == 0)
+
+
 def _group_norm(old: _BatchNorm, groups: int) -> nn.GroupNorm:
     channels = old.num_features
-    count = 1 if isinstance(old, nn.BatchNorm1d) else max(n for n in range(1, groups + 1) if channels % n == 0)
+    count = 1 if isinstance(old, nn.BatchNorm1d) else largest_divisor(channels, groups)
     new: nn.GroupNorm
     if isinstance(old, BatchNormAct2d):
         new = GroupNormAct(channels, count, eps=old.eps, affine=old.affine, apply_act=False)

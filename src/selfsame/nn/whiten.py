@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from selfsame.nn.norm import largest_divisor
 from selfsame.nn.sync import summed
 
 GROUP = 16  # columns whitened together: their covariance must be estimated from one batch
@@ -21,13 +22,14 @@ class Whiten(nn.Module):
     """ZCA whitening of [b d] within groups of columns, over the rows of all processes; no scale, no shift.
 
     It goes by the batch in eval mode too and keeps no running statistics, so it belongs into a head that only trains.
+    A group has at most GROUP columns, as many as divide the width: of a prime width, each column is scaled alone.
     Computed in float32 at least. Deviations from the sources: the covariance is shrunk towards a multiple of the
     identity, and columns are grouped by place, not shuffled.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.size = max(size for size in range(1, GROUP + 1) if width % size == 0)
+        self.size = largest_divisor(width, GROUP)
 
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         with torch.autocast(x.device.type, enabled=False):

@@ -435,3 +435,10 @@ def test_the_weights_of_a_network_with_group_norms_start_a_new_one(tmp_path):
     fresh.use_group_norm()
     x = images(4, 3)
     torch.testing.assert_close(fresh.eval()(x), trained.eval()(x))
+
+
+def test_a_network_with_batch_norms_is_not_started_without_its_statistics(tmp_path):
+    state = make_encoder("resnet10t@0.25", 32, RGB).trunk.state_dict()
+    save_file({name: value for name, value in state.items() if "running" not in name}, tmp_path / "bare.safetensors")
+    with pytest.raises(UserError, match=r"bn1.running_mean"):
+        make_encoder("resnet10t@0.25", 32, RGB, weights=str(tmp_path / "bare.safetensors"))

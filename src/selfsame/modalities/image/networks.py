@@ -33,7 +33,7 @@ def resolve(name: str, size: int) -> tuple[str, str, dict[str, Any]]:
     if ":" in name:
         return "own", name, {}
     if "@" in name:
-        return narrowed(*name.split("@", 1))
+        return of_width(*name.split("@", 1))
     bare = name.removeprefix("torchvision/")
     models = torchvision.models.list_models(module=torchvision.models)
     if bare == name:
@@ -59,7 +59,7 @@ def resolve(name: str, size: int) -> tuple[str, str, dict[str, Any]]:
     raise unknown("encoder", name, known, "A network of your own is named package.module:factory.")
 
 
-def narrowed(name: str, width: str) -> tuple[str, str, dict[str, Any]]:
+def of_width(name: str, width: str) -> tuple[str, str, dict[str, Any]]:
     """`resnet18@0.5`: a residual net of timm whose stages have that share of their channels, in multiples of eight.
 
     A deep stem is narrowed as well; the single 7x7 or 3x3 convolution of the others keeps its 64 channels.

@@ -78,6 +78,11 @@ class ImageSource:
             data = file.read()
         return Picture(io.BytesIO(data), form or self.form)
 
+    @property
+    def left_out(self) -> str:
+        """As in: 12 .pdf, 1 without suffix."""
+        return listed(self.ignored) if self.ignored else ""
+
     def header(self, i: int) -> Header:
         """Size, channels and bits of an item, from as few bytes as can be. Raises UnreadableItem."""
         with readable(), self.file(i) as file:

@@ -20,14 +20,17 @@ from torch import Tensor, nn
 
 from selfsame.errors import UserError
 
+STANDARDISED = ".parametrizations.weight.original"
 HEADS = re.compile(r"(fc|head|heads|head_dist|classifier)\.")  # classifiers, which an encoder does without
 
 
 def load_weights(trunk: nn.Module, file: Path, channels: int) -> dict[str, Any]:
     """Fill `trunk` from a file of tensors; returns what was taken. UserError unless 95 % of its tensors were found."""
-    given = _tensors(file)
+    stored = _tensors(file)
+    # Standardised weights (`nn.norm`) are known by the names they had before; their network has no running statistics.
+    given = {name.replace(STANDARDISED, ".weight"): value for name, value in stored.items()}
     own = {name: tensor for name, tensor in trunk.state_dict().items() if not name.endswith("num_batches_tracked")}
-    if not any(name.endswith("running_mean") for name in given):  # of a network with group norms, say
+    if given.keys() != stored.keys():
         own = {name: tensor for name, tensor in own.items() if not name.endswith(("running_mean", "running_var"))}
     starts = Counter(
         key[: len(key) - len(rest)] for key in given for rest in _tails(key) if rest in own
@@ -75,11 +78,6 @@ def _tails(key: str) -> Iterator[str]:
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; standardised weights (`nn.norm`) under the names they had before."""
-    return {key.replace(".parametrizations.weight.original", ".weight"): value for key, value in _read(file).items()}
-
-
-def _read(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise UserError(f"no weights at {file}. Give a local file: .safetensors, .pt or .pth. Nothing is downloaded.")
     try:
