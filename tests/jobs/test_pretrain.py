@@ -331,6 +331,11 @@ def test_a_label_file_that_names_missing_files_is_refused(pictures, tmp_path):
     assert "across/99.png" in message and not (tmp_path / "r").exists()
 
 
+def test_the_card_names_the_encoder_as_it_was_asked_for(pictures, tmp_path):
+    run = ss.pretrain(pictures, out=tmp_path / "run", **{**QUICK, "encoder": "resnet10t@0.1"})
+    assert (run.folder / "README.md").read_text().startswith("# resnet10t@0.1 trained with byol on")
+
+
 def test_the_plan_names_the_strengths_that_were_given(pictures, tmp_path):
     views = {"name": "weak", "one": {"area": (0.25, 1.0), "flip": 0.0}}
     run = ss.pretrain(pictures, out=tmp_path / "run", **QUICK, views=views)

@@ -82,8 +82,8 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
     result, stats = run.result, plan["stats"]
     write_card(
         folder,
-        title=f"{spec.get('name')} trained with {run.job['method']['name']} on {run.job['data']}",
-        encoder=[("network", spec.get("name")), ("width", spec.get("dim")), ("view size", plan["size"])],
+        title=f"{plan['encoder']} trained with {run.job['method']['name']} on {run.job['data']}",
+        encoder=[("network", plan["encoder"]), ("width", spec.get("dim")), ("view size", plan["size"])],
         data=[
             ("path", run.job["data"]),
             ("items", result.get("items")),

@@ -149,6 +149,12 @@ def test_wrong_names_are_refused(resnet, tmp_path):
         export(resnet, "timm", tmp_path / "encoder")
 
 
+def test_a_narrow_network_is_not_taken_for_the_whole_one(tmp_path):
+    encoder = make_encoder("resnet18@0.1", 32, RGB)
+    with pytest.raises(UserError, match=r"no network like timm's resnet18 with \{'channels': \[8, 16, 24, 48\]\}"):
+        export(encoder, "torchvision", tmp_path / "net")
+
+
 def test_a_file_of_somebody_else_beside_it_is_left_alone_and_an_earlier_export_is_not(tmp_path):
     encoder = trained(make_encoder("resnet10t@0.1", 32, RGB))
     (tmp_path / "model.json").write_text('{"mine": 1}')

@@ -106,7 +106,8 @@ def _library(encoder: ImageEncoder, to: str, file: Path) -> dict[str, Any]:
         known = timm.is_model(name) if to == "timm" else name in torchvision.models.list_models(torchvision.models)
         if not known or options:
             raise UserError(
-                f"{to} has no network like {spec['library']}'s {name}. Export to {spec['library']}, onnx or torch."
+                f"{to} has no network like {spec['library']}'s {name}{f' with {options}' if options else ''}. "
+                f"Export to {spec['library']}, onnx or torch."
             )
     save_file({key: value.contiguous().clone() for key, value in trunk.state_dict().items()}, file)
     layers: dict[str, nn.Module] = {}
