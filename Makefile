@@ -22,8 +22,8 @@ check: $(VENV)/ready
 learns: $(VENV)/ready
 	$(BIN)/python -m pytest -m learns -s
 
-# A file that stands for a complete environment: made again when the dependencies change.
-$(VENV)/ready: pyproject.toml
+# A file that stands for a complete environment: made again when the dependencies or the compiled kernel change.
+$(VENV)/ready: pyproject.toml hatch_build.py src/selfsame/modalities/image/kernel.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "selfsame needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)

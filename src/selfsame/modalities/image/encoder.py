@@ -103,7 +103,8 @@ class ImageEncoder(types.Encoder):
         if not view.is_floating_point():
             # 8-bit images look the same beside deeper ones: 255 is white, whatever the data's own white is.
             pixels = view.float() / (255.0 if view.dtype == torch.uint8 else self.white.float())
-        return ((pixels - self.mean) / self.std).to(self.mean.dtype)
+        # One pass over the pixels: on a processor it costs half of a subtraction and a division.
+        return torch.addcmul(-self.mean / self.std, pixels, 1 / self.std).to(self.mean.dtype)
 
     def maps(self, view: Tensor) -> list[Tensor]:
         """Dense features, fine to coarse: the last map [b c h w] of each resolution.

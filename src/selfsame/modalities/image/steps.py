@@ -5,7 +5,9 @@ those of BYOL (Grill et al. 2020, arXiv 2006.07733, appendix B). Raises nothing 
 """
 
 import math
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -26,6 +28,7 @@ __all__ = [
     "solarized",
 ]
 
+Numbers = TypeVar("Numbers", Tensor, np.ndarray)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 YIQ = (LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))  # NTSC 1953; grays have I = Q = 0
 
@@ -34,23 +37,24 @@ YIQ = (LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))  # NTSC 1953
 
 
 def crop_boxes(
-    uniform: Float[Tensor, "b 4"], height: int, width: int, area: tuple[float, float], ratio: tuple[float, float]
-) -> Int[Tensor, "b 4"]:
+    uniform: Float[np.ndarray, "b 4"], height: int, width: int, area: tuple[float, float], ratio: tuple[float, float]
+) -> Int[np.ndarray, "b 4"]:
     """Random boxes (top, left, height, width) in pixels, inside the image and at least one pixel large.
 
     `uniform` has, in [0, 1): area, aspect, top, left. The share of the image is uniform in `area`, width / height
-    log-uniform in `ratio`; a side longer than the image's is clamped to it, not drawn again.
+    log-uniform in `ratio`; a side longer than the image's is clamped to it, not drawn again. Not in torch, which is
+    slow at the few numbers of one item.
     """
-    share, aspect, down, across = uniform.double().unbind(1)
+    share, aspect, down, across = uniform.astype(np.float64).T
     share = between(share, area) * (height * width)
-    aspect = between(aspect, (math.log(ratio[0]), math.log(ratio[1]))).exp()
-    high = (share / aspect).sqrt().round().clamp(1, height)
-    wide = (share * aspect).sqrt().round().clamp(1, width)
-    top, left = (down * (height - high + 1)).floor(), (across * (width - wide + 1)).floor()
-    return torch.stack([top, left, high, wide], dim=1).long()
+    aspect = np.exp(between(aspect, (math.log(ratio[0]), math.log(ratio[1]))))
+    high = np.sqrt(share / aspect).round().clip(1, height)
+    wide = np.sqrt(share * aspect).round().clip(1, width)
+    top, left = np.floor(down * (height - high + 1)), np.floor(across * (width - wide + 1))
+    return np.stack([top, left, high, wide], axis=1).astype(np.int64)
 
 
-def between(uniform: Tensor, ends: tuple[float, float]) -> Tensor:
+def between(uniform: Numbers, ends: tuple[float, float]) -> Numbers:
     """Numbers in [0, 1) stretched to [low, high)."""
     return ends[0] + uniform * (ends[1] - ends[0])
 

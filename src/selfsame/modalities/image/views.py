@@ -5,6 +5,7 @@ Sources: BYOL, Grill et al. 2020, arXiv 2006.07733, appendix B ("photo"); solo-l
 Raises UserError on an unknown recipe, UnreadableItem where an item cannot be read.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from selfsame.errors import unknown
-from selfsame.modalities.image import steps
+from selfsame.modalities.image import kernel, steps
 from selfsame.modalities.image.measure import Stats
 from selfsame.records import Record, ViewPlan
 from selfsame.types import Draws
@@ -189,16 +190,17 @@ def sample(
     They may lie channels last in memory. Raises UnreadableItem.
     """
     kinds = views.strengths(plan)
-    numbers = [draws.uniform(4) for _ in kinds]
+    numbers = [draws.uniform(4).numpy() for _ in kinds]
     sides = [views.size] * plan.full + [views.part_size] * plan.part + [views.size] * plan.plain
 
-    def boxes(rows: slice, height: int, width: int) -> list[Int[Tensor, "b 4"]]:
+    def boxes(rows: slice, height: int, width: int) -> list[Int[np.ndarray, "b 4"]]:
         crops = [
             steps.crop_boxes(uniform[rows], height, width, kind.area, kind.ratio)
             for kind, uniform in zip(kinds, numbers, strict=True)
         ]
-        middle = plain_box(height, width, views.size).expand(len(items[rows]), 4)
-        return crops + [middle] * plan.plain
+        return crops + [
+            plain_box(height, width, views.size).repeat(len(items[rows]), axis=0) for _ in range(plan.plain)
+        ]
 
     if source.array is not None and max(source.array.shape[1:3]) <= BATCHED:
         form = getattr(source, "form", None)
@@ -206,14 +208,14 @@ def sample(
     return cut_each(source, items, boxes, sides)
 
 
-Boxes = Callable[[slice, int, int], list[Int[Tensor, "b 4"]]]  # of some rows and an image size: one a view
+Boxes = Callable[[slice, int, int], list[Int[np.ndarray, "b 4"]]]  # of some rows and an image size: one a view
 
 
-def plain_box(height: int, width: int, size: int) -> Int[Tensor, "4"]:
+def plain_box(height: int, width: int, size: int) -> Int[np.ndarray, "1 4"]:
     """The middle square: 224/256 of the short side, or all of it for small views and images that have the size."""
     short = min(height, width)
     side = short if size <= SMALL or height == width == size else max(1, round(short * WHOLE))
-    return torch.tensor([(height - side) // 2, (width - side) // 2, side, side])
+    return np.array([[(height - side) // 2, (width - side) // 2, side, side]])
 
 
 def cut_array(
@@ -229,27 +231,35 @@ def cut_array(
         these = slice(start, start + CHUNK)
         pixels = rows[these].to(torch.float32, memory_format=torch.contiguous_format)
         for out, box, side in zip(made, boxes(these, height, width), sides, strict=True):
-            out[these] = steps.resized(pixels, box, side).round_().clamp_(0, white or (65535 if deep else 255))
+            out[these] = (
+                steps.resized(pixels, torch.from_numpy(box), side).round_().clamp_(0, white or (65535 if deep else 255))
+            )
     return made
 
 
 def cut_each(source: Any, items: Sequence[int], boxes: Boxes, sides: list[int]) -> list[Integer[Tensor, "b c s s"]]:
     """One item after the other, each decoded once for every size of view."""
 
-    def cut(item: int, row: int) -> list[np.ndarray]:
+    made: list[np.ndarray] = []
+
+    def cut(item: int, row: int) -> None:
         picture = source.open(item)
         wanted = [tuple(box[0].tolist()) for box in boxes(slice(row, row + 1), *picture.size)]
         cuts = {
             side: iter(picture.cut([box for box, one in zip(wanted, sides, strict=True) if one == side], side))
             for side in sorted(set(sides))
         }
-        return [next(cuts[side]) for side in sides]
+        views = [next(cuts[side]) for side in sides]
+        if not made:
+            made.extend(np.empty((len(items), *view.shape), view.dtype) for view in views)
+        for out, view in zip(made, views, strict=True):
+            out[row] = view
 
     attempt = getattr(source, "attempt", None)
-    of_item = [
-        attempt(item, lambda i, row=row: cut(i, row)) if attempt else cut(item, row) for row, item in enumerate(items)
-    ]
-    return [channels_first(np.stack(view)) for view in zip(*of_item, strict=True)]
+    for row, item in enumerate(items):
+        read = functools.partial(cut, row=row)
+        attempt(item, read) if attempt else read(item)
+    return [channels_first(view) for view in made]
 
 
 def channels_first(pixels: np.ndarray) -> Integer[Tensor, "b c s s"]:
@@ -281,15 +291,36 @@ def make_views(
 
     Which rows a step is for is known on the CPU: the device is never waited for. Plain views are only scaled.
     """
-    made = [scaled(pixels, stats.white) for pixels in samples]
-    for k, kind in enumerate(views.strengths(plan)):
-        made[k] = transformed(made[k], kind, dict(zip(COLUMNS, draws.uniform(len(COLUMNS)).unbind(1), strict=True)))
-    return made
+    kinds = views.strengths(plan)
+    made = []
+    for pixels, kind in zip(samples, kinds, strict=False):
+        drawn = dict(zip(COLUMNS, draws.uniform(len(COLUMNS)).unbind(1), strict=True))
+        rare = kind.rotate or kind.box_blur or kind.sharpen or kind.cutout
+        fused = kernel.takes(pixels, stats.white) and not rare
+        made.append(at_once(pixels, kind, drawn) if fused else transformed(scaled(pixels, stats.white), kind, drawn))
+    return made + [scaled(pixels, stats.white) for pixels in samples[len(kinds) :]]
 
 
 def scaled(pixels: Integer[Tensor, "b c s s"], white: int) -> Float[Tensor, "b c s s"]:
     """Stored values as floats in [0, 1], where `white` and all above it is 1. Always a new tensor."""
     return pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True).div_(white).clamp_(max=1)
+
+
+def at_once(pixels: Integer[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor]) -> Float[Tensor, "b c s s"]:
+    """`transformed` of stored values in one pass, for pipelines of flips, colour, Gaussian blur and solarisation."""
+    channels, side = pixels.shape[1:3]
+    happens = {name: drawn[name] < getattr(view, name) for name in ("flip", "vertical_flip", "blur", "solarize")}
+    jitter, gray = drawn["jitter"] < view.jitter, (drawn["gray"] < view.gray) & (channels == 3)
+    matrices = steps.colour_matrices(channels, **jittered(view, drawn, jitter), gray=gray)
+    taps = blur_taps(steps.between(drawn["sigma"], view.sigma), view, side)
+    taps = torch.where(happens["blur"][:, None], taps, steps.box_taps(torch.zeros(1).long(), taps.shape[1] // 2))
+    does = torch.stack([happens["flip"], happens["vertical_flip"], happens["solarize"]], dim=1)
+    return kernel.finish(pixels, *matrices, does, taps)
+
+
+def blur_taps(sigma: Float[Tensor, "b"], view: View, side: int) -> Float[Tensor, "b k"]:
+    """BYOL's kernel is a tenth of the view wide; past 3 sigma its taps weigh nothing and cost as much."""
+    return steps.gaussian_taps(sigma, min(max(1, side // 20), math.ceil(3 * view.sigma[1]), side - 1))
 
 
 def transformed(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor]) -> Float[Tensor, "b c s s"]:
@@ -312,9 +343,7 @@ def transformed(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor
         x = steps.recolour(x, *(matrix.to(x.device, non_blocking=True) for matrix in matrices))
 
     def blurred(rows: Tensor, sigma: Tensor) -> Tensor:
-        # BYOL's kernel is a tenth of the view wide; past 3 sigma its taps weigh nothing and cost as much.
-        radius = min(max(1, side // 20), math.ceil(3 * view.sigma[1]), side - 1)
-        return steps.smoothed(rows, steps.gaussian_taps(sigma, radius))
+        return steps.smoothed(rows, blur_taps(sigma, view, side))
 
     def box_blurred(rows: Tensor, reach: Tensor) -> Tensor:
         radius = min(view.box_radius[1], side - 1)
@@ -328,7 +357,7 @@ def transformed(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor
     x = on_rows(x, happens("solarize"), steps.solarized)
 
     place = torch.stack([drawn[f"cutout_{name}"] for name in ("area", "aspect", "top", "left")], dim=1)
-    boxes = steps.crop_boxes(place, side, side, view.cutout_area, CUTOUT_RATIO)
+    boxes = torch.from_numpy(steps.crop_boxes(place.numpy(), side, side, view.cutout_area, CUTOUT_RATIO))
     value = drawn["cutout_value"] if view.cutout_value is None else torch.full((len(x),), view.cutout_value)
     x = on_rows(x, happens("cutout"), steps.cut_out, boxes, value)
     return x.clamp_(0, 1)
