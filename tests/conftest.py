@@ -1,6 +1,9 @@
 """What several test files need: a tiny encoder, small pictures on disk, the shared data where it is."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from torch import Tensor, nn
 from selfsame.types import Encoder
 
 torch.set_num_threads(1)  # two on a busy machine make small operations many times slower
+os.environ["SELFSAME_CACHE"] = tempfile.mkdtemp(prefix="selfsame-cache-")  # a test leaves nothing in the user's folder
+atexit.register(shutil.rmtree, os.environ["SELFSAME_CACHE"], ignore_errors=True)
 SHARED = Path(__file__).parents[2] / "shared"
 
 

@@ -152,6 +152,7 @@ class Modality(Protocol):
 
     name: str
     Views: ClassVar[type[Record]]  # the strengths of its views
+    CachePlan: ClassVar[type[Record]]  # what `plan_cache` gives
     Stats: ClassVar[type[Record]]  # what is measured from the data and saved with the encoder
 
     def reads(self, path: str) -> bool:
@@ -164,6 +165,17 @@ class Modality(Protocol):
 
     def measure(self, source: Source, seed: int = 0) -> tuple[Record, dict[int, str]]:
         """Statistics of a sample of the items, and the unreadable ones {item: reason} found on the way."""
+        ...
+
+    def plan_cache(self, source: Any, items: Any, views: Any, most: int | None) -> Any:
+        """What of the items (long [m], ascending) to keep decoded on disk, in at most `most` bytes; None for nothing.
+
+        A record with `bytes` and `summary`. After `measure`; None for `most` leaves it to the machine.
+        """
+        ...
+
+    def cached(self, source: Any, items: Any, plan: Any) -> Any:
+        """The source, reading from and filling the cache that was planned; `sync()` forces it to disk."""
         ...
 
     def recipe(self, name: str, size: int, stats: Any) -> Record:

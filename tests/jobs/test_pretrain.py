@@ -252,6 +252,7 @@ def test_a_file_that_breaks_while_it_trains_is_listed_and_survives_a_stop(pictur
             made.append(1)
         return found
 
+    monkeypatch.setenv("SELFSAME_CACHE", str(tmp_path / "caches"))  # not one that has the file already
     monkeypatch.setattr(pretraining, "open_data", breaking)
     run = ss.pretrain(data, out=tmp_path / "run", **QUICK, max_skipped=0.05)
     assert listed(run.folder) == ["disc/03.png"]
@@ -538,3 +539,38 @@ def test_the_time_in_the_plan_is_what_is_left(pictures, tmp_path, monkeypatch, c
 @pytest.mark.parametrize("given", [{"method": 5}, {"method": ["byol"]}, {"views": 3}])
 def test_settings_of_another_kind_are_refused_in_one_line(given, pictures, tmp_path):
     refused(pictures, "accepted are a name, or settings", out=tmp_path / "run", **given)
+
+
+# The pixel cache
+
+
+def test_a_run_is_the_same_with_an_empty_and_a_full_cache_and_says_what_it_keeps(tmp_path, monkeypatch):
+    photos = folder_of(tmp_path / "photos", 40, side=64)
+    weights = []
+    for name, workers in (("fills", 0), ("reads", 0), ("workers", 2)):
+        if name != "workers":
+            monkeypatch.setenv("SELFSAME_CACHE", str(tmp_path / "caches"))
+        else:
+            monkeypatch.setenv("SELFSAME_CACHE", str(tmp_path / "other"))
+        run = ss.pretrain(photos, out=tmp_path / name, **{**QUICK, "workers": workers})
+        weights.append((run.folder / "encoder.safetensors").read_bytes())
+        line = next(line for line in run.plan["lines"] if line["name"] == "cache")
+        assert "at most 24 px" in line["why"] and run.plan["cache"]["items"] == 40
+    assert weights[0] == weights[1] == weights[2]
+    kept = list((tmp_path / "caches").glob("*/ready"))
+    assert len(kept) == 1 and sum(kept[0].read_bytes()) == 38  # all but those held out
+
+
+def test_without_a_cache_nothing_is_kept_and_a_run_keeps_what_it_decided(tmp_path, monkeypatch):
+    monkeypatch.setenv("SELFSAME_CACHE", str(tmp_path / "caches"))
+    photos = folder_of(tmp_path / "photos", 40, side=64)
+    settings = QUICK
+    ss.pretrain(photos, out=tmp_path / "off", cache=0, **settings)
+    assert not (tmp_path / "caches").exists()
+    run = ss.pretrain(photos, out=tmp_path / "on", **settings)
+    before = run.plan["cache"]
+    shutil.rmtree(tmp_path / "caches")
+    longer = {**settings, "epochs": 2 * settings["epochs"]}
+    assert ss.pretrain(photos, out=tmp_path / "on", **longer).plan["cache"] == before  # made anew where it is gone
+    assert (tmp_path / "caches").exists()
+    refused(photos, "cache was unset, now 0", out=tmp_path / "on", cache=0, **settings)

@@ -54,6 +54,8 @@ class Pretrain(Record):
     """same seed, same run"""
     workers: Annotated[int | None, Field(ge=0)] = None
     """reading processes [cores - 1]"""
+    cache: Annotated[float | None, Field(ge=0)] = None
+    """GiB of disk for decoded items; 0 for none [half of the memory, half of the free disk]"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01

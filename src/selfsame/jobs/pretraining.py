@@ -53,6 +53,7 @@ class Begun(Record):
     loop: Loop
     method_settings: dict[str, Any]
     stats: dict[str, Any]
+    cache: dict[str, Any] | None
     lines: list[Line]
 
 
@@ -80,6 +81,7 @@ class Pretraining:
         say(f"reading {job.data}")
         self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder)
         self.fingerprint = self.data.fingerprint()
+        self.readable = self.data.readable()
         self.learn_from, self.look_at = self.divided()
         with dist.group(self.on):
             learner = self.prepared()
@@ -101,10 +103,14 @@ class Pretraining:
         steps = self.steps()
         self.show_plan(learner, steps)
         began = time.monotonic()
-        first = train(
-            learner, steps, self.make_views, self.loop, self.folder, self.on, self.workers, health,
-            self.found, probe,
-        )  # fmt: skip
+        try:
+            first = train(
+                learner, steps, self.make_views, self.loop, self.folder, self.on, self.workers, health,
+                self.found, probe,
+            )  # fmt: skip
+        finally:
+            if self.cache is not None:
+                steps.source.sync()
         seconds = time.monotonic() - began
         dist.by_first(lambda: self.keep(learner.encoder, health, seconds, first))
 
@@ -146,13 +152,13 @@ class Pretraining:
     # Making the parts
 
     def divided(self) -> tuple[np.ndarray, np.ndarray]:
-        readable = self.data.readable()
-        if len(readable) < 4:
+        count = len(self.readable)
+        if count < 4:
             raise UserError(
-                f"{self.job.data} has {len(readable)} readable item{'s' if len(readable) != 1 else ''}; "
+                f"{self.job.data} has {count} readable item{'s' if count != 1 else ''}; "
                 "at least 4 are needed to learn from. Give a folder with more."
             )
-        return held_out(readable, self.job.seed)
+        return held_out(self.readable, self.job.seed)
 
     def prepared(self) -> Learner:
         """Decide everything and build the learner, on its device."""
@@ -191,6 +197,7 @@ class Pretraining:
             self.method = checked(type(self.method), self.before.method_settings, ["method"])
         in_memory = getattr(self.data.source, "array", None) is not None
         self.workers, why = workers_for(in_memory, job.workers)
+        self.cache, kept = self.planned_cache()
         learner = dist.place(self.method.build(encoder), self.on)
         self.name = name if module is None else type(module).__name__
         self.lines = [
@@ -202,6 +209,7 @@ class Pretraining:
             Line(name="method", value=type(job.method).name, why=settings_line(self.method)),
             *lines,
             Line(name="workers", value=str(self.workers), why=why),
+            kept,
             Line(name="device", value=str(self.on), why=dist.machine(self.on)),
         ]
         if self.before is not None:
@@ -240,12 +248,30 @@ class Pretraining:
             )
         return before.changed(steps=fresh.steps, save_every=fresh.save_every, health_every=fresh.health_every)
 
+    def planned_cache(self) -> tuple[Any, Line]:
+        """What of the items is kept decoded, and the line of the plan that says so."""
+        most = None if self.job.cache is None else int(self.job.cache * 2**30)
+        passes = self.loop.steps * self.loop.batch / len(self.learn_from)
+        plan: Any = None
+        why = "the data are at rest decoded, or there is no place for more"
+        if self.before is not None:
+            plan = self.before.cache and self.data.modality.CachePlan.model_validate(self.before.cache)
+        elif most == 0 or passes < 1.5:
+            why = "given" if most == 0 else "the data are read once"
+        else:
+            plan = self.data.modality.plan_cache(self.data.source, self.readable, self.views, most)
+        value = f"{plan.bytes / 2**30:.2f} GiB" if plan else "none"
+        return plan, Line(name="cache", value=value, why=plan.summary if plan else why)
+
     def steps(self) -> Steps:
         job = self.job
         if self.loop.batch % dist.world():
             raise UserError(f"--batch-size {self.loop.batch} cannot be divided over {dist.world()} processes.")
         sample = functools.partial(sampled, modality=self.data.modality.name, plan=self.method.plan, views=self.views)
-        return Steps(self.data.source, self.learn_from, sample, self.loop.batch, dist.rows(self.loop.batch), job.seed)
+        source = self.data.source
+        if self.cache is not None:
+            source = self.data.modality.cached(source, self.readable, self.cache)
+        return Steps(source, self.learn_from, sample, self.loop.batch, dist.rows(self.loop.batch), job.seed)
 
     def make_views(self, samples: list[torch.Tensor], draws: Draws) -> list[torch.Tensor]:
         views = self.data.modality.make_views(samples, self.method.plan, self.views, self.data.stats, draws)
@@ -298,6 +324,7 @@ class Pretraining:
             "method_settings": self.method.model_dump(mode="json"),
             "views": self.views.model_dump(mode="json"),
             "stats": self.data.stats.model_dump(mode="json"),
+            "cache": self.cache and self.cache.model_dump(mode="json"),
             "size": self.size,
             "encoder": self.name,
             "lines": [line.model_dump() for line in self.lines],

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
+from selfsame.modalities.image.cache import CachePlan, cached, plan_cache
 from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_encoder, own_encoder, save_encoder
 from selfsame.modalities.image.export import export
 from selfsame.modalities.image.measure import Stats, measure
@@ -19,9 +20,11 @@ from selfsame.records import ViewPlan
 from selfsame.types import Draws
 
 __all__ = [
+    "CachePlan",
     "Stats",
     "Views",
     "build_encoder",
+    "cached",
     "contact_sheet",
     "default_encoder",
     "default_size",
@@ -34,6 +37,7 @@ __all__ = [
     "open_source",
     "own_encoder",
     "picture",
+    "plan_cache",
     "raw_vectors",
     "reads",
     "recipe",

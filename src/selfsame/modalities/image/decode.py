@@ -25,7 +25,7 @@ try:
 except ImportError:  # no wheel for this machine: Pillow reads the same, more slowly
     simplejpeg = None
 
-__all__ = ["PIXELS", "Box", "Form", "Header", "Picture", "StoredPicture", "suffixes"]
+__all__ = ["PIXELS", "Box", "Form", "Header", "Picture", "StoredPicture", "resized", "suffixes"]
 
 PIXELS = 2 * 89_478_485
 """Most pixels an image may claim in its header: about 179 million, where Pillow itself refuses."""
@@ -67,6 +67,8 @@ class Header(NamedTuple):
     width: int
     channels: int
     bits: int
+    stamp: int = 0
+    """changes when the file does, as far as its size and its date tell"""
 
 
 @cache
@@ -141,7 +143,7 @@ class Picture:
         """
         loaded, reduce = self._load(reduction(min(min(height, width) for _, _, height, width in boxes) / size))
         values = brought(loaded, self.form)
-        return [resized(values[self._place(values.shape, box, reduce)], size, self.form) for box in boxes]
+        return [resized(values[self._place(values.shape, box, reduce)], (size, size), self.form) for box in boxes]
 
     def _place(self, shape: tuple[int, ...], box: Box, reduce: int) -> tuple[slice, slice]:
         """Where a box of the full image lies in one that was reduced."""
@@ -264,13 +266,13 @@ def reduction(ratio: float) -> int:
     return next((scale for scale in (8, 4, 2) if ratio >= scale), 1)
 
 
-def resized(values: UInt[np.ndarray, "h w c"], size: int, form: Form) -> UInt[np.ndarray, "size size c"]:
-    """Resized to size x size, antialiased bicubic (Keys's, a = -0.5), to within one 8-bit step; 16 bits exactly."""
+def resized(values: UInt[np.ndarray, "h w c"], size: tuple[int, int], form: Form) -> UInt[np.ndarray, "g v c"]:
+    """Resized to this height and width, antialiased bicubic (a = -0.5): 8 bits to within one step, 16 exactly."""
     if not (values.flags.c_contiguous and values.flags.writeable):
         values = values.copy()  # torch would make a copy of its own, and warns of what it must not write
     # The batch axis comes first: only then does torch see that channels are last, for which it has a quick way.
     pixels = torch.from_numpy(values.astype(np.float32) if form.bits == 16 else values)[None].permute(0, 3, 1, 2)
-    small = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0].permute(1, 2, 0)
+    small = F.interpolate(pixels, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
     if form.bits == 16:
         return small.round().clamp(0, form.white).numpy().astype(np.uint16)
     return small.contiguous().numpy()

@@ -66,8 +66,9 @@ def measure(source: "ImageSource", seed: int = 0, most: int = 2000) -> tuple[Sta
     """Statistics of the images, and the unreadable ones {item: reason}.
 
     All headers are opened, and `most` images, drawn with `seed`, are decoded: damage behind a header is found in
-    these only. JPEGs of more than 1024 pixels a side are counted at a reduced scale of at least 512.
-    Raises UserError where nothing can be read, or where channel counts other than 1 and 3 are mixed.
+    these only. JPEGs of more than 1024 pixels a side are counted at a reduced scale of at least 512. The sizes of all
+    are noted on the source. Raises UserError where nothing can be read, or where channel counts other than 1 and 3
+    are mixed.
     """
     drawn = np.random.default_rng(seed).permutation(len(source))[:most]
     sample = sorted(drawn.tolist())
@@ -80,6 +81,7 @@ def measure(source: "ImageSource", seed: int = 0, most: int = 2000) -> tuple[Sta
     unreadable = dict(sorted((broken | damaged).items()))
     for item in damaged:
         del headers[item]
+    source.note(headers)
     if not sums:
         raise nothing_readable(source, unreadable)
     sizes = np.array([(header.height, header.width) for header in headers.values()])

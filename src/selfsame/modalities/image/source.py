@@ -60,6 +60,12 @@ class ImageSource:
         self.ignored: dict[str, int] = {}
         """files that are no images, counted by their suffix"""
         self.form: Form | None = None
+        self.sizes: np.ndarray | None = None
+        self.stamps: np.ndarray | None = None
+        """[n 2] height and width, and [n] `Header.stamp`, once `measure` has noted them"""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "sizes": None, "stamps": None}  # large, and of no use to workers
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,7 +92,18 @@ class ImageSource:
     def header(self, i: int) -> Header:
         """Size, channels and bits of an item, from as few bytes as can be. Raises UnreadableItem."""
         with readable(), self.file(i) as file:
-            return Picture(file).header
+            return Picture(file).header._replace(stamp=self.stamp(i, file))
+
+    def stamp(self, i: int, file: IO[bytes]) -> int:
+        """63 bits that change with the file's size and date."""
+        state = os.fstat(file.fileno())
+        return (state.st_mtime_ns * 1_000_003 + state.st_size) % 2**63
+
+    def note(self, headers: dict[int, Header]) -> None:
+        """Keep the sizes and stamps; an item without a header has size 0."""
+        self.sizes, self.stamps = np.zeros((len(self), 2), np.int32), np.zeros(len(self), np.int64)
+        for i, header in headers.items():
+            self.sizes[i], self.stamps[i] = header[:2], header.stamp
 
     def read(self, i: int) -> UInt[np.ndarray, "h w c"]:
         """The decoded item, upright: uint8 or uint16. Raises UnreadableItem."""
@@ -136,7 +153,11 @@ class ZipSource(ImageSource):
         self.ignored = ignored
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "handle": None}
+        return {**super().__getstate__(), "handle": None}
+
+    def stamp(self, i: int, file: IO[bytes]) -> int:
+        assert self.handle is not None
+        return self.handle[1].getinfo(self.names[i]).CRC
 
     def __del__(self) -> None:
         handle = getattr(self, "handle", None)
@@ -167,7 +188,7 @@ class ArraySource(ImageSource):
         return self.loaded
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "loaded": None}
+        return {**super().__getstate__(), "loaded": None}
 
     def open(self, i: int, form: Form | None = None) -> Picture:
         return StoredPicture(self.values[i], form or self.form)
