@@ -19,6 +19,7 @@ _PLACES = {
     "embed": "selfsame.jobs.embed",
     "export": "selfsame.jobs.export",
     "views": "selfsame.jobs.views",
+    "profile": "selfsame.jobs.profile",
     "load": "selfsame.jobs.runs",
     "encoder": "selfsame.jobs.runs",
     "Run": "selfsame.jobs.runs",

@@ -26,6 +26,7 @@ JOBS = {  # command -> the record that is its definition
     "embed": "Embed",
     "export": "Export",
     "views": "Views",
+    "profile": "Profile",
     "methods": "Methods",
 }
 NAMED = ("method", "views")  # flags that name a set of settings, which `--method.x` changes one by one
@@ -105,7 +106,9 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
     """A function whose signature is the record: required fields by place, all others by flag."""
     from_file = any(token.split("=")[0] == "--config" for token in tokens)
     parameters: list[inspect.Parameter] = []
-    for name, field in record.model_fields.items():
+    # Where the result goes stands in the help before how it is made.
+    fields = record.model_fields.items()
+    for name, field in sorted(fields, key=lambda it: 0 if it[1].is_required() else 1 if it[0] == "out" else 2):
         kind = SHOWN_AS.get(name, field.annotation)
         note = Parameter(help=field.description, negative="", show_default=field.default not in (None, False))
         if field.is_required():

@@ -186,6 +186,12 @@ class Modality(Protocol):
         """Worker half: read, decode and cut; one uint8 (or int32) tensor [b ...] a view."""
         ...
 
+    def timed_sample(
+        self, source: Any, items: Sequence[int], plan: ViewPlan, views: Any, draws: Draws
+    ) -> dict[str, float]:
+        """Seconds that `sample` takes for these items, by part, in the order of the parts, for `profile`."""
+        ...
+
     def make_views(self, samples: list[Tensor], plan: ViewPlan, views: Any, stats: Any, draws: Draws) -> list[Tensor]:
         """Device half: the random transformation of each sample, batched, on the device the samples are on."""
         ...

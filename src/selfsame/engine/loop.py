@@ -154,21 +154,31 @@ def one_step(
     loop: Loop,
     rows: slice,
     on: torch.device,
+    lap: Callable[[str], None] = lambda part: None,
 ) -> dict[str, Tensor]:
-    """One optimiser step over all micro-batches of a batch; what the learner logged, averaged over them."""
+    """One optimiser step over all micro-batches of a batch; what the learner logged, averaged over them.
+
+    `lap` is told the name of each part when it ends, for `profile`.
+    """
     # Whatever the learner draws (dropout, an adversary's start) is a function of the step and the process.
     torch.manual_seed(mixed(loop.seed, batch.step, 2, dist.rank()))
     optimizer.zero_grad(set_to_none=True)
     logs: dict[str, Tensor] = {}
     for samples, draws in parts(batch, loop, rows):
-        views = make_views([move(sample, on) for sample in samples], draws)
+        moved = [move(sample, on) for sample in samples]
+        lap("move")
+        views = make_views(moved, draws)
+        lap("views")
         with torch.autocast(on.type, torch.bfloat16, enabled=loop.precision == "bf16"):
             out = forward(views)
+        lap("forward")
         (out.loss / loop.accumulate).backward()
+        lap("backward")
         for name, value in {"loss": out.loss, **out.logs}.items():
             share = value.detach() / loop.accumulate
             logs[name] = logs[name] + share if name in logs else share
     optimizer.step()
+    lap("update")
     return logs
 
 

@@ -15,19 +15,15 @@ FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "epochs", "save_eve
 GIVEN = "given in Python"  # ends the name of an encoder that is no name
 
 
-class Pretrain(Record):
-    """Learn an encoder from unlabelled data."""
+class Training(Record):
+    """What a training is made of: the settings that `pretrain` and `profile` share."""
 
     data: str
     """folder, glob, .txt or .csv list, .npy, .npz::key or .zip of items; no labels needed"""
-    out: Path | None = None
-    """run folder; an unfinished run found there goes on [runs/NAME]"""
     method: Any = "byol"
     """how to learn; `selfsame methods` lists them, `selfsame methods byol` the settings --method.x"""
     encoder: Any = "auto"
     """timm or torchvision model (resnet18@0.5: half as wide), or package.module:factory of your own"""
-    init: Path | None = None
-    """weight file to start from instead of random weights"""
     image_size: Annotated[int | None, Field(ge=4, le=4096)] = None
     """side of a view in pixels [from the data]"""
     views: Any = "auto"
@@ -40,12 +36,6 @@ class Pretrain(Record):
     """micro-batches a step is divided into, to save memory"""
     optimizer: Literal["sgd", "adamw", "lars"] | None = None
     """[adamw]"""
-    lr: Annotated[float | None, Field(gt=0)] = None
-    """peak learning rate"""
-    weight_decay: Annotated[float | None, Field(ge=0)] = None
-    """of all weights but biases and norms"""
-    warmup_epochs: Annotated[float | None, Field(ge=0)] = None
-    """epochs of rising learning rate"""
     precision: Literal["bf16", "fp32"] | None = None
     """[bf16 where the device computes it]"""
     compile: bool = False
@@ -60,10 +50,6 @@ class Pretrain(Record):
     """auto, cpu, cuda, cuda:N or mps"""
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
     """largest share of unreadable items to go on with"""
-    labels: str | None = None
-    """class folders ("folders"), a CSV path,label or file.npz::y: k-NN accuracy while it trains, never for training"""
-    save_every: Annotated[int | None, Field(ge=1)] = None
-    """steps between two saved states"""
     modality: str | None = None
     """what the data is, where that is not clear"""
 
@@ -105,6 +91,25 @@ class Pretrain(Record):
     @classmethod
     def _views(cls, given: Any) -> dict[str, Any]:
         return {"name": "auto", **named(given, "views")}
+
+
+class Pretrain(Training):
+    """Learn an encoder from unlabelled data."""
+
+    out: Path | None = None
+    """run folder; an unfinished run found there goes on [runs/NAME]"""
+    init: Path | None = None
+    """weight file to start from instead of random weights"""
+    lr: Annotated[float | None, Field(gt=0)] = None
+    """peak learning rate"""
+    weight_decay: Annotated[float | None, Field(ge=0)] = None
+    """of all weights but biases and norms"""
+    warmup_epochs: Annotated[float | None, Field(ge=0)] = None
+    """epochs of rising learning rate"""
+    labels: str | None = None
+    """class folders ("folders"), a CSV path,label or file.npz::y: k-NN accuracy while it trains, never for training"""
+    save_every: Annotated[int | None, Field(ge=1)] = None
+    """steps between two saved states"""
 
     @property
     def folder(self) -> Path:

@@ -78,11 +78,7 @@ class Pretraining:
         self.before = self.begun()
         for text in job.method.cautions():
             say(f"caution: {text}", "yellow")
-        say(f"reading {job.data}")
-        self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder)
-        self.fingerprint = self.data.fingerprint()
-        self.readable = self.data.readable()
-        self.learn_from, self.look_at = self.divided()
+        self.opened()
         with dist.group(self.on):
             learner = self.prepared()
             if self.done_already():
@@ -94,6 +90,15 @@ class Pretraining:
             with claimed(self.folder):
                 self.learn(learner, probe)
         return Run(self.folder)
+
+    def opened(self) -> None:
+        """Open and measure the data, and choose the items to learn from."""
+        job = self.job
+        say(f"reading {job.data}")
+        self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder)
+        self.fingerprint = self.data.fingerprint()
+        self.readable = self.data.readable()
+        self.learn_from, self.look_at = self.divided()
 
     def learn(self, learner: Learner, probe: Any) -> None:
         """Train from where the folder stands to the end, and keep what came of it."""

@@ -15,6 +15,7 @@ from selfsame.modalities.image.export import export
 from selfsame.modalities.image.measure import Stats, measure
 from selfsame.modalities.image.sheet import contact_sheet
 from selfsame.modalities.image.source import ImageSource, open_source, reads
+from selfsame.modalities.image.timing import timed_sample
 from selfsame.modalities.image.views import Views, make_views, recipe, sample
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
@@ -43,6 +44,7 @@ __all__ = [
     "recipe",
     "sample",
     "save_encoder",
+    "timed_sample",
 ]
 
 name = "image"
