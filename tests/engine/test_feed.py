@@ -1,4 +1,7 @@
+import os
 import pickle
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -131,3 +134,64 @@ def test_only_items_to_learn_from_stand_in_for_an_unreadable_one():
 def test_a_batch_pins_its_own_samples(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
     assert Batch(0, [torch.zeros(2)]).pin_memory().samples[0].tolist() == [1, 1]
+
+
+# Reading processes that fail
+
+
+class Accidents(Steps):
+    """Steps whose reading goes wrong at step 3, the first `times` times."""
+
+    def __init__(self, folder, accident, times=1):
+        super().__init__(Numbers(20), np.arange(20), sample, 6, slice(0, 6), seed=3)
+        self.folder, self.accident, self.times = folder, accident, times
+
+    def __getitem__(self, step):
+        met = len(list(self.folder.iterdir()))
+        if step == 3 and met < self.times:
+            (self.folder / str(met)).touch()
+            self.accident()
+        return super().__getitem__(step)
+
+
+def dies():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs():
+    time.sleep(1000)
+
+
+def fails():
+    raise RuntimeError("a mistake in the reading itself")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("accident", [dies, hangs])
+def test_a_reading_process_that_dies_or_hangs_is_replaced_and_no_batch_is_lost(
+    tmp_path, accident, workers, capsys, monkeypatch
+):
+    monkeypatch.setattr("selfsame.engine.feed.CHECK", 1)
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = list(feed(Accidents(tmp_path, accident, times=2), 0, 8, workers, patience=3))
+    assert [batch.step for batch in batches] == list(range(8))
+    alone = made()
+    assert all(torch.equal(batch.samples[0], alone[batch.step].samples[0]) for batch in batches)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert "reading goes on with new processes from step" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGCHLD) == before  # torch's would raise in the middle of a step
+
+
+def test_a_batch_that_kills_every_process_ends_the_run_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr("selfsame.engine.feed.CHECK", 1)
+    with pytest.raises(
+        UserError, match=r"reading step 3 failed 5 times: .*exited unexpectedly.*give fewer --workers"
+    ) as error:
+        list(feed(Accidents(tmp_path, dies, times=99), 3, 8, 1))
+    assert "\n" not in str(error.value)
+
+
+def test_a_mistake_of_the_reading_itself_is_not_tried_again(tmp_path):
+    with pytest.raises(RuntimeError, match="a mistake in the reading itself"):
+        list(feed(Accidents(tmp_path, fails, times=99), 0, 8, 1))
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,13 +1,14 @@
 import errno
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from selfsame.engine.state import resume, save, saved, write_text, write_whole
+from selfsame.engine.state import claimed, resume, save, saved, write_text, write_whole
 from selfsame.errors import UserError
 from tests.conftest import Tiny
 
@@ -153,6 +154,40 @@ def test_two_states_are_kept_and_the_newest_is_loaded(tmp_path, tiny):
     assert all(torch.equal(ours[k]["exp_avg_sq"], theirs[k]["exp_avg_sq"]) for k in ours)
 
 
+def test_as_many_states_are_kept_as_asked(tmp_path, tiny):
+    for step in range(1, 6):
+        save(tmp_path, step, tiny, optimizer_of(tiny), {}, kept=3)
+    assert [path.name[5:14] for path in saved(tmp_path)] == ["000000003", "000000004", "000000005"]
+    save(tmp_path, 6, tiny, optimizer_of(tiny), {}, kept=1)
+    assert [path.name[5:14] for path in saved(tmp_path)] == ["000000006"]
+
+
+def test_a_state_that_cannot_be_read_back_costs_no_older_one(tmp_path, tiny, monkeypatch):
+    optimizer = optimizer_of(tiny)
+    for step in (4, 8):
+        save(tmp_path, step, tiny, optimizer, {})
+    write = torch.save
+
+    def failing_disk(content, file):
+        write(content, file)
+        file.seek(-2000, os.SEEK_CUR)
+        file.write(b"\0" * 500)
+
+    monkeypatch.setattr(torch, "save", failing_disk)
+    with pytest.raises(UserError, match=r"cannot be read back: its disk is failing"):
+        save(tmp_path, 12, tiny, optimizer, {}, kept=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000004.pt", "step-000000008.pt"]
+
+
+def test_drafts_of_processes_that_were_killed_are_removed_by_the_next_run(tmp_path):
+    (tmp_path / "state").mkdir()
+    for place in (tmp_path, tmp_path / "state"):
+        (place / ".step-000000004.pt.123.tmp").touch()
+    (tmp_path / "notes.tmp").touch()
+    with claimed(tmp_path):
+        assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "notes.tmp", "state"]
+
+
 def test_a_folder_without_states_begins_at_step_0(tmp_path, tiny):
     assert resume(tmp_path / "none", tiny, torch.optim.SGD(tiny.parameters())) == (0, {})
 
@@ -173,7 +208,16 @@ def of_something_else(path: Path) -> None:
     torch.save({"weights": torch.zeros(3)}, path)
 
 
-@pytest.mark.parametrize("damage", [halved, emptied, scribbled, of_something_else])
+def flipped(path: Path) -> None:
+    """One bit in the middle of the largest tensor."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as parts:
+        largest = max(parts.infolist(), key=lambda part: part.file_size)
+    data[largest.header_offset + 200 + largest.file_size // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [halved, emptied, scribbled, of_something_else, flipped])
 def test_a_damaged_newest_state_is_named_and_deleting_it_helps(tmp_path, tiny, damage):
     optimizer = optimizer_of(tiny)
     for step in (4, 8):

@@ -179,6 +179,19 @@ def test_watching_with_labels_logs_their_accuracy_and_changes_nothing_else(finis
     assert looks and all(0 <= row["knn"] <= 1 for row in looks)
     rest = [{k: v for k, v in row.items() if k != "knn"} for row in log_of(watched)]
     assert rest == log_of(ss.Run(finished))
+    best = tmp_path / "run" / "best"
+    assert json.loads((best / "score.json").read_text())["knn"] == max(row["knn"] for row in looks)
+    assert ss.load(best)(torch.rand(2, 3, 16, 16)).shape == (2, ss.load(watched).dim)
+    assert ss.embed(best, pictures).vectors.shape == ss.embed(watched, pictures).vectors.shape
+
+
+def test_a_longer_run_keeps_the_better_of_its_encoders(pictures, tmp_path):
+    ss.pretrain(pictures, out=tmp_path / "run", labels="folders", **QUICK)
+    best = tmp_path / "run" / "best"
+    (best / "score.json").write_text('{"knn": 2.0}')  # better than can be
+    before = contents(best)
+    ss.pretrain(pictures, out=tmp_path / "run", labels="folders", **{**QUICK, "epochs": 4})
+    assert contents(best) == before
 
 
 def test_weights_of_a_file_are_where_a_run_starts(finished, pictures, tmp_path):

@@ -4,7 +4,10 @@ The batch of a step is a function of (seed, step) alone. So a stopped run goes o
 workers or processes, and nothing about the data is saved.
 """
 
+import contextlib
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +18,13 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.types import Draws, Source, mixed
 
+PATIENCE = 1200  # seconds in which a batch must come: a large one from a slow disk takes minutes at most
+CHECK = 5  # seconds between two looks whether the reading processes live
+ATTEMPTS = 5  # to read one batch
 CUT, VIEW = 0, 1  # streams of random numbers: worker half, device half
 
 
@@ -140,8 +147,36 @@ class Steps(Dataset):
         return Batch(step, samples, new)
 
 
-def feed(steps: Dataset, first: int, last: int, workers: int, pin: bool = False) -> Iterator[Batch]:
-    """The batches of steps first..last-1, in order, read ahead by `workers` processes (0: by this one)."""
+def feed(
+    steps: Dataset, first: int, last: int, workers: int, pin: bool = False, patience: float = PATIENCE
+) -> Iterator[Batch]:
+    """The batches of steps first..last-1, in order, read ahead by `workers` processes (0: by this one).
+
+    Reading processes that die, or give nothing for `patience` seconds, are replaced: a batch is a function of its step,
+    so nothing is lost. Raises UserError when that helps nothing.
+    """
+    due, failures = first, 0
+    while due < last:
+        try:
+            for batch in loaded(steps, due, last, workers, pin, patience):
+                yield batch
+                due, failures = due + 1, 0
+        except LostWorker as error:
+            failures += 1
+            if failures == ATTEMPTS:
+                raise UserError(
+                    f"reading step {due} failed {failures} times: {error}. If memory is short, give fewer --workers; "
+                    "if a disk does not answer, see to it. The same command goes on from the last saved state."
+                ) from None
+            say(f"{error}; reading goes on with new processes from step {due}", "yellow")
+
+
+class LostWorker(Exception):
+    """A reading process died or hangs."""
+
+
+def loaded(steps: Dataset, first: int, last: int, workers: int, pin: bool, patience: float) -> Iterator[Batch]:
+    """The batches from one set of reading processes. Raises LostWorker."""
     loader = DataLoader(
         Told(steps),
         sampler=range(first, last),
@@ -149,14 +184,43 @@ def feed(steps: Dataset, first: int, last: int, workers: int, pin: bool = False)
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         pin_memory=pin,
+        timeout=min(patience, CHECK) if workers else 0,
         worker_init_fn=_calm,
         # A generator of its own: the loader must not draw from torch's global one, or workers would change results.
         generator=torch.Generator(),
     )
-    for batch in loader:
+    with unalarmed():
+        batches = iter(loader)
+    asked = time.monotonic()
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if (late := str(error).startswith("DataLoader timed out")) and time.monotonic() - asked < patience:
+                continue  # all are alive: ask again
+            if not late and not str(error).startswith("DataLoader worker (pid"):
+                raise
+            for process in getattr(batches, "_workers", ()):  # they do not heed the loader's SIGTERM
+                process.kill()
+            why = f"no batch came for {patience:.0f} s" if late else " ".join(str(error).split()).rstrip(".")
+            raise LostWorker(why) from None
         if isinstance(batch, UserError):
             raise batch
         yield batch
+        asked = time.monotonic()
+
+
+@contextlib.contextmanager
+def unalarmed() -> Iterator[None]:
+    """Keep torch's SIGCHLD handler away, which raises in the middle of a step; `next` finds dead workers by itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
 
 
 class Told(Dataset):

@@ -48,6 +48,7 @@ class Loop(Record):
     seed: int = 0
     log_every: int = 10
     save_every: int = 500
+    keep_states: int = 2
     health_every: int = 50
 
 
@@ -100,7 +101,7 @@ def train(
         return step % every == 0 or step == loop.steps
 
     def keep() -> None:
-        save(folder / "state", step, learner, optimizer, {"health": health.state()})
+        save(folder / "state", step, learner, optimizer, {"health": health.state()}, loop.keep_states)
 
     def examine() -> str | None:
         """Look and log; the verdict where there is no hope."""

@@ -39,6 +39,7 @@ class Wishes(Record):
     compile: bool = False
     seed: int = 0
     save_every: int | None = None
+    keep_states: int = 2
 
 
 def cores() -> int:
@@ -105,6 +106,7 @@ def plan_loop(items: int, tokens: bool, wishes: Wishes, on: torch.device) -> tup
         seed=wishes.seed,
         log_every=max(1, min(50, steps // 100)),
         save_every=wishes.save_every or max(50, min(1000, steps // 10)),
+        keep_states=wishes.keep_states,
         health_every=max(10, min(200, steps // 20)),
     )
     lines.append(Line(name="steps", value=f"{steps:,}", why="epochs × items / batch size"))

@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 from selfsame.engine import dist
 from selfsame.errors import UserError
 
-KEPT = 2
+KEPT = 2  # states, unless the user wants more
 LOCK = ".lock"
 
 
@@ -39,8 +40,15 @@ def claimed(folder: Path) -> Iterator[None]:
                     f"another run is at work in {folder}. Wait until it ends or stop it, or choose another --out."
                 ) from None
 
+    def tidy() -> None:
+        """Remove what processes that were killed left half-written."""
+        for place in (folder, folder / "state"):
+            for draft in place.glob(".*.tmp"):
+                draft.unlink(missing_ok=True)
+
     dist.by_first(acquire)
     try:
+        dist.by_first(tidy)
         yield
     finally:
         lock.release()
@@ -122,20 +130,39 @@ def step_of(state: Path) -> int:
     return int(state.stem.removeprefix("step-"))
 
 
-def save(folder: Path, step: int, learner: nn.Module, optimizer: Optimizer, extra: dict[str, Any]) -> None:
-    """Write the state after `step` steps; the first process alone does it, and its failure is everyone's."""
+def save(
+    folder: Path, step: int, learner: nn.Module, optimizer: Optimizer, extra: dict[str, Any], kept: int = KEPT
+) -> None:
+    """Write the state after `step` steps; the first process alone does it, and its failure is everyone's.
+
+    Only when it was read back whole do states beyond the newest `kept` go.
+    """
 
     def write(draft: Path) -> None:
         content = {"step": step, "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "extra": extra}
         with draft.open("wb") as file:  # a Python file: torch's own writer does not say why it failed
             torch.save(content, file)
+        if not sound(draft):
+            raise UserError(
+                f"what was written to {folder} cannot be read back: its disk is failing. The states saved before are "
+                "untouched. Copy the run to another disk, and go on there."
+            )
 
     def whole() -> None:
         write_whole(folder / f"step-{step:09d}.pt", write)
-        for old in saved(folder)[:-KEPT]:
+        for old in saved(folder)[:-kept]:
             old.unlink()
 
     dist.by_first(whole)
+
+
+def sound(state: Path) -> bool:
+    """Whether a state is whole: torch writes a zip, with a checksum of each part."""
+    try:
+        with zipfile.ZipFile(state) as parts:
+            return parts.testzip() is None
+    except (zipfile.BadZipFile, EOFError):
+        return False
 
 
 def resume(folder: Path, learner: nn.Module, optimizer: Optimizer) -> tuple[int, dict[str, Any]]:
@@ -148,6 +175,8 @@ def resume(folder: Path, learner: nn.Module, optimizer: Optimizer) -> tuple[int,
         return 0, {}
     path = states[-1]
     try:
+        if not sound(path):
+            raise ValueError("wrong checksum")
         content = torch.load(path, map_location="cpu", weights_only=True)
         step, weights, moments, extra = (content[key] for key in ("step", "learner", "optimizer", "extra"))
     except Exception as error:

@@ -11,7 +11,7 @@ from selfsame.jobs.checked import checked, named
 from selfsame.jobs.runs import Run
 from selfsame.records import Method, Record
 
-FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "epochs", "save_every", "labels"}
+FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "epochs", "save_every", "keep_states", "labels"}
 GIVEN = "given in Python"  # ends the name of an encoder that is no name
 
 
@@ -110,6 +110,8 @@ class Pretrain(Training):
     """class folders ("folders"), a CSV path,label or file.npz::y: k-NN accuracy while it trains, never for training"""
     save_every: Annotated[int | None, Field(ge=1)] = None
     """steps between two saved states"""
+    keep_states: Annotated[int, Field(ge=1)] = 2
+    """saved states to keep, the newest"""
 
     @property
     def folder(self) -> Path:

@@ -40,6 +40,7 @@ from selfsame.records import Budget, Method, Record
 from selfsame.report.page import flat
 from selfsame.types import Draws, Encoder, Learner, mixed
 
+BEST = "best"
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
 MAY_CHANGE = ("data", "epochs", "steps", "workers", "device")  # lines of the plan when a run goes on
 
@@ -251,7 +252,8 @@ class Pretraining:
                 f"{self.folder} was planned for {before.steps:,} steps; --epochs now asks for {fresh.steps:,}. "
                 "A run can be extended, not shortened. Choose another --out."
             )
-        return before.changed(steps=fresh.steps, save_every=fresh.save_every, health_every=fresh.health_every)
+        free = ("steps", "save_every", "keep_states", "health_every")
+        return before.changed(**{field: getattr(fresh, field) for field in free})
 
     def planned_cache(self) -> tuple[Any, Line]:
         """What of the items is kept decoded, and the line of the plan that says so."""
@@ -302,19 +304,33 @@ class Pretraining:
         return labels
 
     def probe(self, encoder: Encoder) -> Any:
-        """k-NN accuracy on labelled items while it trains; None where no labels were given."""
+        """k-NN accuracy on labelled items while it trains; None where no labels were given.
+
+        The encoder of the best look is kept in best/, which is a run folder to every job that takes one.
+        """
         if self.labels is None:
             return None
         names = np.unique(self.labels, return_inverse=True)[1]
         chosen = np.random.default_rng(mixed(self.job.seed, 8)).permutation(self.data.readable())[: 2 * PROBED]
         half = len(chosen) // 2
 
+        place = self.folder / BEST
+        best = read_json(place / "score.json")["knn"] if (place / "score.json").exists() else -1.0
+
         def accuracy() -> dict[str, float]:
+            nonlocal best
             was = encoder.training
             kept, vectors = all_vectors(encoder, self.data, self.views, chosen.tolist(), self.on, self.workers)
             encoder.train(was)
             z, y = torch.from_numpy(vectors), torch.from_numpy(names[kept])
-            return {"knn": knn_accuracy(z[half:], y[half:], z[:half], y[:half])}
+            score = knn_accuracy(z[half:], y[half:], z[:half], y[:half])
+            if score > best:
+                best = score
+                with writing(place):
+                    place.mkdir(exist_ok=True)
+                    self.data.modality.save_encoder(encoder, place)
+                write_text(place / "score.json", json.dumps({"knn": score}) + "\n")
+            return {"knn": score}
 
         return accuracy
 
