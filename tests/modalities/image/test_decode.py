@@ -345,7 +345,7 @@ def test_the_first_of_a_long_stack_is_read(options: dict, tmp_path: Path) -> Non
     stack = np.random.default_rng(0).integers(0, 65536, (70, 66, 80), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stack, **options)
     picture = Picture(io.BytesIO((tmp_path / "a.tif").read_bytes()))
-    assert picture.header == (66, 80, 1, 16)
+    assert picture.header[:4] == (66, 80, 1, 16)
     assert np.array_equal(picture.pixels()[..., 0], stack[0])
 
 

@@ -19,6 +19,7 @@ from jaxtyping import UInt
 from PIL import Image, UnidentifiedImageError
 
 from selfsame.errors import UnreadableItem, UserError, missing
+from selfsame.modalities.image import kernel
 
 try:
     import simplejpeg
@@ -143,7 +144,13 @@ class Picture:
         """
         loaded, reduce = self._load(reduction(min(min(height, width) for _, _, height, width in boxes) / size))
         values = brought(loaded, self.form)
-        return [resized(values[self._place(values.shape, box, reduce)], (size, size), self.form) for box in boxes]
+        places = [self._place(values.shape, box, reduce) for box in boxes]
+        if kernel.cuts(values[None]):
+            ends = [
+                (0, down.start, right.start, down.stop - down.start, right.stop - right.start) for down, right in places
+            ]
+            return list(kernel.cut(values[None], np.array(ends), size))
+        return [resized(values[place], (size, size), self.form) for place in places]
 
     def _place(self, shape: tuple[int, ...], box: Box, reduce: int) -> tuple[slice, slice]:
         """Where a box of the full image lies in one that was reduced."""

@@ -1,10 +1,13 @@
-/* The device half of the common views of 8-bit images, for the CPU: flips, colour, clamp, Gaussian blur, solarise.
+/* Views of 8-bit images on the CPU. `cut` is the worker half, crop and resize; `finish` is the device half of the common
+   pipelines: flips, colour, clamp, Gaussian blur, solarise.
 
-   One pass an image, in the caches, where plain torch takes a pass over the whole batch for each step. It does what
-   `views.transformed` does, and the tests compare the two. Built when the package is installed, if there is a C
-   compiler; without it plain torch is used. Called by kernel.py. */
+   One pass an image, in the caches, where plain torch takes a pass over memory for each step. They do what
+   `decode.resized` and `views.transformed` do in torch, and the tests compare them. Built when the package is
+   installed, if there is a C compiler; without it torch is used. Called by kernel.py. */
 
+#include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifdef __AVX__
@@ -12,8 +15,130 @@ enum { LANES = 8 };
 #else
 enum { LANES = 4 };
 #endif
-enum { BLOCK = 4, WIDEST = 64 };
+enum { BLOCK = 4, ROWS = 4, WIDEST = 64 };
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
+typedef float pixel __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* Cut ------------------------------------------------------------------------------------------------------------ */
+
+/* Keys's cubic, a = -0.5 (Keys 1981). */
+static inline float cubic(float x) {
+    x = x < 0 ? -x : x;
+    if (x < 1) return (1.5f * x - 2.5f) * x * x + 1;
+    return x < 2 ? ((-0.5f * x + 2.5f) * x - 4) * x + 2 : 0;
+}
+
+/* For each of `size` outputs of an axis of `full` inputs: the first input and the weights of `taps` from it on.
+   Widened by the reduction; what lies outside has no weight. taps <= full. */
+static void filter(int full, int size, int taps, int *first, float *weights) {
+    const float scale = (float)full / size, wide = scale > 1 ? scale : 1;
+    for (int i = 0; i < size; i++, weights += taps) {
+        const float centre = (i + 0.5f) * scale;
+        int low = (int)floorf(centre - 2 * wide + 0.5f);
+        low = low < full - taps ? low : full - taps; /* the same number of taps everywhere: some have no weight */
+        low = low > 0 ? low : 0;
+        float sum = 0;
+        for (int k = 0; k < taps; k++) sum += weights[k] = cubic((low + k + 0.5f - centre) / wide);
+        for (int k = 0; k < taps; k++) weights[k] /= sum;
+        first[i] = low;
+    }
+}
+
+static int taps_of(int full, int size) {
+    const int taps = (int)ceil(4 * (full > size ? (double)full / size : 1));
+    return taps < full ? taps : full;
+}
+
+/* One row of n numbers: the weighted sum of rows low, low + 1, ... of a ring of `taps` rows that lie `apart`. */
+static void gathered(const float *ring, int64_t apart, int taps, int low, const float *weights, float *restrict out,
+                     int n) {
+    for (int x = 0; x < n; x += LANES * BLOCK) { /* rows have room for the last block */
+        lanes sum[BLOCK] = {0};
+        for (int k = 0, at = low % taps; k < taps; k++, at = at + 1 < taps ? at + 1 : 0) {
+            const lanes *row = (const lanes *)(ring + at * apart + x);
+            for (int i = 0; i < BLOCK; i++) sum[i] += weights[k] * row[i];
+        }
+        for (int i = 0; i < BLOCK; i++) ((lanes *)(out + x))[i] = sum[i];
+    }
+}
+
+/* ROWS rows of pixels, `apart`, resized across to `size` pixels, and rounded. packed: w * ROWS * 4 floats. */
+static void across(const float *rows, int64_t apart, int w, int c, int taps, const int *first, const float *weights,
+                   int size, float *restrict packed, float *restrict narrow, uint8_t *restrict out) {
+    const int64_t line = (int64_t)size * c, next = line + 4;
+    if (c == 3) { /* a pixel is read and written as four numbers; the pixels of all rows lie side by side */
+        for (int x = 0; x < w; x++)
+            for (int r = 0; r < ROWS; r++)
+                ((pixel *)packed)[x * ROWS + r] = *(const pixel *)(rows + r * apart + 3 * x);
+        enum { VECTORS = 4 * ROWS / LANES };
+        for (int x = 0; x < size; x++, weights += taps) {
+            const lanes *from = (const lanes *)(packed + (int64_t)4 * ROWS * first[x]);
+            lanes sum[VECTORS] = {0};
+            for (int k = 0; k < taps; k++)
+                for (int i = 0; i < VECTORS; i++) sum[i] += weights[k] * from[k * VECTORS + i];
+            for (int r = 0; r < ROWS; r++) *(pixel *)(narrow + r * next + 3 * x) = ((const pixel *)sum)[r];
+        }
+    } else {
+        for (int x = 0; x < w; x++)
+            for (int r = 0; r < ROWS; r++) packed[x * ROWS + r] = rows[r * apart + x];
+        for (int x = 0; x < size; x++, weights += taps) {
+            const pixel *from = (const pixel *)(packed + (int64_t)ROWS * first[x]);
+            pixel sum = {0};
+            for (int k = 0; k < taps; k++) sum += weights[k] * from[k];
+            for (int r = 0; r < ROWS; r++) narrow[r * next + x] = sum[r];
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int64_t x = 0; x < line; x++) {
+            float v = narrow[r * next + x] + 0.5f;
+            v = v > 0 ? v : 0;
+            out[r * line + x] = (uint8_t)(int)(v < 255 ? v : 255);
+        }
+}
+
+/* Boxes of images of bytes, each resized to size x size: antialiased bicubic, rounded and clamped once at the end
+   (Pillow and torch do so between the two directions too, which differs where a contrast is sharp and an end near).
+   boxes: [n][4]: where the box begins in `images`, in bytes; height; width; bytes from a row to the next.
+   c: 1 or 3. out: [n size size c]. Returns 0, or -1 where there is no memory. */
+int cut(const uint8_t *images, int64_t n, const int64_t *boxes, int c, int size, uint8_t *out) {
+    int64_t longest = 1;
+    for (int64_t i = 0; i < n; i++)
+        for (int k = 1; k < 3; k++) longest = boxes[4 * i + k] > longest ? boxes[4 * i + k] : longest;
+    const int most = taps_of((int)longest, size) + 1;
+    const int64_t row = longest * c + LANES * BLOCK, line = (int64_t)size * c, table = (int64_t)size * most;
+    const int64_t numbers = 2 * table + (most + ROWS) * row + ROWS * (line + 4) + 4 * ROWS * longest;
+    float *work = malloc(numbers * sizeof(float) + 2 * size * sizeof(int) + ROWS * line);
+    if (!work) return -1;
+    float *down = work, *aside = down + table, *ring = aside + table, *wide = ring + most * row;
+    float *narrow = wide + ROWS * row;
+    float *packed = narrow + ROWS * (line + 4);
+    int *top = (int *)(packed + 4 * ROWS * longest), *left = top + size;
+    uint8_t *last = (uint8_t *)(left + size);
+    for (int64_t i = 0; i < n; i++, boxes += 4, out += size * line) {
+        const int h = (int)boxes[1], w = (int)boxes[2], high = taps_of(h, size), broad = taps_of(w, size);
+        const int64_t stride = boxes[3];
+        filter(h, size, high, top, down);
+        filter(w, size, broad, left, aside);
+        for (int y = 0, done = 0; y < size; y += ROWS) {
+            const int rows = size - y < ROWS ? size - y : ROWS;
+            for (int r = 0; r < rows; r++) {
+                for (done = done > top[y + r] ? done : top[y + r]; done < top[y + r] + high; done++) {
+                    const uint8_t *restrict from = images + boxes[0] + done * stride;
+                    float *restrict to = ring + done % high * row;
+                    for (int64_t x = 0; x < (int64_t)w * c; x++) to[x] = from[x];
+                    memset(to + (int64_t)w * c, 0, LANES * BLOCK * sizeof(float)); /* read, but of no weight */
+                }
+                gathered(ring, row, high, top[y + r], down + (int64_t)(y + r) * high, wide + r * row, w * c);
+            }
+            across(wide, row, w, c, broad, left, aside, size, packed, narrow, rows == ROWS ? out + y * line : last);
+            if (rows < ROWS) memcpy(out + y * line, last, rows * line);
+        }
+    }
+    free(work);
+    return 0;
+}
+
+/* Finish --------------------------------------------------------------------------------------------------------- */
 
 static inline float unit(float v) {
     v = v > 0 ? v : 0;
@@ -111,7 +236,11 @@ void finish(const uint8_t *in, float *out, int64_t n, int h, int w, int c, int l
         int reach = radius; /* taps of no weight are left out: most blurs are narrower than the widest */
         while (reach > 0 && taps[radius - reach] < 1e-7f) reach--;
         if (reach > 0)
-            for (int k = 0; k < c; k++) blur(planes + k * plane, h, w, taps + radius - reach, reach, work + size);
+            for (int k = 0; k < c; k++) {
+                float *one = planes + k * plane;
+                blur(one, h, w, taps + radius - reach, reach, work + size);
+                for (int64_t at = 0; at < plane; at++) one[at] = unit(one[at]); /* sums may pass 1 by a rounding */
+            }
         if (does[2])
             for (int64_t at = 0; at < size; at++) planes[at] = planes[at] >= 0.5f ? 1 - planes[at] : planes[at];
         if (last)

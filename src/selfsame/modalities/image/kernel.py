@@ -1,7 +1,7 @@
-"""The compiled half of `views.transformed`: loads kernel.c where it was built, and says where it can be used.
+"""The compiled steps of views: loads kernel.c where it was built, and says where it can be used.
 
-Without a compiler at installation, on a device other than the CPU, or with SELFSAME_KERNEL=0, plain torch does the
-same. The two agree to rounding.
+Without a compiler at installation, on a device other than the CPU, or with SELFSAME_KERNEL=0, torch does the same.
+The two agree to rounding.
 """
 
 import ctypes
@@ -12,36 +12,73 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-__all__ = ["finish", "takes"]
+__all__ = ["cut", "cuts", "finish", "finishes"]
 
 WIDEST = 63  # taps on either side that the kernel has room for
 LEAST = 8  # images that a thread is worth
 
 
 @functools.cache
-def compiled() -> Callable[..., None] | None:
-    """The compiled function for this processor, or None."""
+def compiled() -> ctypes.CDLL | None:
+    """The library for this processor, or None."""
     if os.environ.get("SELFSAME_KERNEL", "1") == "0":
         return None
     wide = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
     for name in (["libkernel-v3.so"] if wide else []) + ["libkernel.so"]:
         try:
-            function = ctypes.CDLL(str(Path(__file__).with_name(name))).finish
+            library = ctypes.CDLL(str(Path(__file__).with_name(name)))
+            cut, finish = library.cut, library.finish
         except (OSError, AttributeError):  # not built, or for another kind of machine
             continue
-        pointer, whole = ctypes.c_void_p, ctypes.c_int
-        function.argtypes = [pointer, pointer, ctypes.c_int64, *[whole] * 4, *[pointer] * 3, whole, pointer]
-        function.restype = None
-        return function
+        pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+        cut.argtypes, cut.restype = [pointer, long, pointer, whole, whole, pointer], whole
+        finish.argtypes = [pointer, pointer, long, *[whole] * 4, *[pointer] * 3, whole, pointer]
+        finish.restype = None
+        return library
     return None
 
 
-def takes(pixels: Tensor, white: int) -> bool:
-    """Whether the kernel is there for these: 8 bits, 1 or 3 channels, on the CPU."""
+# Cut -----------------------------------------------------------------------------------------------------------------
+
+
+def cuts(images: np.ndarray) -> bool:
+    """Whether `cut` is there for images [n h w c]: 8 bits, 1 or 3 channels, pixels side by side."""
+    channels = images.shape[3]
+    side_by_side = images.strides[2:] == (channels, 1) and images.strides[1] > 0
+    return images.dtype == np.uint8 and channels in (1, 3) and side_by_side and compiled() is not None
+
+
+def cut(
+    images: UInt8[np.ndarray, "n h w c"], boxes: Int64[np.ndarray, "m 5"], size: int
+) -> UInt8[np.ndarray, "m size size c"]:
+    """Boxes (image, top, left, height, width), inside their images, resized: antialiased bicubic (a = -0.5)."""
+    library = compiled()
+    assert library is not None
+    channels, (apart, stride, step, _) = images.shape[3], images.strides
+    numbers = np.empty((len(boxes), 4), np.int64)
+    numbers[:, 0] = boxes[:, 0] * apart + boxes[:, 1] * stride + boxes[:, 2] * step
+    numbers[:, 1:3], numbers[:, 3] = boxes[:, 3:], stride
+    out = np.empty((len(boxes), size, size, channels), np.uint8)
+
+    def some(rows: slice) -> None:
+        mine = numbers[rows]
+        if library.cut(images.ctypes.data, len(mine), mine.ctypes.data, channels, size, out[rows].ctypes.data):
+            raise MemoryError(f"no memory to resize images of up to {boxes[:, 3:].max()} pixels")
+
+    divided(some, len(boxes))
+    return out
+
+
+# Finish --------------------------------------------------------------------------------------------------------------
+
+
+def finishes(pixels: Tensor, white: int) -> bool:
+    """Whether `finish` is there for these: 8 bits, 1 or 3 channels, on the CPU."""
     plain = pixels.dtype == torch.uint8 and white == 255 and pixels.shape[1] in (1, 3)
     return plain and pixels.device.type == "cpu" and compiled() is not None
 
@@ -61,8 +98,8 @@ def finish(
 
     Returns values in [0, 1], channels last in memory.
     """
-    function = compiled()
-    assert function is not None
+    library = compiled()
+    assert library is not None
     count, channels, height, width = pixels.shape
     radius = taps.shape[1] // 2
     assert radius <= min(WIDEST, height - 1, width - 1)
@@ -75,16 +112,20 @@ def finish(
         spare = torch.empty(height * width * (channels + 1) + width + 2 * radius)
         given = [part[rows].data_ptr() for part in (last, out, numbers, steps, weights)]
         sizes = (len(last[rows]), height, width, channels, 1)
-        function(given[0], given[1], *sizes, *given[2:], radius, spare.data_ptr())
+        library.finish(given[0], given[1], *sizes, *given[2:], radius, spare.data_ptr())
 
-    threads = max(1, min(torch.get_num_threads(), count // LEAST))
-    edges = [count * k // threads for k in range(threads + 1)]
-    parts = [slice(*ends) for ends in pairwise(edges)]
-    if threads == 1:
-        some(parts[0])
-    else:
-        list(pool(threads).map(some, parts))  # ctypes lets go of the interpreter meanwhile
+    divided(some, count)
     return out.permute(0, 3, 1, 2)
+
+
+def divided(job: Callable[[slice], None], count: int) -> None:
+    """The job on all rows, in as many parts as torch has threads; ctypes lets go of the interpreter meanwhile."""
+    threads = max(1, min(torch.get_num_threads(), count // LEAST))
+    parts = [slice(*ends) for ends in pairwise(count * k // threads for k in range(threads + 1))]
+    if threads == 1:
+        job(parts[0])
+    else:
+        list(pool(threads).map(job, parts))
 
 
 @functools.cache

@@ -224,16 +224,19 @@ def cut_array(
     """All rows at once, of an array [n h w c]; values above white, the largest of the type unless given, become it."""
     stored = array[np.asarray(items, dtype=np.int64)]
     deep = stored.dtype != np.uint8
-    rows = torch.from_numpy(stored.astype(np.int32) if deep else stored).permute(0, 3, 1, 2)
-    count, channels, height, width = rows.shape
-    made = [torch.empty(count, channels, side, side, dtype=rows.dtype) for side in sides]
+    count, height, width, channels = stored.shape
+    if kernel.cuts(stored):
+        rows = np.arange(count)[:, None]
+        pairs = zip(boxes(slice(0, count), height, width), sides, strict=True)
+        return [channels_first(kernel.cut(stored, np.hstack([rows, box]), side)) for box, side in pairs]
+    pixels_of = torch.from_numpy(stored.astype(np.int32) if deep else stored).permute(0, 3, 1, 2)
+    made = [torch.empty(count, channels, side, side, dtype=pixels_of.dtype) for side in sides]
     for start in range(0, count, CHUNK):
         these = slice(start, start + CHUNK)
-        pixels = rows[these].to(torch.float32, memory_format=torch.contiguous_format)
+        pixels = pixels_of[these].to(torch.float32, memory_format=torch.contiguous_format)
         for out, box, side in zip(made, boxes(these, height, width), sides, strict=True):
-            out[these] = (
-                steps.resized(pixels, torch.from_numpy(box), side).round_().clamp_(0, white or (65535 if deep else 255))
-            )
+            resized = steps.resized(pixels, torch.from_numpy(box), side)
+            out[these] = resized.round_().clamp_(0, white or (65535 if deep else 255))
     return made
 
 
@@ -296,7 +299,7 @@ def make_views(
     for pixels, kind in zip(samples, kinds, strict=False):
         drawn = dict(zip(COLUMNS, draws.uniform(len(COLUMNS)).unbind(1), strict=True))
         rare = kind.rotate or kind.box_blur or kind.sharpen or kind.cutout
-        fused = kernel.takes(pixels, stats.white) and not rare
+        fused = kernel.finishes(pixels, stats.white) and not rare
         made.append(at_once(pixels, kind, drawn) if fused else transformed(scaled(pixels, stats.white), kind, drawn))
     return made + [scaled(pixels, stats.white) for pixels in samples[len(kinds) :]]
 
