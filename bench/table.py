@@ -1,4 +1,4 @@
-"""docs/numbers.md from bench/results/*.json: no figure in the documentation is typed by hand.
+"""docs/numbers.md and docs/performance.md from bench/results/*.json: no figure in the documentation is typed by hand.
 
 python bench/table.py
 """
@@ -8,16 +8,25 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGE = HERE.parent / "docs" / "numbers.md"
+DOCS = HERE.parent / "docs"
 
 
 def main() -> None:
-    PAGE.write_text(
-        "\n".join([OPENING, *budgets(), *curves(), *baselines(), *demo(), *encoders()]) + "\n", encoding="utf-8"
-    )
-    print(PAGE.read_text(encoding="utf-8"))
+    pages = {
+        "numbers.md": [OPENING, *budgets(), *curves(), *baselines(), *demo()],
+        "performance.md": [SPEED, *views(), *encoders(), *kills()],
+    }
+    for name, lines in pages.items():
+        text = "\n".join(lines) + "\n"
+        (DOCS / name).write_text(text, encoding="utf-8")
+        print(text)
 
 
+SPEED = """# Performance
+
+Measured by the scripts of `bench/`, whose commands stand above their tables, in turns with what they are compared to.
+Rates are by processor time, of one process with one thread; the machines are shared, so read the ratios. This page is
+made by `python bench/table.py`."""
 OPENING = """# Numbers
 
 Every figure was measured by a script of `bench/`, whose command stands above its table; `bench/results` holds the
@@ -105,6 +114,42 @@ def demo() -> list[str]:
         f"`{result['command']}`: {result['minutes']} minutes on {result['machine']}, verdict {result['verdict']}.\n",
     ]
     return lines + noted(result) + table(HEAD, [accuracy(row) for row in result["rows"]])
+
+
+def views() -> list[str]:
+    result = read("views")
+    if result is None:
+        return []
+    lines = [
+        "\n## Views: two of an image\n",
+        f"`{result['command']}` on {result['machine']}. Photos of 400 x 400 to 800 pixels to 224 px; lightly is its",
+        "BYOLTransform, with Pillow's decoder where there are files.\n",
+    ]
+    rows = [[MEASURES[row["measure"]], row["lightly"], row["selfsame"], row["ratio"]] for row in result["rows"]]
+    return lines + table(["from ... to", "lightly, images/s", "selfsame, images/s", "ratio"], rows)
+
+
+MEASURES = {
+    "worker": "JPEG bytes to two uint8 crops (lightly: to views)",
+    "files": "JPEG bytes to normalised views",
+    "pixels": "decoded photos to normalised views",
+    "cache": "pixel cache to two uint8 crops (lightly: JPEG bytes to views)",
+    "small": "32 px images in memory to normalised views",
+}
+
+
+def kills() -> list[str]:
+    result = read("kills")
+    if result is None:
+        return []
+    kinds = result["while"]
+    return [
+        "\n## Killed, and gone on\n",
+        f"`{result['command']}`: {result['kills']} kills (SIGKILL to the whole process group) of a training run,",
+        f"{kinds['moment']} at random moments, {kinds['state']} while a state was written, {kinds['cache']} while the",
+        "pixel cache was filled. In the end the weights were equal to those of an undisturbed run to the bit, and so",
+        "was every loss in the log.",
+    ]
 
 
 def encoders() -> list[str]:
