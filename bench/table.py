@@ -14,7 +14,7 @@ DOCS = HERE.parent / "docs"
 def main() -> None:
     pages = {
         "numbers.md": [OPENING, *budgets(), *curves(), *baselines(), *demo()],
-        "performance.md": [SPEED, *views(), *encoders(), *kills()],
+        "performance.md": [SPEED, *views(), *steps(), *encoders(), *kills()],
     }
     for name, lines in pages.items():
         text = "\n".join(lines) + "\n"
@@ -98,11 +98,15 @@ def baselines() -> list[str]:
             f"\n## {title}\n",
             f"`{result['command']}`: {first['result']['items']:,} unlabelled images at {first['size']} px, "
             f"{first['loop']['steps']:,} steps of {first['loop']['batch']}, verdict {first['result']['verdict']}, "
-            f"{first['result']['seconds']:,.0f} s on {first['result']['machine']}.\n",
+            f"{lasted(first['result'])}on {first['result']['machine']}.\n",
         ]
         lines += noted(result)
         lines += table(HEAD, [accuracy(row) for run in result["runs"] for row in run["rows"]])
     return lines
+
+
+def lasted(result: dict) -> str:
+    return f"{result['seconds']:,.0f} s " if "seconds" in result else ""
 
 
 def demo() -> list[str]:
@@ -136,6 +140,24 @@ MEASURES = {
     "cache": "pixel cache to two uint8 crops (lightly: JPEG bytes to views)",
     "small": "32 px images in memory to normalised views",
 }
+
+
+def steps() -> list[str]:
+    found = [read(path.stem) for path in sorted(RESULTS.glob("step-*.json"))]
+    lines = ["\n## The training step\n"] if found else []
+    for result in found:
+        lines += [
+            f"`{result['command']}`: {result['net']}, {result['size']} px, batch {result['batch']}, "
+            f"{'bf16' if result['bf16'] else 'fp32'} but for lightly as shipped (fp32), on {result['machine']}.\n",
+            *table(
+                ["contender", "samples / CPU-s", "to lightly", "to a minimal loop by hand"],
+                [
+                    [row["contender"], row["samples_per_cpu_s"], row["ratio"], row["to_minimal"]]
+                    for row in result["rows"]
+                ],
+            ),
+        ]
+    return lines
 
 
 def kills() -> list[str]:

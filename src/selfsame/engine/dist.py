@@ -3,8 +3,9 @@
 So that none waits for ever, whatever makes one process leave the common path is told to all: `agreed`, `by_first`.
 """
 
-import itertools
 import os
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ from selfsame.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
-GROUPS = itertools.count()
 PATIENCE = timedelta(hours=1)  # the others wait while the first writes its report
 
 
@@ -74,8 +74,7 @@ def group(on: torch.device) -> Iterator[None]:
         yield
         return
     store, number, count = next(td.rendezvous("env://", timeout=PATIENCE))
-    # A second group of the same processes must not read the addresses of the first.
-    seat = {"store": td.PrefixStore(f"group {next(GROUPS)}", store), "rank": number, "world_size": count}
+    seat = {"store": td.PrefixStore(meeting_place(store, number, count), store), "rank": number, "world_size": count}
     if on.type == "cuda":
         torch.cuda.set_device(on)
         td.init_process_group("nccl", timeout=PATIENCE, device_id=on, **seat)
@@ -86,6 +85,36 @@ def group(on: torch.device) -> Iterator[None]:
         yield
     finally:
         td.destroy_process_group()
+
+
+def meeting_place(store: td.Store, number: int, count: int) -> str:
+    """A new word that all `count` processes know, under which they leave their addresses.
+
+    The store may outlive a group: torchrun keeps it when it starts processes again, and one that reads the address of
+    a dead process waits for ever. So nothing old is believed: each process asks the first with a word of its own, and
+    the answer stands under that word.
+    """
+    until = time.monotonic() + PATIENCE.total_seconds()
+    if number > 0:
+        mine = uuid.uuid4().hex
+        store.set(f"asks {number}", mine)
+        store.wait([f"answer {mine}"], PATIENCE)
+        place = store.get(f"answer {mine}").decode()
+        store.set(f"{place} {number}", "here")
+        return place
+    place, missing = uuid.uuid4().hex, set(range(1, count))
+    answered: set[str] = set()
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"{place} {other}"]):
+                missing.remove(other)
+            elif store.check([f"asks {other}"]) and (word := store.get(f"asks {other}").decode()) not in answered:
+                store.set(f"answer {word}", place)  # perhaps a dead one's: then the living one will ask too
+                answered.add(word)
+        if missing and time.monotonic() > until:
+            raise UserError(f"of {count} processes, {len(missing)} did not come. Are all of them started?")
+        time.sleep(0.01)
+    return place
 
 
 def rows(batch: int) -> slice:
