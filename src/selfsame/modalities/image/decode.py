@@ -136,8 +136,10 @@ class Picture:
         reduce = 1 if side is None else reduction(min(self.size) / side)
         return brought(self._load(reduce)[0], self.form)
 
-    def cut(self, boxes: Sequence[Box], size: int) -> list[UInt[np.ndarray, "size size c"]]:
-        """Each box resized to size x size, antialiased bicubic, from one decoding.
+    def cut(
+        self, boxes: Sequence[Box], size: int, into: Sequence[np.ndarray] | None = None
+    ) -> Sequence[UInt[np.ndarray, "size size c"]]:
+        """Each box resized to size x size, antialiased bicubic, from one decoding; into arrays that are given.
 
         A JPEG is decoded at a reduced scale where every box keeps at least `size` pixels a side; the borders of its
         boxes are then rounded to whole pixels of that scale. Raises UnreadableItem.
@@ -146,11 +148,14 @@ class Picture:
         values = brought(loaded, self.form)
         places = [self._place(values.shape, box, reduce) for box in boxes]
         if kernel.cuts(values[None]):
-            ends = [
-                (0, down.start, right.start, down.stop - down.start, right.stop - right.start) for down, right in places
-            ]
-            return list(kernel.cut(values[None], np.array(ends), size))
-        return [resized(values[place], (size, size), self.form) for place in places]
+            whole = [(0, y.start, x.start, y.stop - y.start, x.stop - x.start) for y, x in places]
+            return kernel.cut(values[None], np.array(whole), size, into)
+        cuts = [resized(values[place], (size, size), self.form) for place in places]
+        if into is None:
+            return cuts
+        for out, cut in zip(into, cuts, strict=True):
+            out[:] = cut
+        return into
 
     def _place(self, shape: tuple[int, ...], box: Box, reduce: int) -> tuple[slice, slice]:
         """Where a box of the full image lies in one that was reduced."""

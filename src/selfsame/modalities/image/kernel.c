@@ -99,8 +99,8 @@ static void across(const float *rows, int64_t apart, int w, int c, int taps, con
 /* Boxes of images of bytes, each resized to size x size: antialiased bicubic, rounded and clamped once at the end
    (Pillow and torch do so between the two directions too, which differs where a contrast is sharp and an end near).
    boxes: [n][4]: where the box begins in `images`, in bytes; height; width; bytes from a row to the next.
-   c: 1 or 3. out: [n size size c]. Returns 0, or -1 where there is no memory. */
-int cut(const uint8_t *images, int64_t n, const int64_t *boxes, int c, int size, uint8_t *out) {
+   c: 1 or 3. outs: n places for [size size c]. Returns 0, or -1 where there is no memory. */
+int cut(const uint8_t *images, int64_t n, const int64_t *boxes, int c, int size, uint8_t *const *outs) {
     int64_t longest = 1;
     for (int64_t i = 0; i < n; i++)
         for (int k = 1; k < 3; k++) longest = boxes[4 * i + k] > longest ? boxes[4 * i + k] : longest;
@@ -114,7 +114,8 @@ int cut(const uint8_t *images, int64_t n, const int64_t *boxes, int c, int size,
     float *packed = narrow + ROWS * (line + 4);
     int *top = (int *)(packed + 4 * ROWS * longest), *left = top + size;
     uint8_t *last = (uint8_t *)(left + size);
-    for (int64_t i = 0; i < n; i++, boxes += 4, out += size * line) {
+    for (int64_t i = 0; i < n; i++, boxes += 4) {
+        uint8_t *out = outs[i];
         const int h = (int)boxes[1], w = (int)boxes[2], high = taps_of(h, size), broad = taps_of(w, size);
         const int64_t stride = boxes[3];
         filter(h, size, high, top, down);

@@ -7,10 +7,11 @@ The two agree to rounding.
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,24 +55,37 @@ def cuts(images: np.ndarray) -> bool:
 
 
 def cut(
-    images: UInt8[np.ndarray, "n h w c"], boxes: Int64[np.ndarray, "m 5"], size: int
-) -> UInt8[np.ndarray, "m size size c"]:
-    """Boxes (image, top, left, height, width), inside their images, resized: antialiased bicubic (a = -0.5)."""
+    images: UInt8[np.ndarray, "n h w c"],
+    boxes: Int64[np.ndarray, "m 5"],
+    size: int,
+    into: Sequence[UInt8[np.ndarray, "size size c"]] | None = None,
+) -> Sequence[UInt8[np.ndarray, "size size c"]]:
+    """Boxes (image, top, left, height, width), inside their images, resized: antialiased bicubic (a = -0.5).
+
+    Into arrays that are given, one a box, rows side by side; else into a new one [m size size c].
+    """
     library = compiled()
     assert library is not None
     channels, (apart, stride, step, _) = images.shape[3], images.strides
     numbers = np.empty((len(boxes), 4), np.int64)
     numbers[:, 0] = boxes[:, 0] * apart + boxes[:, 1] * stride + boxes[:, 2] * step
     numbers[:, 1:3], numbers[:, 3] = boxes[:, 3:], stride
-    out = np.empty((len(boxes), size, size, channels), np.uint8)
+    made: Any
+    if into is None:
+        whole = np.empty((len(boxes), size, size, channels), np.uint8)
+        made, places = whole, whole.ctypes.data + np.arange(len(boxes)) * whole.strides[0]
+    else:
+        made = into
+        assert all(out.shape == (size, size, channels) and out.flags.c_contiguous for out in into)
+        places = np.array([out.ctypes.data for out in into])
 
     def some(rows: slice) -> None:
-        mine = numbers[rows]
-        if library.cut(images.ctypes.data, len(mine), mine.ctypes.data, channels, size, out[rows].ctypes.data):
+        given = numbers[rows], places[rows]
+        if library.cut(images.ctypes.data, len(given[0]), given[0].ctypes.data, channels, size, given[1].ctypes.data):
             raise MemoryError(f"no memory to resize images of up to {boxes[:, 3:].max()} pixels")
 
     divided(some, len(boxes))
-    return out
+    return made
 
 
 # Finish --------------------------------------------------------------------------------------------------------------

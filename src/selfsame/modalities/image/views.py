@@ -228,7 +228,7 @@ def cut_array(
     if kernel.cuts(stored):
         rows = np.arange(count)[:, None]
         pairs = zip(boxes(slice(0, count), height, width), sides, strict=True)
-        return [channels_first(kernel.cut(stored, np.hstack([rows, box]), side)) for box, side in pairs]
+        return [channels_first(np.asarray(kernel.cut(stored, np.hstack([rows, box]), side))) for box, side in pairs]
     pixels_of = torch.from_numpy(stored.astype(np.int32) if deep else stored).permute(0, 3, 1, 2)
     made = [torch.empty(count, channels, side, side, dtype=pixels_of.dtype) for side in sides]
     for start in range(0, count, CHUNK):
@@ -247,16 +247,13 @@ def cut_each(source: Any, items: Sequence[int], boxes: Boxes, sides: list[int]) 
 
     def cut(item: int, row: int) -> None:
         picture = source.open(item)
-        wanted = [tuple(box[0].tolist()) for box in boxes(slice(row, row + 1), *picture.size)]
-        cuts = {
-            side: iter(picture.cut([box for box, one in zip(wanted, sides, strict=True) if one == side], side))
-            for side in sorted(set(sides))
-        }
-        views = [next(cuts[side]) for side in sides]
         if not made:
-            made.extend(np.empty((len(items), *view.shape), view.dtype) for view in views)
-        for out, view in zip(made, views, strict=True):
-            out[row] = view
+            channels, kind = picture.form.channels, np.uint8 if picture.form.bits == 8 else np.uint16
+            made.extend(np.empty((len(items), side, side, channels), kind) for side in sides)
+        wanted = [tuple(box[0].tolist()) for box in boxes(slice(row, row + 1), *picture.size)]
+        for side in set(sides):
+            of_side = [k for k, one in enumerate(sides) if one == side]
+            picture.cut([wanted[k] for k in of_side], side, [made[k][row] for k in of_side])
 
     attempt = getattr(source, "attempt", None)
     for row, item in enumerate(items):
