@@ -21,6 +21,7 @@ from torch import Tensor
 __all__ = ["cut", "cuts", "finish", "finishes"]
 
 WIDEST = 63  # taps on either side that the kernel has room for
+VERSION = 2  # of the functions' signatures, as kernel.c has it
 LEAST = 8  # images that a thread is worth
 
 
@@ -34,7 +35,10 @@ def compiled() -> ctypes.CDLL | None:
         try:
             library = ctypes.CDLL(str(Path(__file__).with_name(name)))
             cut, finish = library.cut, library.finish
+            current = library.version() == VERSION
         except (OSError, AttributeError):  # not built, or for another kind of machine
+            continue
+        if not current:  # built from an older kernel.c: install again
             continue
         pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
         cut.argtypes, cut.restype = [pointer, long, pointer, whole, whole, pointer], whole
