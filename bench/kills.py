@@ -20,7 +20,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+from selfsame.engine.dist import machine
 
 HERE = Path(__file__).parent
 PHOTOS, STEPS, BATCH = 400, 120, 16
@@ -55,6 +58,7 @@ def main() -> None:
     kinds = {kind: sum(one["while"] == kind for one in killed) for kind in ("moment", "state", "cache")}
     result = {
         "command": shlex.join(["python", "bench/kills.py", *sys.argv[1:]]),
+        "machine": machine(torch.device("cpu")),
         "kills": len(killed),
         "while": kinds,
         "equal": True,

@@ -126,7 +126,7 @@ def views() -> list[str]:
         return []
     lines = [
         "\n## Views: two of an image\n",
-        f"`{result['command']}` on {result['machine']}. Photos of 400 x 400 to 800 pixels to 224 px; lightly is its",
+        f"`{result['command']}` on {result['machine']}. Photos of 0.2 megapixels to 224 px; lightly is its",
         "BYOLTransform, with Pillow's decoder where there are files.\n",
     ]
     rows = [[MEASURES[row["measure"]], row["lightly"], row["selfsame"], row["ratio"]] for row in result["rows"]]
@@ -148,7 +148,7 @@ def steps() -> list[str]:
     for result in found:
         lines += [
             f"`{result['command']}`: {result['net']}, {result['size']} px, batch {result['batch']}, "
-            f"{'bf16' if result['bf16'] else 'fp32'} but for lightly as shipped (fp32), on {result['machine']}.\n",
+            f"{'bf16, lightly as shipped fp32' if result['bf16'] else 'fp32'}, on {result['machine']}.\n",
             *table(
                 ["contender", "samples / CPU-s", "to lightly", "to a minimal loop by hand"],
                 [
@@ -168,6 +168,7 @@ def kills() -> list[str]:
     return [
         "\n## Killed, and gone on\n",
         f"`{result['command']}`: {result['kills']} kills (SIGKILL to the whole process group) of a training run,",
+        f"on {result['machine']},",
         f"{kinds['moment']} at random moments, {kinds['state']} while a state was written, {kinds['cache']} while the",
         "pixel cache was filled. In the end the weights were equal to those of an undisturbed run to the bit, and so",
         "was every loss in the log.",

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # It must be said before torch is loaded, and only a program may say it, not a library.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    # Large pages for large tensors: the system hands out 512 times fewer of them, which is a tenth of a step's time.
+    # Large pages for large tensors: the system hands out 512 times fewer of them, which a step on a CPU waits for.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         return dispatch(tokens)

@@ -306,7 +306,7 @@ class Pretraining:
     def probe(self, encoder: Encoder) -> Any:
         """k-NN accuracy on labelled items while it trains; None where no labels were given.
 
-        The encoder of the best look is kept in best/, which is a run folder to every job that takes one.
+        The encoder of the best look is kept in best/, which `ss.load` and `embed` take as they take a run.
         """
         if self.labels is None:
             return None

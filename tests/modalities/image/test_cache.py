@@ -170,6 +170,26 @@ def test_a_full_disk_costs_the_cache_not_the_run(photos, monkeypatch):
     assert ready(source) == [0] * 6
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_on_which_no_cache_can_be_made_costs_the_cache_not_the_run(photos, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(cache, "write", refuse)
+    source = opened(photos)
+    assert all(map(np.array_equal, read(source), read(source)))
+    assert not source.folder.exists()
+
+
+def test_a_cache_half_made_by_a_process_that_was_killed_is_removed(photos):
+    for name, age in (("old", 9000), ("new", 9)):
+        draft = home() / f".making-{name}"
+        draft.mkdir(parents=True)
+        os.utime(draft, (time.time() - age,) * 2)
+    opened(photos)
+    assert [place.name for place in home().glob(".making-*")] == [".making-new"]
+
+
 def test_a_cache_that_is_removed_or_damaged_is_made_again(photos):
     source = opened(photos)
     first = read(source)

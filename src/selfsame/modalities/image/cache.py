@@ -111,7 +111,8 @@ class CachedSource:
         self.starts = np.concatenate([[0], np.cumsum(volumes(source, items, plan.side))])
         self.folder = home() / digest(source, items, plan.side)
         self.opened: tuple[int, Files | None] | None = None
-        create(self.folder, source.path, len(items), int(self.starts[-1]))
+        with contextlib.suppress(OSError):  # a full or read-only disk: read without it
+            create(self.folder, source.path, len(items), int(self.starts[-1]))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "source":  # while unpickling there is no source yet
@@ -255,6 +256,10 @@ def make_room(folder: Path, path: str, total: int) -> None:
 
     None that was opened within the hour; processes that still read one may go on.
     """
+    for draft in folder.glob(".making-*"):  # of processes that were killed
+        with contextlib.suppress(OSError):
+            if time.time() - draft.stat().st_mtime > RECENT:
+                shutil.rmtree(draft, ignore_errors=True)
     caches = []
     for about in folder.glob(f"*/{ABOUT}"):
         with contextlib.suppress(OSError, ValueError, KeyError):  # another process may remove it first
