@@ -91,7 +91,8 @@ def main() -> None:
     for row in rows:
         print(json.dumps(row), flush=True)
     result = {
-        "command": f"OMP_NUM_THREADS={torch.get_num_threads()} {shlex.join(['python', 'bench/step.py', *sys.argv[1:]])}",
+        "command": f"OMP_NUM_THREADS={torch.get_num_threads()} "
+        + shlex.join(["python", "bench/step.py", *sys.argv[1:]]),
         "net": args.net,
         "size": args.size,
         "batch": args.batch,
