@@ -182,6 +182,28 @@ def test_a_reading_process_that_dies_or_hangs_is_replaced_and_no_batch_is_lost(
     assert signal.getsignal(signal.SIGCHLD) == before  # torch's would raise in the middle of a step
 
 
+def test_a_batch_that_a_dead_process_has_left_half_handed_over_is_read_again(tmp_path):
+    """Its tensors are fetched from the process that made them, when the batch is asked for."""
+    batches = feed(Accidents(tmp_path, dies), 1, 6, 1)
+    first = next(batches)
+    while not list(tmp_path.iterdir()):  # step 2 is handed over by then
+        time.sleep(0.01)
+    time.sleep(0.5)
+    steps = [first, *batches]
+    assert [batch.step for batch in steps] == [1, 2, 3, 4, 5]
+    assert all(torch.equal(batch.samples[0], made()[batch.step].samples[0]) for batch in steps)
+
+
+def test_a_file_that_the_reading_itself_does_not_find_is_not_taken_for_a_dead_process(tmp_path):
+    def lacks():
+        raise FileNotFoundError("no such file")
+
+    for workers in (0, 1):
+        with pytest.raises(FileNotFoundError, match="no such file"):
+            list(feed(Accidents(tmp_path, lacks, times=99), 0, 8, workers))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_batch_that_kills_every_process_ends_the_run_in_words(tmp_path, monkeypatch):
     monkeypatch.setattr("selfsame.engine.feed.CHECK", 1)
     with pytest.raises(

@@ -191,25 +191,39 @@ def loaded(steps: Dataset, first: int, last: int, workers: int, pin: bool, patie
     )
     with unalarmed():
         batches = iter(loader)
-    asked = time.monotonic()
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if (late := str(error).startswith("DataLoader timed out")) and time.monotonic() - asked < patience:
-                continue  # all are alive: ask again
-            if not late and not str(error).startswith("DataLoader worker (pid"):
-                raise
-            for process in getattr(batches, "_workers", ()):  # they do not heed the loader's SIGTERM
-                process.kill()
-            why = f"no batch came for {patience:.0f} s" if late else " ".join(str(error).split()).rstrip(".")
-            raise LostWorker(why) from None
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    try:
         asked = time.monotonic()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
+                text = " ".join(str(error).split()).rstrip(".")
+                late = text.startswith("DataLoader timed out")
+                if late and time.monotonic() - asked < patience:
+                    continue  # all are alive: ask again
+                why = f"no batch came for {patience:.0f} s" if late else death(error, text) if workers else ""
+                if not why:
+                    raise
+                raise LostWorker(why) from None
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+            asked = time.monotonic()
+    finally:
+        for process in getattr(batches, "_workers", ()):  # they do not heed the loader's SIGTERM
+            process.kill()
+
+
+def death(error: Exception, text: str) -> str:
+    """What tells that a reading process has died; empty where the reading itself has failed."""
+    if text.startswith("DataLoader worker (pid"):
+        return text
+    # Tensors are fetched from the process that made them: of a dead one a finished batch cannot be had either. What
+    # the reading has raised comes as "Caught ... in DataLoader worker process".
+    unfetched = not isinstance(error, RuntimeError) or "items of ancdata" in text
+    return f"a reading process has died ({text})" if unfetched and not text.startswith("Caught ") else ""
 
 
 @contextlib.contextmanager
