@@ -136,6 +136,21 @@ class Source(Protocol):
         ...
 
     @property
+    def looks(self) -> int:
+        """How many items are looked at when it is opened: all, or of more than these as many."""
+        ...
+
+    @property
+    def blocks(self) -> np.ndarray | None:
+        """[k] the first items of runs that can only be read together; None where each item is read by itself."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """How many such runs a process holds at once."""
+        ...
+
+    @property
     def left_out(self) -> str:
         """The files beside the items that are none, in words; empty where there are none."""
         ...

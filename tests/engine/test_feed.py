@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfsame.engine.feed import Batch, Order, Patient, Steps, feed
+from selfsame.engine.feed import Batch, BlockOrder, Order, Patient, Steps, feed, order_of
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.types import Draws, mixed
 
@@ -17,7 +17,7 @@ from selfsame.types import Draws, mixed
 class Numbers:
     """Items that are their own numbers; some are broken."""
 
-    labels = None
+    labels = blocks = None
 
     def __init__(self, n, broken=()):
         self.n, self.broken = n, set(broken)
@@ -66,6 +66,40 @@ def test_the_order_looks_like_chance():
 
 def test_a_billion_items_need_no_memory():
     assert 0 <= int(Order(10**9, 0).at(np.array([123_456_789_012]))[0]) < 10**9
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 8), st.integers(0, 2**31), st.integers(0, 3)
+)
+@settings(max_examples=60, deadline=None)
+def test_items_in_blocks_come_once_a_pass_from_few_blocks_at_a_time(lengths, window, seed, number):
+    n = sum(lengths)
+    starts = np.cumsum([0, *lengths[:-1]])
+    order = BlockOrder(starts, n, window, seed)
+    items = order.at(np.arange(n * number, n * (number + 1)))
+    assert sorted(items) == list(range(n))
+    blocks = np.searchsorted(starts, items, side="right") - 1
+    assert np.array_equal(order.at(np.array([n * number + n - 1])), items[-1:])  # asked alone it is the same
+    for block in range(len(lengths)):  # read once: between its first and its last item come no more than the window's
+        where = np.flatnonzero(blocks == block)
+        assert len(set(blocks[where[0] : where[-1] + 1])) <= window
+
+
+def test_blocks_are_mixed_and_no_pass_is_like_another():
+    order = BlockOrder(np.arange(0, 10_000, 100), 10_000, 10, 0)
+    first, second = order.at(np.arange(10_000)), order.at(np.arange(10_000, 20_000))
+    assert (first != second).mean() > 0.99
+    assert len(set(first[:256] // 100)) == 10  # a batch sees all blocks of its window
+    assert np.abs(np.diff(first[:1000] // 100)).mean() > 10  # that are not neighbours at rest
+
+
+def test_only_blocks_with_items_to_learn_from_count():
+    source = Numbers(50)
+    source.blocks, source.window = np.array([0, 10, 20, 30, 40]), 2
+    items = np.array([3, 4, 12, 31, 32, 33])
+    order = order_of(source, items, 0)
+    assert isinstance(order, BlockOrder) and order.starts.tolist() == [0, 2, 3]
+    assert sorted(items[order.at(np.arange(6, 12))]) == items.tolist()
 
 
 def test_draws_do_not_depend_on_how_the_batch_is_divided():

@@ -70,6 +70,52 @@ class Order:
         return (left << np.uint64(self.half)) | right
 
 
+class BlockOrder(Order):
+    """Passes over items that lie in blocks which can only be read whole, as groups of Parquet rows.
+
+    Blocks come in a new order in each pass, and items are mixed among `window` blocks that follow each other in it: a
+    reading process that holds as many reads each block once a pass. As with `Order`, any place is known at once; the
+    ends of the blocks of a pass are added up once.
+    """
+
+    def __init__(self, starts: Int64[np.ndarray, "k"], n: int, window: int, seed: int) -> None:
+        super().__init__(n, seed)
+        self.starts = starts  # ascending, the first is 0
+        self.lengths = np.diff(np.append(starts, n))
+        self.window = window
+        self.laid: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    def _permute(self, spots: np.ndarray, one_pass: int) -> np.ndarray:
+        blocks, ends = self._layout(one_pass)
+        windows = np.searchsorted(ends, spots, side="right") // self.window
+        items = np.empty_like(spots)
+        for number in np.unique(windows).tolist():
+            here = windows == number
+            first, last = number * self.window, min((number + 1) * self.window, len(blocks))
+            low = int(ends[first - 1]) if first else 0
+            mixing = Order(int(ends[last - 1]) - low, mixed(self.seed, one_pass, number, 1))
+            places = low + mixing.at(spots[here] - low)
+            block = np.searchsorted(ends, places, side="right")
+            items[here] = self.starts[blocks[block]] + places - (ends[block] - self.lengths[blocks[block]])
+        return items
+
+    def _layout(self, one_pass: int) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks in the order of a pass, and where each ends in it."""
+        if self.laid is None or self.laid[0] != one_pass:
+            blocks = Order(len(self.starts), mixed(self.seed, one_pass, 0, 2)).at(np.arange(len(self.starts)))
+            self.laid = one_pass, blocks, np.cumsum(self.lengths[blocks])
+        return self.laid[1:]
+
+
+def order_of(source: Source, items: Int64[np.ndarray, "n"], seed: int) -> Order:
+    """The order in which these items of a source, ascending, are learned from."""
+    if source.blocks is None:
+        return Order(len(items), seed)
+    starts = np.searchsorted(items, source.blocks)
+    starts = np.unique(starts[starts < len(items)])  # of blocks without such items nothing is left
+    return BlockOrder(starts, len(items), source.window, seed)
+
+
 class Patient:
     """A source that gives the next readable item in place of one that cannot be read, and remembers which.
 
@@ -133,7 +179,7 @@ class Steps(Dataset):
         self.batch = batch
         self.rows = rows
         self.seed = seed
-        self.order = Order(len(items), seed)
+        self.order = order_of(source, items, seed)
 
     def items_at(self, step: int) -> Int64[np.ndarray, "b"]:
         places = np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)[self.rows]

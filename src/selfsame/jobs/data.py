@@ -47,8 +47,9 @@ class Data:
         """Changes when items are added, removed, renamed or become unreadable."""
         digest = hashlib.sha256()
         readable = self.readable()
-        for i in readable:
-            digest.update(self.source.name(int(i)).encode("utf-8", "surrogateescape") + b"\n")
+        for some in np.array_split(readable, max(1, len(readable) // 65536)):
+            names = "".join(f"{self.source.name(i)}\n" for i in some.tolist())
+            digest.update(names.encode("utf-8", "surrogateescape"))
         return f"{len(readable)} items, {digest.hexdigest()[:16]}"
 
 
@@ -64,9 +65,10 @@ def open_data(
     stats, skipped = known.measure(source, seed)
     source.fit(stats)
     data = Data(path, known, source, stats, skipped)
-    if too_many(data, max_skipped) and folder is not None and dist.first():
+    looked = min(len(source), source.looks)
+    if too_many(data, max_skipped, looked) and folder is not None and dist.first():
         write_skipped(data, folder)
-    check_share(data, max_skipped, folder)
+    check_share(data, max_skipped, folder, looked)
     return data
 
 
@@ -85,11 +87,11 @@ def open_like(path: str, encoder: Encoder, labels: str | None = None) -> Data:
     return Data(path, known, source, stats)
 
 
-def check_share(data: Data, most: float, folder: Path | None = None) -> None:
-    """Raise UserError, with the list, when a larger share of the items than `most` is unreadable."""
-    if not too_many(data, most):
+def check_share(data: Data, most: float, folder: Path | None = None, looked: int | None = None) -> None:
+    """Raise UserError, with the list, when of the items, or of those looked at, a larger share is unreadable."""
+    if not too_many(data, most, looked):
         return
-    count, total = len(data.skipped), len(data.source)
+    count, total = len(data.skipped), looked or len(data.source)
     shown = "; ".join(f"{printable(data.source.name(i))}: {why}" for i, why in list(data.skipped.items())[:5])
     more = f"; and {count - 5} more" if count > 5 else ""
     listed = f" All are in {folder / SKIPPED}." if folder else ""
@@ -99,8 +101,8 @@ def check_share(data: Data, most: float, folder: Path | None = None) -> None:
     )
 
 
-def too_many(data: Data, most: float) -> bool:
-    count, total = len(data.skipped), len(data.source)
+def too_many(data: Data, most: float, looked: int | None = None) -> bool:
+    count, total = len(data.skipped), looked or len(data.source)
     return count > most * total or count == total
 
 
@@ -234,7 +236,8 @@ def sheet(data: Data, views: Any, count: int, each: int, seed: int) -> Image.Ima
 
 
 def describe(data: Data) -> str:
-    lost = f", {len(data.skipped)} unreadable" if data.skipped else ""
+    seen = f", {data.source.looks:,} looked at" if len(data.source) > data.source.looks else ""
+    lost = f"{seen}, {len(data.skipped)} unreadable" if data.skipped else seen
     left = f", left out: {data.source.left_out}" if data.source.left_out else ""
     return f"{len(data.source):,} items{lost}{left}"
 

@@ -1,5 +1,6 @@
 """Learn an encoder from unlabelled data: the job, its plan, and what it leaves in the run folder."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from selfsame.errors import UserError
 from selfsame.jobs.checked import checked, named
 from selfsame.jobs.runs import Run
 from selfsame.records import Method, Record
+from selfsame.storage.disk import plain_path
 
 FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "epochs", "save_every", "keep_states", "labels"}
 GIVEN = "given in Python"  # ends the name of an encoder that is no name
@@ -19,7 +21,7 @@ class Training(Record):
     """What a training is made of: the settings that `pretrain` and `profile` share."""
 
     data: str
-    """folder, glob, .txt or .csv list, .npy, .npz::key or .zip of items; no labels needed"""
+    """folder, glob, list, array, zip, tar or Parquet shards, or an address such as s3://; no labels needed"""
     method: Any = "byol"
     """how to learn; `selfsame methods` lists them, `selfsame methods byol` the settings --method.x"""
     encoder: Any = "auto"
@@ -56,7 +58,7 @@ class Training(Record):
     @field_validator("data")
     @classmethod
     def _data(cls, given: str) -> str:
-        return str(Path(given))  # photos, photos/ and ./photos are one
+        return plain_path(given)
 
     @field_validator("method", mode="before")
     @classmethod
@@ -117,7 +119,7 @@ class Pretrain(Training):
     def folder(self) -> Path:
         if self.out is not None:
             return self.out
-        path = Path(self.data.split("::")[0].split("*")[0])
+        path = Path(re.split(r"[*?{\[]", self.data.split("::")[0])[0])
         return Path("runs") / (path.stem or path.resolve().name)
 
     def run(self) -> Run:

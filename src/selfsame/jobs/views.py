@@ -13,7 +13,7 @@ class Views(Record):
     """Draw a contact sheet of items and their random views."""
 
     data: str
-    """folder, glob, list, array or zip of items"""
+    """folder, glob, list, array, zip, shards or address of items"""
     out: Path = Path("views.png")
     """picture to write"""
     views: Any = "auto"

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from selfsame.errors import UnreadableItem, UserError
-from selfsame.modalities.image.source import ImageSource, Stats, measure, open_source, reads
+from selfsame.modalities.image.measure import Stats, measure
+from selfsame.modalities.image.opening import open_source, reads
+from selfsame.modalities.image.source import ImageSource
 
 Save = Callable[..., Path]
 
@@ -414,12 +416,6 @@ def test_labels_of_arrays_come_from_an_array_or_a_csv_by_number(save: Save, tmp_
     save("in/a.png")
     with pytest.raises(UserError, match=r"labels are read from a \.csv"):
         open_source(str(tmp_path / "in"), str(tmp_path / "y.npy"))
-
-
-@pytest.mark.parametrize("address", ["https://host/photos", "s3://bucket/photos", "http:/host/x.zip"])
-def test_an_address_is_refused_as_one(address: str) -> None:
-    with pytest.raises(UserError, match=r"is an address.*download it first"):
-        open_source(address)
 
 
 # Measuring

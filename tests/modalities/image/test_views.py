@@ -11,7 +11,8 @@ from torch import Tensor
 
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.image.measure import Stats
-from selfsame.modalities.image.source import ImageSource, open_source
+from selfsame.modalities.image.opening import open_source
+from selfsame.modalities.image.source import ImageSource
 from selfsame.modalities.image.views import (
     COLUMNS,
     View,

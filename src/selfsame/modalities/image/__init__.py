@@ -13,8 +13,9 @@ from selfsame.modalities.image.cache import CachePlan, cached, plan_cache
 from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_encoder, own_encoder, save_encoder
 from selfsame.modalities.image.export import export
 from selfsame.modalities.image.measure import Stats, measure
+from selfsame.modalities.image.opening import open_source, reads
 from selfsame.modalities.image.sheet import contact_sheet
-from selfsame.modalities.image.source import ImageSource, open_source, reads
+from selfsame.modalities.image.source import ImageSource
 from selfsame.modalities.image.timing import timed_sample
 from selfsame.modalities.image.views import Views, make_views, recipe, sample
 from selfsame.records import ViewPlan

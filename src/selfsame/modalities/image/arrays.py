@@ -9,15 +9,15 @@ import numpy as np
 from jaxtyping import UInt
 
 from selfsame.errors import UserError, unknown
-from selfsame.modalities.image.files import opened_zip
+from selfsame.storage.folders import opened_zip
 
 IMAGES = ("x_train", "x", "images")  # the arrays of an .npz that are taken when none is named, best first
 
 
 def split_key(path: str) -> tuple[str, str | None]:
-    """`file.npz::key` as file and key; any other path is a file."""
+    """`file.npz::key` as file and key, so too of shards; any other path is a file."""
     file, mark, key = path.rpartition("::")
-    return (file, key) if mark and file.lower().endswith(".npz") else (path, None)
+    return (file, key) if mark and file.lower().endswith((".npz", ".tar", ".parquet")) else (path, None)
 
 
 def npz_keys(path: str) -> list[str]:

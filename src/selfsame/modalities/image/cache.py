@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from jaxtyping import Int64, UInt
 
 from selfsame.modalities.image.decode import Form, Picture, StoredPicture, resized
 from selfsame.records import Record
+from selfsame.storage.index import home
 
-__all__ = ["CachePlan", "CachedSource", "cached", "home", "plan_cache"]
+__all__ = ["CachePlan", "CachedSource", "cached", "plan_cache"]
 
 SIDE = 1.5  # short side of a cached image in sides of a view: a crop of 4/9 of the image or more has all its pixels
 UNUSED, RECENT = 30 * 86400, 3600  # seconds since a run opened a cache: it is removed; it is left alone
@@ -41,13 +43,6 @@ class CachePlan(Record):
     @property
     def summary(self) -> str:
         return f"{self.items:,} images of at most {self.side} px, decoded once, kept in {home()}"
-
-
-def home() -> Path:
-    """Where caches are: $SELFSAME_CACHE, or selfsame/ in the user's cache folder ($XDG_CACHE_HOME, ~/.cache)."""
-    if own := os.environ.get("SELFSAME_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "selfsame"
 
 
 def room() -> int:
@@ -74,7 +69,8 @@ def plan_cache(source: Any, items: Int64[np.ndarray, "m"], views: Any, most: int
 
     Arrays are at rest decoded, and need none. Sizes are those that `measure` has noted on the source.
     """
-    if source.array is not None or source.sizes is None or not writable(home()):
+    items = measured(source, items)
+    if source.array is not None or not len(items) or not writable(home()):
         return None
     side = round(SIDE * views.size)
     sizes = np.cumsum(volumes(source, items, side))
@@ -85,7 +81,12 @@ def plan_cache(source: Any, items: Int64[np.ndarray, "m"], views: Any, most: int
 
 def cached(source: Any, items: Int64[np.ndarray, "m"], plan: CachePlan) -> "CachedSource":
     """The source, its images read from the cache where they are there, and put into it where they are not."""
-    return CachedSource(source, items[: plan.items], plan)
+    return CachedSource(source, measured(source, items)[: plan.items], plan)
+
+
+def measured(source: Any, items: Int64[np.ndarray, "m"]) -> Int64[np.ndarray, "k"]:
+    """The items whose size is known: of very many only some were looked at."""
+    return items[:0] if source.sizes is None else items[source.sizes[items, 0] > 0]
 
 
 def kept_sizes(sizes: Int64[np.ndarray, "n 2"], side: int) -> Int64[np.ndarray, "n 2"]:
@@ -139,6 +140,15 @@ class CachedSource:
             if files:
                 files.put(place, start, pixels)
         return StoredPicture(pixels.reshape(height, width, self.form.channels), self.form)
+
+    def fetch(self, items: Sequence[int]) -> None:
+        """What is here already need not be fetched."""
+        files = self.files()
+        places = np.searchsorted(self.items, items)
+        known = places < len(self.items)
+        known[known] = self.items[places[known]] == np.asarray(items)[known]
+        here = [bool(k and files and files.there[place]) for k, place in zip(known, places, strict=True)]
+        self.source.fetch([i for i, there in zip(items, here, strict=True) if not there])
 
     def files(self) -> "Files | None":
         """Opened by each process for itself; None where somebody has removed them."""

@@ -32,7 +32,7 @@ class Stats(Record):
     """What is measured from the images and saved with the encoder."""
 
     items: int
-    """images that can be read"""
+    """images that can be read, as far as they were looked at"""
     channels: int
     """1 gray, 3 colour (gray and colour together too), n as stored"""
     bits: int
@@ -65,17 +65,18 @@ class Sums:
 def measure(source: "ImageSource", seed: int = 0, most: int = 2000) -> tuple[Stats, dict[int, str]]:
     """Statistics of the images, and the unreadable ones {item: reason}.
 
-    All headers are opened, and `most` images, drawn with `seed`, are decoded: damage behind a header is found in
-    these only. JPEGs of more than 1024 pixels a side are counted at a reduced scale of at least 512. The sizes of all
-    are noted on the source. Raises UserError where nothing can be read, or where channel counts other than 1 and 3
-    are mixed.
+    All headers are opened, or of more than `source.looks` items as many, drawn with `seed`; and `most` images are
+    decoded: damage behind a header is found in these only. JPEGs of more than 1024 pixels a side are counted at a
+    reduced scale of at least 512. The sizes that were seen are noted on the source. Raises UserError where nothing can
+    be read, or where channel counts other than 1 and 3 are mixed.
     """
-    drawn = np.random.default_rng(seed).permutation(len(source))[:most]
-    sample = sorted(drawn.tolist())
+    looked = range(len(source)) if len(source) <= source.looks else source.drawn(seed, source.looks)
+    known = set(looked) if len(source) > source.looks else looked
+    sample = [i for i in source.drawn(seed, most) if i in known]
     # Threads share the list of warning filters: while this holds, what each sets and resets is the same.
     with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
         warnings.simplefilter("ignore")
-        headers, broken = attempt(pool, source.header, range(len(source)))
+        headers, broken = attempt(pool, source.header, looked)
         form = common_form(source, headers, broken)
         sums, damaged = attempt(pool, lambda i: count(source, i, form, headers[i]), [i for i in sample if i in headers])
     unreadable = dict(sorted((broken | damaged).items()))
@@ -88,7 +89,7 @@ def measure(source: "ImageSource", seed: int = 0, most: int = 2000) -> tuple[Sta
     height, width = np.median(sizes, axis=0).round().astype(int).tolist()
     white, mean, std = combined(list(sums.values()), form)
     stats = Stats(
-        items=len(headers),
+        items=len(source) - len(unreadable),
         channels=form.channels,
         bits=form.bits,
         white=white,

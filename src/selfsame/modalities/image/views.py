@@ -255,6 +255,7 @@ def cut_each(source: Any, items: Sequence[int], boxes: Boxes, sides: list[int]) 
             of_side = [k for k, one in enumerate(sides) if one == side]
             picture.cut([wanted[k] for k in of_side], side, [made[k][row] for k in of_side])
 
+    source.fetch(items)
     attempt = getattr(source, "attempt", None)
     for row, item in enumerate(items):
         read = functools.partial(cut, row=row)

@@ -1,0 +1,246 @@
+"""From a path to a source of images: a folder, a glob, a list, a zip, an array, shards; with labels, if there are any.
+
+Raises UserError where there is nothing to read.
+"""
+
+import os
+import posixpath
+from collections.abc import Callable
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO
+
+from selfsame.errors import UserError
+from selfsame.modalities.image.arrays import IMAGES, label_strings, npz_key, npz_keys, shape_of, split_key
+from selfsame.modalities.image.decode import suffixes
+from selfsame.modalities.image.files import chosen, is_image
+from selfsame.modalities.image.shards import PACKED, SHARDS, open_shards
+from selfsame.modalities.image.source import ArraySource, FileSource, ImageSource, ZipSource
+from selfsame.storage.disk import Disk, disk_of, is_address, joined, plain_path
+from selfsame.storage.folders import depth_of, folder_labels, listed, matching, opened_zip, split_glob, suffix_of, walk
+from selfsame.storage.names import Names, repeated
+from selfsame.storage.tables import paths_and_labels, some, table
+
+LABELS = ("y_train", "y", "labels")
+FIRST = 10_000  # files whose names are looked at to see whether a place holds images
+
+
+def open_source(path: str, labels: str | None = None) -> ImageSource:
+    """List the images at `path`.
+
+    A folder, a glob, a .txt or .csv list, .npy, .npz (`file.npz::key`), .zip, tar or Parquet shards (one, a folder or a
+    pattern of them), or one image; of these folder, glob, shards and image also at an address, as s3://bucket/photos.
+    `labels` is a CSV `path,label` or, for arrays, an array (`file.npz::key`); without it the labels are those the
+    source has itself: a list's label column, `y_...` beside `x_...`, a shard's `.cls` or `label`, the folders the
+    images lie in, or none. Raises UserError.
+    """
+    path = home_spelt(path)
+    file, key = split_key(path)
+    disk, suffix = disk_of(file), suffix_of(file)
+    source: ImageSource
+    if suffix in (*SHARDS, *PACKED):
+        source = open_shards(path)
+    elif not disk.exists(file):
+        source = open_glob(path)
+    elif disk.is_folder(file):
+        source = open_folder(path)
+    elif disk.remote and suffix in (".txt", ".csv", ".npy", ".npz", ".zip"):
+        raise UserError(
+            f"{path}: lists, arrays and zips are read from this machine's disks: download it first. "
+            "At an address are read: a folder, a pattern, .tar and .parquet."
+        )
+    elif suffix in (".txt", ".csv"):
+        source = open_list(path)
+    elif suffix in (".npy", ".npz"):
+        source = open_array(file, key)
+    elif suffix == ".zip":
+        source = ZipSource(path)
+    elif disk.remote and suffix in suffixes():
+        source = FileSource(path, posixpath.dirname(path), [posixpath.basename(path)])
+    elif not disk.remote and is_image(Path(), path):
+        source = FileSource(path, Path(path).parent, [Path(path).name])
+    else:
+        raise UserError(
+            f"{path}: no source of images. Give a folder, a glob, a .txt or .csv list, or a .npy, .npz, .zip, .tar or "
+            ".parquet file."
+        )
+    if labels is not None:
+        source.labels = labels_from(str(Path(labels).expanduser()), source)
+    return source
+
+
+def reads(path: str) -> bool:
+    """Whether `path` looks like images, by its suffix or its first files. False where nothing is there."""
+    path = home_spelt(path)
+    file, key = split_key(path)
+    place, suffix = Path(file), suffix_of(file)
+    try:
+        disk = disk_of(file)
+        if suffix in SHARDS or (disk.remote and not disk.is_folder(file)):
+            return len(open_source(path)) > 0
+        if disk.is_folder(file):
+            names = chain.from_iterable(disk.runs(file))
+            known = {*suffixes(), *SHARDS}
+            return any(
+                suffix_of(name) in known or (not disk.remote and is_image(place, name)) for name in islice(names, FIRST)
+            )
+        if not place.exists():
+            root, pattern = split_glob(path)
+            below = islice(matching(walk(Path(root), depth_of(pattern)), pattern), FIRST)
+            return bool(pattern) and any(is_image(Path(root), name) for name in below)
+        if suffix in (".txt", ".csv"):
+            return any(suffix_of(cell.strip()) in suffixes() for row in islice(table(place), FIRST) for cell in row)
+        if suffix in (".npy", ".npz"):
+            return len(shape_of(file, key)) in (3, 4)
+        if suffix == ".zip":
+            with opened_zip(file) as members:
+                return any(suffix_of(name) in suffixes() for name in members.namelist())
+        return is_image(Path(), path)
+    except (UserError, OSError):
+        return False
+
+
+# Opening -------------------------------------------------------------------------------------------------------------
+
+
+def home_spelt(path: str) -> str:
+    return plain_path(path if is_address(path) else str(Path(path).expanduser()))
+
+
+def open_folder(path: str) -> ImageSource:
+    disk = disk_of(path)
+    names, ignored = chosen(disk.runs(path), opener(disk, path))
+    if not names:
+        if shards := [suffix for suffix in SHARDS if suffix in ignored]:
+            return open_shards(f"{path}/**/*{shards[0]}")
+        raise UserError(
+            f"{path}: no images in this folder. It {f'holds {listed(ignored)}' if ignored else 'is empty'}."
+        )
+    source = FileSource(path, path if disk.remote else Path(path), names, partial(folder_labels, names))
+    source.ignored = ignored
+    return source
+
+
+def open_glob(path: str) -> FileSource:
+    disk = disk_of(path)
+    root, pattern = split_glob(path)
+    if not pattern or not disk.is_folder(root):
+        raise disk.nowhere(root if pattern else split_key(path)[0])
+    below = chain.from_iterable(disk.runs(root, depth_of(pattern)))
+    names, ignored = chosen([matching(below, pattern)], opener(disk, root))
+    if not names:
+        found = f"only {listed(ignored)}" if ignored else "no file"
+        raise UserError(
+            f"{path}: this pattern matches {found}. Write ** for folders of any depth, as in photos/**/*.jpg."
+        )
+    source = FileSource(path, root if disk.remote else Path(root), names, partial(folder_labels, names))
+    source.ignored = ignored
+    return source
+
+
+def opener(disk: Disk, root: str) -> Callable[[str], IO[bytes]]:
+    return lambda name: disk.open(joined(root, name))
+
+
+def open_list(path: str) -> FileSource:
+    """Files named one a line (.txt), or in the column `path` or else the first of a .csv; its labels if complete."""
+    here = Path(path).parent
+    named, labels = paths_and_labels(Path(path), lambda cell: suffix_of(cell) in suffixes() or (here / cell).is_file())
+    if not named:
+        raise UserError(f"{path}: this list is empty. Give one path a line.")
+    names = Names(map(posixpath.normpath, named))
+    relative = (name for name in names if not posixpath.isabs(name))
+    root = here if any((here / name).exists() for name in islice(relative, FIRST)) else Path()
+    missing = [name for name in names if not os.path.isfile(posixpath.join(root, name))]  # noqa: PTH113 - ten million
+    if missing:
+        places = "its folder" if root == Path() == here else f"{here} and the working folder"
+        raise UserError(f"{path}: {some(missing, len(names), 'files')} are not there. Looked in {places}.")
+    if twice := repeated(names):
+        raise UserError(f"{path}: {some(twice, len(names), 'files')} are named more than once.")
+    given = partial(folder_labels, names) if labels is None else labels if all(labels) else None
+    return FileSource(path, root, names, given)
+
+
+# Labels --------------------------------------------------------------------------------------------------------------
+
+
+def labels_from(path: str, source: ImageSource) -> list[str]:
+    """One label an item, from a CSV `path,label` or, for an array of images, an array of labels. Raises UserError."""
+    file, key = split_key(path)
+    suffix = Path(file).suffix.lower()
+    if not Path(file).exists():
+        raise Disk().nowhere(file)
+    if suffix in (".npy", ".npz") and isinstance(source, ArraySource):
+        key = npz_key(file, key, LABELS) if suffix == ".npz" else None
+        labels = label_strings(file, key)
+        if labels is None:
+            raise UserError(f"{path}: labels are one whole number or one text an item.")
+        if len(labels) != len(source):
+            raise UserError(f"{path}: {len(labels)} labels for the {len(source)} images of {source.path}.")
+        return labels
+    if suffix == ".csv":
+        return labels_from_csv(Path(file), source)
+    raise UserError(
+        f"{path}: labels are read from a .csv with the columns path and label, or for arrays from .npy or .npz."
+    )
+
+
+def labels_from_csv(path: Path, source: ImageSource) -> list[str]:
+    """Labels by name: a path from the source's root or from the CSV's folder, or a file name that is unique."""
+    by_name = {source.name(i): i for i in range(len(source))}
+    by_file: dict[str, list[int]] = {}
+    by_place: dict[str, int] = {}
+    for name, i in by_name.items():
+        by_file.setdefault(posixpath.basename(name), []).append(i)
+        if isinstance(source, FileSource):
+            by_place[os.path.normpath(Path.cwd() / source.root / name)] = i
+
+    def item(cell: str) -> int | None:
+        if (name := posixpath.normpath(cell)) in by_name:
+            return by_name[name]
+        if (place := os.path.normpath(Path.cwd() / path.parent / cell)) in by_place:
+            return by_place[place]
+        same = by_file.get(cell, [])
+        if len(same) > 1:
+            raise UserError(
+                f"{path}: {cell} could be any of {len(same)} files ({', '.join(source.name(i) for i in same[:3])}). "
+                "Write the path, not the file name only."
+            )
+        return same[0] if same else None
+
+    cells, labels = paths_and_labels(path, lambda cell: item(cell) is not None or suffix_of(cell) in suffixes())
+    if labels is None:
+        raise UserError(f"{path}: which column is the label? Name the columns path and label.")
+    found: dict[int, str] = {}
+    missing: list[str] = []
+    for cell, label in zip(cells, labels, strict=True):
+        known = item(cell)
+        if known is None:
+            if not (path.parent / cell).exists():  # a file that is there but not in this source may have its label
+                missing.append(cell)
+        elif found.setdefault(known, label) != label:
+            raise UserError(f"{path}: {cell} has two labels, {found[known]} and {label}.")
+    if missing:
+        raise UserError(
+            f"{path}: {some(missing, len(cells), 'rows')} name files that are neither in {source.path} nor there."
+        )
+    bare = [source.name(i) for i in range(len(source)) if not found.get(i)]
+    if bare:
+        raise UserError(f"{path}: {some(bare, len(source), 'images')} have no label.")
+    return [found[i] for i in range(len(source))]
+
+
+# Arrays --------------------------------------------------------------------------------------------------------------
+
+
+def open_array(path: str, key: str | None) -> ArraySource:
+    if Path(path).suffix.lower() == ".npy":
+        return ArraySource(path, None)
+    key = npz_key(path, key, IMAGES)
+    source = ArraySource(path, key)
+    beside = {"x": "y", "images": "labels"}.get(key, f"y_{key[2:]}" if key.startswith("x_") else None)
+    if beside in npz_keys(path):
+        labels = label_strings(path, beside)
+        source.labels = labels if labels is not None and len(labels) == len(source) else None
+    return source

@@ -1,0 +1,90 @@
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfsame.storage.folders import walk
+from selfsame.storage.names import Names, repeated
+
+TEXTS = st.lists(st.text(st.characters(codec="utf-8"), max_size=12), max_size=30)
+
+
+@given(TEXTS)
+def test_names_are_a_sequence_like_a_list(texts):
+    names = Names(texts)
+    assert names == texts and list(names) == texts and len(names) == len(texts)
+    assert [names[i] for i in range(-len(texts), len(texts))] == texts + texts
+    assert names[1:-1:2] == texts[1:-1:2]
+    assert pickle.loads(pickle.dumps(names)) == names == Names.of(names.text, names.ends)
+    assert sorted(repeated(names)) == sorted({text for text in texts if texts.count(text) > 1})
+    with pytest.raises(IndexError):
+        names[len(texts)]
+
+
+def test_names_that_are_no_utf8_stay_what_they_are():
+    assert Names(["\udcff.png", "ä"])[0] == "\udcff.png"
+
+
+@given(st.sets(st.lists(st.sampled_from(["a", "a-", "a.b", "b", "B", "ab", "ä"]), min_size=1, max_size=3).map(tuple)))
+def test_a_walk_has_the_order_of_whole_names(tmp_path_factory, paths):
+    root = tmp_path_factory.mktemp("walk")
+    for parts in paths:
+        place = root.joinpath(*(f"{part}_" for part in parts[:-1]), parts[-1])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    found = list(walk(root))
+    assert found == sorted(found) and len(found) == len(paths)
+
+
+OPEN_MANY = """
+import os, resource, sys, time
+from selfsame.modalities.image import opening
+
+class Entry:
+    def __init__(self, name, folder):
+        self.name, self.folder = name, folder
+    def is_symlink(self): return False
+    def is_file(self): return not self.folder
+    def is_dir(self): return self.folder
+
+class Listing:  # 1,000 folders of 10,000 photos, out of order as on a disk
+    def __init__(self, path):
+        top = str(path).endswith("photos")
+        self.path, self.names = path, range(999, -1, -1) if top else range(9_999, -1, -1)
+        self.form = "n{:08d}" if top else os.path.basename(path) + "_{:05d}.JPEG"
+        self.folder = top
+    def __enter__(self): return (Entry(self.form.format(k), self.folder) for k in self.names)
+    def __exit__(self, *error): pass
+
+def status(path):
+    return type("S", (), {"st_dev": 1, "st_ino": hash(path)})()
+
+import pathlib
+from selfsame.storage import disk, folders
+folders.os.scandir = Listing
+folders.Path.stat = status
+disk.Disk.is_folder = disk.Disk.exists = lambda self, path: True
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+began = time.process_time()
+source = opening.open_source("photos")
+seconds = time.process_time() - began
+assert len(source) == 10_000_000
+assert source.name(0) == "n00000000/n00000000_00000.JPEG" and source.name(9_999_999) == "n00000999/n00000999_09999.JPEG"
+print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+"""
+
+
+@pytest.mark.timeout(200)
+def test_ten_million_names_cost_half_a_minute_and_less_than_a_gigabyte():
+    """The listing is made up: what is measured is all that comes after the system's answer."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_MANY], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0, done.stderr
+    seconds, gibibytes = map(float, done.stdout.split())
+    print(f"{seconds:.1f} s, {gibibytes:.2f} GiB")
+    assert gibibytes < 1 and seconds < 30
