@@ -47,7 +47,7 @@ PUBLISHED = [  # network, batch, card, images/s in mixed precision, where from; 
 SIDE = 224
 IMAGENET, PHOTO = 1_281_167, 110e3  # images, bytes of one
 KEPT = 336 * 448 * 3  # bytes of a cached photo of 4 to 3 sides, its short one 1.5 views
-NETS = ("resnet50", "vit_small_patch16_224")
+NETS = {"resnet50": {}, "resnet50, group norm": {"norm": "group"}, "vit_small_patch16_224": {}}
 EACH = 128  # images a card and step, in the table of scaling
 STATS = image.Stats(
     items=IMAGENET, channels=3, bits=8, white=255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
@@ -95,12 +95,14 @@ def flops(counted: Counted) -> float:
     return sum(operation.flops for operation in counted.operations) / counted.rows
 
 
-def count(net: str, rows: int, optimizer: str, steps: int, batch: int, together: bool) -> Counted:
+def count(
+    net: str, rows: int, optimizer: str, steps: int, batch: int, together: bool, settings: dict[str, Any] | None = None
+) -> Counted:
     """BYOL on 224 px photos, fitted to the job as `pretrain` does it."""
     torch.manual_seed(0)
     encoder = image.make_encoder(net, SIDE, STATS)
     budget = Budget(items=IMAGENET, batch=batch, steps=steps, dim=encoder.dim)
-    learner = ss.methods.BYOL().fitted(budget).build(encoder).to(memory_format=torch.channels_last)
+    learner = ss.methods.BYOL(**settings or {}).fitted(budget).build(encoder).to(memory_format=torch.channels_last)
     recipe = image.recipe("photo", SIDE, STATS)
 
     def device_half(rows: int) -> Any:
@@ -148,16 +150,17 @@ def answers() -> list[dict]:
 def scaling() -> list[dict]:
     """The same images a card on more and more cards."""
     rows = []
-    for net in NETS:
-        alone = count(net, EACH, "adamw", 10**6, EACH, False)
-        shared = count(net, EACH, "adamw", 10**6, EACH * 2, True)
+    for name, settings in NETS.items():
+        net = name.split(",")[0]
+        alone = count(net, EACH, "adamw", 10**6, EACH, False, settings)
+        shared = count(net, EACH, "adamw", 10**6, EACH * 2, True, settings)
         for gpus in (1, 2, 8, 64, 512, 1024):
             job = Job(items=10**9, batch=EACH * gpus, steps=10**6, at_rest=PHOTO, read_files=1e-3)
             price = priced(shared if gpus > 1 else alone, job, CARDS["h100"], gpus)
             talk = price.network
             rows.append(
                 {
-                    "net": net,
+                    "net": name,
                     "gpus": gpus,
                     "items_a_second": price.total.items_a_second,
                     "computing": price.compute.seconds,

@@ -187,13 +187,13 @@ def _device_half(make: Callable[[int], Any] | None, rows: int) -> list[Operation
 
 def _of_optimizer(name: Name) -> tuple[float, float]:
     """(bytes kept, bytes moved by an update) for each byte of the parameters."""
-    weight = nn.Linear(STAND_IN, STAND_IN, bias=False)
-    optimizer = make_optimizer(name, weight, 0.1, 0.1)
+    weight = nn.Parameter(torch.ones(STAND_IN, STAND_IN))
+    optimizer = make_optimizer(name, nn.ParameterList([weight]), 0.1, 0.1)
     for _ in range(2):  # the first step makes what is kept
-        weight.weight.grad = torch.ones_like(weight.weight)
+        weight.grad = torch.ones_like(weight)
         with Tally() as tally:
             optimizer.step()
-    size = _size(weight.weight)
+    size = _size(weight)
     kept = sum(_size(value) for one in optimizer.state.values() for value in one.values() if isinstance(value, Tensor))
     return kept / size, sum(operation.bytes for operation in tally.operations) / size
 

@@ -35,7 +35,7 @@ def priced_on(job: Pretrain, card: Card, gpus: int, items: int | None, network: 
     counted = counted_of(work, learner, rows_of(work, gpus), gpus)
     cost = priced(counted, asked, card, gpus, network)
     if gpus > 1:
-        problems += dearer(counted, counted_of(work, learner, rows_of(work, gpus), 1), card)
+        problems += dearer(work, counted, counted_of(work, learner, rows_of(work, gpus), 1), card)
     problems += misfits(work, cost, card, gpus) + unsaid(work, counted)
     lines = [*lines_of_job(work, learner), *lines_of_cost(cost, asked, card, gpus)]
     said(lines, problems, MODEL.format(share=SHARE, machine=dist.machine(torch.device("cpu"))))
@@ -208,15 +208,16 @@ def misfits(work: Pretraining, cost: Cost, card: Card, gpus: int) -> list[str]:
     return found
 
 
-def dearer(counted: Counted, alone: Counted, card: Card) -> list[str]:
+def dearer(work: Pretraining, counted: Counted, alone: Counted, card: Card) -> list[str]:
     """What sharing batch statistics costs a card in work of its own, where that is much."""
     ratio = sum(seconds for _, seconds in times(counted, card)) / sum(seconds for _, seconds in times(alone, card))
     if ratio < DEARER:
         return []
+    cure = "; nor does --method.norm group" if "norm" in type(work.method).model_fields else ""
     return [
-        f"with batch statistics shared, a card computes {ratio:.1f} times as long as one alone: they are taken and used "
-        "by plain operations, which read and write each map many times. A network or method without batch statistics "
-        "(--method.norm group, a vision transformer) does not pay this."
+        f"with batch statistics shared, a card computes {ratio:.1f} times as long as one alone: plain operations take "
+        "and use them, and read and write each map many times. Networks without batch norm, such as vision "
+        f"transformers, do not pay this{cure}."
     ]
 
 
