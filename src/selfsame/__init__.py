@@ -20,6 +20,7 @@ _PLACES = {
     "export": "selfsame.jobs.export",
     "views": "selfsame.jobs.views",
     "profile": "selfsame.jobs.profile",
+    "plan": "selfsame.jobs.plan",
     "load": "selfsame.jobs.runs",
     "encoder": "selfsame.jobs.runs",
     "Run": "selfsame.jobs.runs",

@@ -27,6 +27,7 @@ JOBS = {  # command -> the record that is its definition
     "export": "Export",
     "views": "Views",
     "profile": "Profile",
+    "plan": "Plan",
     "methods": "Methods",
 }
 NAMED = ("method", "views")  # flags that name a set of settings, which `--method.x` changes one by one

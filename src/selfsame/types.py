@@ -126,6 +126,10 @@ class Source(Protocol):
         """The decoded item. Raises UnreadableItem with the reason."""
         ...
 
+    def stored(self, i: int) -> int:
+        """Bytes of the item at rest. Raises UnreadableItem."""
+        ...
+
     def fit(self, stats: Any) -> None:
         """From now on every item comes in the form of these statistics."""
         ...

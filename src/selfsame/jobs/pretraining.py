@@ -100,6 +100,7 @@ class Pretraining:
         self.fingerprint = self.data.fingerprint()
         self.readable = self.data.readable()
         self.learn_from, self.look_at = self.divided()
+        self.items = len(self.learn_from)
 
     def learn(self, learner: Learner, probe: Any) -> None:
         """Train from where the folder stands to the end, and keep what came of it."""
@@ -168,6 +169,28 @@ class Pretraining:
 
     def prepared(self) -> Learner:
         """Decide everything and build the learner, on its device."""
+        job, stats = self.job, self.data.stats
+        encoder = self.decided()
+        learner = dist.place(self.method.build(encoder), self.on)
+        self.lines = [
+            Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
+            Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),
+            Line(name="view size", value=f"{self.size} px", why="given" if job.image_size else "from the data"),
+            Line(name="views", value=str(job.views["name"]), why=changed_line(job.views)),
+            Line(name="encoder", value=f"{self.name}, {encoder.dim}-d", why=f"{count(encoder):.1f} M parameters"),
+            Line(name="method", value=type(job.method).name, why=settings_line(self.method)),
+            *self.lines_of_loop,
+            Line(name="workers", value=str(self.workers), why=self.why_workers),
+            self.line_of_cache,
+            Line(name="device", value=str(self.on), why=dist.machine(self.on)),
+        ]
+        if self.before is not None:
+            then = {line.name: line for line in self.before.lines if line.name not in MAY_CHANGE}
+            self.lines = [then.get(line.name, line) for line in self.lines]
+        return learner
+
+    def decided(self) -> Encoder:
+        """Decide everything, for `items` items, and make the encoder."""
         job, modality, stats = self.job, self.data.modality, self.data.stats
         large = self.on.type == "cuda"
         self.module = module = job.encoder if not isinstance(job.encoder, str) else None
@@ -184,12 +207,12 @@ class Pretraining:
             encoder = modality.make_encoder(name, self.size, stats, weights)
         else:
             encoder = modality.own_encoder(module, self.size, stats, weights)
-        self.loop, lines = plan_loop(len(self.learn_from), encoder.has_tokens, self.wishes(), self.on)
+        self.loop, self.lines_of_loop = plan_loop(self.items, encoder.has_tokens, self.wishes(), self.on)
         if self.before is not None:
             self.loop = self.continued(self.before, self.loop)
-        if self.loop.batch > len(self.learn_from):
+        if self.loop.batch > self.items:
             raise UserError(
-                f"--batch-size {self.loop.batch} is larger than the {len(self.learn_from)} items to learn from. "
+                f"--batch-size {self.loop.batch} is larger than the {self.items} items to learn from. "
                 "Give a smaller one."
             )
         if self.loop.batch // (self.loop.accumulate * dist.world()) < 2:
@@ -197,31 +220,15 @@ class Pretraining:
                 f"--batch-size {self.loop.batch} over {self.loop.accumulate} micro-batches leaves fewer than 2 items "
                 "in each; batch statistics need two. Raise --batch-size or lower --accumulate."
             )
-        budget = Budget(items=len(self.learn_from), batch=self.loop.batch, steps=self.loop.steps, dim=encoder.dim)
+        budget = Budget(items=self.items, batch=self.loop.batch, steps=self.loop.steps, dim=encoder.dim)
         self.method: Method = job.method.fitted(budget)
         if self.before is not None:
             self.method = checked(type(self.method), self.before.method_settings, ["method"])
         in_memory = getattr(self.data.source, "array", None) is not None
-        self.workers, why = workers_for(in_memory, job.workers)
-        self.cache, kept = self.planned_cache()
-        learner = dist.place(self.method.build(encoder), self.on)
+        self.workers, self.why_workers = workers_for(in_memory, job.workers)
+        self.cache, self.line_of_cache = self.planned_cache()
         self.name = name if module is None else type(module).__name__
-        self.lines = [
-            Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
-            Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),
-            Line(name="view size", value=f"{self.size} px", why="given" if job.image_size else "from the data"),
-            Line(name="views", value=str(job.views["name"]), why=changed_line(job.views)),
-            Line(name="encoder", value=f"{self.name}, {encoder.dim}-d", why=f"{count(encoder):.1f} M parameters"),
-            Line(name="method", value=type(job.method).name, why=settings_line(self.method)),
-            *lines,
-            Line(name="workers", value=str(self.workers), why=why),
-            kept,
-            Line(name="device", value=str(self.on), why=dist.machine(self.on)),
-        ]
-        if self.before is not None:
-            then = {line.name: line for line in self.before.lines if line.name not in MAY_CHANGE}
-            self.lines = [then.get(line.name, line) for line in self.lines]
-        return learner
+        return encoder
 
     def wishes(self) -> Wishes:
         """What the user decided; of a run that goes on, what was decided then, but for its length."""
@@ -258,7 +265,7 @@ class Pretraining:
     def planned_cache(self) -> tuple[Any, Line]:
         """What of the items is kept decoded, and the line of the plan that says so."""
         most = None if self.job.cache is None else int(self.job.cache * 2**30)
-        passes = self.loop.steps * self.loop.batch / len(self.learn_from)
+        passes = self.loop.steps * self.loop.batch / self.items
         plan: Any = None
         why = "the data are at rest decoded, or there is no place for more"
         if self.before is not None:
@@ -371,12 +378,7 @@ class Pretraining:
         ]
         if not dist.first():
             return
-        from rich.table import Table
-
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        for line in self.lines:
-            table.add_row(line.name, line.value, f"[dim]{line.why}[/dim]")
-        console.print(table)
+        show_lines(self.lines)
 
     def trial(self, learner: Learner, steps: Steps) -> tuple[float, int]:
         """(seconds of a step, bytes at the peak), from forward and backward passes that leave no trace."""
@@ -450,6 +452,15 @@ def sampled(source: Any, items: Any, draws: Draws, modality: str, plan: Any, vie
     from selfsame import modalities
 
     return modalities.load(modality).sample(source, items, plan, views, draws)
+
+
+def show_lines(lines: list[Line]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for line in lines:
+        table.add_row(line.name, line.value, f"[dim]{line.why}[/dim]")
+    console.print(table)
 
 
 def strengths(modality: Any, wish: dict[str, Any], size: int, stats: Record) -> Record:

@@ -133,6 +133,11 @@ class ImageSource:
         state = os.fstat(file.fileno())
         return (state.st_mtime_ns * 1_000_003 + state.st_size) % 2**63
 
+    def stored(self, i: int) -> int:
+        """Bytes of the item at rest. Raises UnreadableItem."""
+        with readable(), self.file(i) as file:
+            return os.fstat(file.fileno()).st_size
+
     def note(self, headers: dict[int, Header]) -> None:
         """Keep the sizes and stamps; an item without a header has size 0."""
         self.sizes, self.stamps = np.zeros((len(self), 2), np.int32), np.zeros(len(self), np.int64)
@@ -193,6 +198,11 @@ class ZipSource(ImageSource):
         assert self.handle is not None
         return self.handle[1].getinfo(self.names[i]).CRC
 
+    def stored(self, i: int) -> int:
+        with readable(), self.file(i):
+            assert self.handle is not None
+            return self.handle[1].getinfo(self.names[i]).compress_size
+
     def __del__(self) -> None:
         handle = getattr(self, "handle", None)
         if handle is not None:
@@ -229,6 +239,9 @@ class ArraySource(ImageSource):
 
     def header(self, i: int) -> Header:
         return StoredPicture(self.values[i]).header
+
+    def stored(self, i: int) -> int:
+        return self.values[i].nbytes
 
     @property
     def array(self) -> UInt[np.ndarray, "n h w c"] | None:
