@@ -147,7 +147,7 @@ def learned(variant: str, rows: slice) -> dict[str, torch.Tensor]:
 class Numbers:
     """Sixteen items, known by their numbers."""
 
-    labels = None
+    labels = blocks = None
 
     def __len__(self) -> int:
         return 16

@@ -28,7 +28,7 @@ def painted() -> np.ndarray:
 class Pictures:
     """64 to learn from and 16 to look at; some may be broken."""
 
-    labels = None
+    labels = blocks = None
 
     def __init__(self, broken: tuple[int, ...] = ()) -> None:
         self.broken = broken

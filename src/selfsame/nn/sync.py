@@ -71,7 +71,9 @@ def statistics(x: Float[Tensor, "b c *rest"]) -> tuple[Float[Tensor, "c"], Float
 
     The same to the bit on every process.
     """
-    variance, mean = torch.var_mean(_wide(x), dim=_axes(x), correction=0)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    unused = x.new_zeros(x.shape[1], dtype=wide)  # running statistics that do not move; of them the dtype counts
+    mean, variance = torch.batch_norm_update_stats(x, unused, unused.clone(), 0.0)  # one pass, nothing large is written
     mine = torch.cat([mean, variance, mean.new_full((1,), x.numel() // x.shape[1])])
     every = [torch.empty_like(mine) for _ in range(td.get_world_size())]
     td.all_gather(every, mine)
@@ -100,24 +102,29 @@ class _Normalise(Function):
         eps: float,
     ) -> Tensor:
         ctx.save_for_backward(x, mean, torch.rsqrt(variance + eps), total, weight)
-        return F.batch_norm(_wide(x), mean, variance, weight, bias, False, 0.0, eps).to(x.dtype)
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, scale, total, weight = ctx.saved_tensors
-        gradient, axes = _wide(gradients[0]), _axes(x)
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        centred = _wide(x) - mean.view(shape)
-        sums = torch.stack([gradient.sum(dim=axes), (gradient * centred).sum(dim=axes) * scale])
-        of_bias, of_weight = sums.clone()
+        gradient = gradients[0]
+        # Of torch's own backward only the two sums are wanted: of gradient * (x - mean) * scale, and of gradient.
+        ones = torch.ones_like(mean) if weight is None else weight
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, ones, None, None, mean, scale, True, 0.0, [False, True, True]
+        )
         of_x = None
         if ctx.needs_input_grad[0]:
+            sums = torch.stack([of_bias, of_weight]).to(mean.dtype)
             td.all_reduce(sums)
             level, slope = sums / total
-            gain = scale if weight is None else scale * weight
-            of_x = (gradient - level.view(shape) - centred * (scale * slope).view(shape)) * gain.view(shape)
-            of_x = of_x.to(x.dtype)
+            gain = scale * ones
+            # gain * (gradient - level - (x - mean) * scale * slope), as a line in x and one in the gradient
+            tilt = -gain * scale * slope
+            shape = (1, -1, *[1] * (x.ndim - 2))
+            line = torch.addcmul((-gain * level - tilt * mean).view(shape), x, tilt.view(shape))  # in fp32
+            of_x = torch.addcmul(line, gradient, gain.view(shape), out=torch.empty_like(x))
         wanted = ctx.needs_input_grad
         return of_x, None, None, None, of_weight if wanted[4] else None, of_bias if wanted[5] else None, None
 
@@ -145,11 +152,3 @@ class _Sum(Function):
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         td.all_reduce(total)
         return total
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-def _axes(x: Tensor) -> tuple[int, ...]:
-    return (0, *range(2, x.ndim))
