@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import selfsame as ss
 from selfsame.engine.state import claimed, resume, save, saved, write_text, write_whole
 from selfsame.errors import UserError
-from tests.conftest import Tiny
+from tests.conftest import QUICK, Tiny
 
 LARGE = {"weights": torch.zeros(100_000)}
 
@@ -27,17 +29,18 @@ def names_in(folder):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A real disk of 64 KiB."""
+def small_disk(tmp_path, request):
+    """A real disk, of 64 KiB unless the test says otherwise."""
     folder = tmp_path / "small"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    size = getattr(request, "param", "64k")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
     if done.returncode:
         pytest.skip("this user cannot mount a disk of its own")
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 # Writing -------------------------------------------------------------------------------------------------------------
@@ -267,3 +270,33 @@ def test_a_state_that_cannot_be_read_is_not_called_damaged(tmp_path, tiny, monke
     monkeypatch.setattr(torch, "load", refuse)
     with pytest.raises(UserError, match=r"cannot be read: .*Permission denied.* The file is untouched"):
         resume(tmp_path, tiny, optimizer_of(tiny))
+
+
+@pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
+def test_a_disk_that_is_full_during_a_save_stops_the_run_in_words_and_loses_nothing(small_disk, pictures, tmp_path):
+    settings = {**QUICK, "save_every": 2, "epochs": 4, "cache": 0}
+    whole = ss.pretrain(pictures, out=tmp_path / "whole", **settings)
+    filler = small_disk / "filler"
+    met = []
+
+    def fill(*args, **more):
+        """Somebody else takes what is left of the disk, but for a part of a state, before the third save."""
+        met.append(1)
+        if len(met) == 3:
+            free = shutil.disk_usage(small_disk).free
+            filler.write_bytes(bytes(free - 20_000))
+        return saving(*args, **more)
+
+    saving = torch.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", fill)
+        with pytest.raises(
+            UserError, match=r"cannot write .*step-.*: the disk is full. Free some space and run the same"
+        ):
+            ss.pretrain(pictures, out=small_disk / "run", **settings)
+    states = sorted(path.name for path in (small_disk / "run" / "state").iterdir())
+    assert len(met) == 3 and len(states) == 2  # those before it, and no draft
+    filler.unlink()
+    run = ss.pretrain(pictures, out=small_disk / "run", **settings)
+    weights = [(folder / "encoder.safetensors").read_bytes() for folder in (whole.folder, run.folder)]
+    assert weights[0] == weights[1]
