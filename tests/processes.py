@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -28,7 +29,7 @@ from selfsame.engine.loop import Loop, train
 from selfsame.errors import UserError
 from selfsame.methods.byol import BYOL
 from selfsame.nn.norm import frozen_statistics
-from selfsame.nn.sync import synchronised
+from selfsame.nn.sync import gathered, synchronised
 from selfsame.nn.whiten import Whiten
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +54,7 @@ KINDS = {
     "plain": (lambda: nn.BatchNorm2d(6, affine=False, track_running_stats=False), (8, 6, 4, 3)),
     "fused": (lambda: BatchNormAct2d(6, act_layer=nn.SiLU), (8, 6, 4, 3)),
 }
+CONTRASTS = ("own rows", "all rows")
 VARIANTS = {
     "default": {},
     "no projector": {"projector": False},
@@ -215,6 +217,21 @@ def commanded(folder: Path) -> dict[str, int]:
     return codes
 
 
+def contrasted(rows: slice, kind: str) -> dict[str, torch.Tensor]:
+    """Loss and gradient of InfoNCE between all items: of the own rows against all columns, or of all rows."""
+    torch.manual_seed(3)
+    net = nn.Linear(6, 4).double()
+    one, two = torch.randn(2, 8, 6, dtype=torch.float64)
+    p, z = (F.normalize(net(view[rows])) for view in (one, two))
+    labels = torch.arange(8)
+    if kind == "own rows":
+        loss = F.cross_entropy(p @ gathered(z).T / 0.2, labels[rows])
+    else:
+        loss = F.cross_entropy(gathered(p) @ gathered(z).T / 0.2, labels)
+    loss.backward()
+    return {"loss": loss.detach(), "order": gathered(labels[rows]), **{n: q.grad for n, q in net.named_parameters()}}
+
+
 def together(folder: Path) -> dict[str, object]:
     told: dict[str, object] = {"codes": commanded(folder)}
     with dist.group(CPU):
@@ -223,6 +240,7 @@ def together(folder: Path) -> dict[str, object]:
         told["channels last"] = normalised("maps", SHARES[rank], channels_last=True)
         told["whitened"] = whitened(SHARES[rank])
         told["bf16"] = in_bf16(SHARES[rank])
+        told["contrasted"] = {kind: contrasted(rows_of(rank, 8), kind) for kind in CONTRASTS}
         told["learned"] = {variant: learned(variant, rows_of(rank, 8)) for variant in VARIANTS}
         told["nan"] = trained(folder / "nan", nan_at=3)
         told["lost"] = trained(folder / "lost", lost_at=3)

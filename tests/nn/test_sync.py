@@ -8,7 +8,7 @@ from torch import nn
 
 from selfsame.errors import UserError
 from selfsame.nn.sync import synchronised
-from tests.processes import KINDS, SHARES, in_bf16, normalised, outcomes
+from tests.processes import CONTRASTS, KINDS, SHARES, contrasted, in_bf16, normalised, outcomes
 
 WHOLE = slice(0, 8)
 OF_ROWS = ("y", "x", "frozen", "eval")  # the rest is of parameters and buffers
@@ -86,3 +86,12 @@ def test_a_batch_norm_with_a_forward_of_its_own_is_refused():
 
     with pytest.raises(UserError, match=r"0\.1 is a Odd.*--method.norm group"):
         synchronised(nn.Sequential(nn.Sequential(nn.ReLU(), Odd(3))))
+
+
+@pytest.mark.parametrize("kind", CONTRASTS)
+def test_rows_gathered_from_two_processes_teach_what_one_process_learns(told, kind):
+    parts, whole = [one["contrasted"][kind] for one in told], contrasted(WHOLE, kind)
+    assert all(torch.equal(part["order"], torch.arange(8)) for part in parts)
+    for name, expected in whole.items():  # DDP takes the mean of gradients, and the log that of losses
+        if name != "order":
+            torch.testing.assert_close(sum(part[name] for part in parts) / 2, expected, atol=1e-12, rtol=1e-12)

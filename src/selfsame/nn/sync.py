@@ -152,3 +152,34 @@ class _Sum(Function):
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         td.all_reduce(total)
         return total
+
+
+def gathered(x: Float[Tensor, "b ..."]) -> Float[Tensor, "n ..."]:
+    """The rows of all processes in the order of the global batch, x itself where there is one process.
+
+    All must have as many rows: every world-th is a process's own. The gradient is that of the sum of all processes'
+    losses; with the mean over processes that DDP takes, losses of the own rows against all, and losses of all rows on
+    every process, both learn what one process would. (A gather without gradient turns the direction of the first and
+    divides the second by the number of processes.)
+    """
+    return _all_rows(x) if td.is_initialized() else x
+
+
+@torch.compiler.disable  # as WholeBatch
+def _all_rows(x: Tensor) -> Tensor:
+    return _Gather.apply(x)
+
+
+class _Gather(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(td.get_world_size())]
+        td.all_gather(parts, x.contiguous())
+        return torch.stack(parts, dim=1).flatten(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        td.all_reduce(total)
+        return total[td.get_rank() :: td.get_world_size()]

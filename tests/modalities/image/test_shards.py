@@ -61,7 +61,7 @@ def test_shards_are_named_by_folder_pattern_or_braces(webdataset: Path, spelt: s
     assert reads(f"{webdataset}{spelt}")
     source = open_source(f"{webdataset}{spelt}")
     assert len(source) == 14 and source.ignored == {".txt": 14}
-    assert source.name(0) == "00000.png" and source.name(13) == "10005.png"
+    assert source.name(0) == "00000.png" and source.name(13) == "10005.png" and source.stored(9) == len(png(11))
     assert source.labels == [str(k % 3) for k in range(8)] + [str(k % 3) for k in range(6)]
     assert np.array_equal(source.read(9), paint(11 % 4, 11))
     stats, broken = measure(source)

@@ -136,7 +136,7 @@ class ImageSource:
     def stored(self, i: int) -> int:
         """Bytes of the item at rest. Raises UnreadableItem."""
         with readable(), self.file(i) as file:
-            return os.fstat(file.fileno()).st_size
+            return file.seek(0, io.SEEK_END)
 
     def note(self, headers: dict[int, Header]) -> None:
         """Keep the sizes and stamps; an item without a header has size 0."""
