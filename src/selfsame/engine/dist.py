@@ -33,6 +33,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
+def placed() -> bool:
+    """Whether whoever started this process has given it a place among others."""
+    return "WORLD_SIZE" in os.environ or "RANK" in os.environ
+
+
 def first() -> bool:
     return rank() == 0
 

@@ -233,7 +233,7 @@ def failed(
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """A list that gets the signal's number when SIGTERM or Ctrl-C comes; a second Ctrl-C ends at once."""
+    """A list that gets the number of a signal that asks to stop; a second Ctrl-C ends at once."""
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -241,15 +241,22 @@ def signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         asked.append(number)
 
+    with stopping(note):
+        yield asked
+
+
+@contextmanager
+def stopping(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Under it, `handler` is told of the signals that ask to stop: SIGTERM, Ctrl-C, and SIGUSR1 of batch systems."""
     before: dict[int, Any] = {}
     try:
-        for wanted in (signal.SIGTERM, signal.SIGINT):
-            before[wanted] = signal.signal(wanted, note)
+        for wanted in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+            before.setdefault(wanted, signal.signal(wanted, handler))
     except ValueError:  # not the main thread: signals are somebody else's
-        yield asked
+        yield
         return
     try:
-        yield asked
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -57,7 +57,9 @@ def workers_for(in_memory: bool, wish: int | None) -> tuple[int, str]:
     return max(1, min(8, mine - 1)), f"{mine} cores, one for training"
 
 
-def plan_loop(items: int, tokens: bool, wishes: Wishes, on: torch.device) -> tuple[Loop, list[Line]]:
+def plan_loop(
+    items: int, tokens: bool, wishes: Wishes, on: torch.device, processes: int = 1
+) -> tuple[Loop, list[Line]]:
     """Decide the loop for `items` training items; `tokens` says that the encoder is a transformer."""
     lines: list[Line] = []
 
@@ -80,7 +82,9 @@ def plan_loop(items: int, tokens: bool, wishes: Wishes, on: torch.device) -> tup
     while fitting > 16 and samples / fitting < LEAST_STEPS:
         fitting //= 2
     fitting = min(fitting, items)
-    batch = decide("batch size", wishes.batch_size, fitting, f"at most {most}, at least {LEAST_STEPS} steps")
+    fitting -= fitting % processes if fitting >= processes else 0
+    shared = f", a multiple of {processes}" if processes > 1 else ""
+    batch = decide("batch size", wishes.batch_size, fitting, f"at most {most}, at least {LEAST_STEPS} steps{shared}")
     batch = int(batch)
     steps = max(1, round(samples / batch))
     optimizer = wishes.optimizer or "adamw"

@@ -11,7 +11,17 @@ from selfsame.jobs.checked import checked, named
 from selfsame.jobs.runs import Run
 from selfsame.records import Method, Record
 
-FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "epochs", "save_every", "keep_states", "labels"}
+FREE_TO_CHANGE = {
+    "out",
+    "workers",
+    "device",
+    "max_skipped",
+    "epochs",
+    "save_every",
+    "keep_states",
+    "labels",
+    "processes",
+}
 GIVEN = "given in Python"  # ends the name of an encoder that is no name
 
 
@@ -112,6 +122,8 @@ class Pretrain(Training):
     """steps between two saved states"""
     keep_states: Annotated[int, Field(ge=1)] = 2
     """saved states to keep, the newest"""
+    processes: Annotated[int | None, Field(ge=1)] = None
+    """training processes to start on this machine [one a GPU; one without]"""
 
     @property
     def folder(self) -> Path:
@@ -121,8 +133,17 @@ class Pretrain(Training):
         return Path("runs") / (path.stem or path.resolve().name)
 
     def run(self) -> Run:
-        """Do it, or go on where it stopped. See `Pretraining.run` for what is raised."""
+        """Do it, or go on where it stopped, in as many processes as `processes` says.
+
+        See `Pretraining.run` for what is raised.
+        """
+        from selfsame.engine import dist
+        from selfsame.jobs.launching import launch, processes_for
         from selfsame.jobs.pretraining import Pretraining
+
+        if not dist.placed() and (count := processes_for(self)) > 1:
+            launch(self, count)
+            return Run(self.folder)
 
         return Pretraining(self).run()
 

@@ -36,13 +36,14 @@ from selfsame.jobs.data import (
 )
 from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
 from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
+from selfsame.nn.norm import largest_divisor
 from selfsame.records import Budget, Method, Record
 from selfsame.report.page import flat
 from selfsame.types import Draws, Encoder, Learner, mixed
 
 BEST = "best"
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
-MAY_CHANGE = ("data", "epochs", "steps", "workers", "device")  # lines of the plan when a run goes on
+MAY_CHANGE = ("data", "epochs", "steps", "workers", "device", "processes")  # lines of the plan when a run goes on
 
 
 class Begun(Record):
@@ -65,6 +66,11 @@ class Pretraining:
         self.job = job
         self.folder = job.folder
         self.on = dist.device(job.device)
+        if job.processes not in (None, dist.world()):
+            raise UserError(
+                f"--processes {job.processes}, but {dist.world()} were started. Leave it out where torchrun or srun "
+                "starts the processes."
+            )
 
     def run(self) -> Run:
         """Learn, or go on, or say that all is done.
@@ -184,7 +190,7 @@ class Pretraining:
             encoder = modality.make_encoder(name, self.size, stats, weights)
         else:
             encoder = modality.own_encoder(module, self.size, stats, weights)
-        self.loop, lines = plan_loop(len(self.learn_from), encoder.has_tokens, self.wishes(), self.on)
+        self.loop, lines = plan_loop(len(self.learn_from), encoder.has_tokens, self.wishes(), self.on, dist.world())
         if self.before is not None:
             self.loop = self.continued(self.before, self.loop)
         if self.loop.batch > len(self.learn_from):
@@ -192,11 +198,7 @@ class Pretraining:
                 f"--batch-size {self.loop.batch} is larger than the {len(self.learn_from)} items to learn from. "
                 "Give a smaller one."
             )
-        if self.loop.batch // (self.loop.accumulate * dist.world()) < 2:
-            raise UserError(
-                f"--batch-size {self.loop.batch} over {self.loop.accumulate} micro-batches leaves fewer than 2 items "
-                "in each; batch statistics need two. Raise --batch-size or lower --accumulate."
-            )
+        self.check_shares()
         budget = Budget(items=len(self.learn_from), batch=self.loop.batch, steps=self.loop.steps, dim=encoder.dim)
         self.method: Method = job.method.fitted(budget)
         if self.before is not None:
@@ -217,11 +219,30 @@ class Pretraining:
             Line(name="workers", value=str(self.workers), why=why),
             kept,
             Line(name="device", value=str(self.on), why=dist.machine(self.on)),
+            Line(name="processes", value=str(dist.world()), why=self.started_by()),
         ]
         if self.before is not None:
             then = {line.name: line for line in self.before.lines if line.name not in MAY_CHANGE}
             self.lines = [then.get(line.name, line) for line in self.lines]
         return learner
+
+    def check_shares(self) -> None:
+        """Raise UserError where a batch cannot be divided over processes and micro-batches."""
+        batch, cuts, world = self.loop.batch, self.loop.accumulate, dist.world()
+        if batch % world:
+            fewer = largest_divisor(batch, world)
+            held = "" if self.before is not None else f"Give a multiple of {world}, or "
+            raise UserError(
+                f"--batch-size {batch} cannot be divided over {world} processes. {held or 'Go on with '}"
+                f"--processes {fewer}."
+            )
+        if batch // (cuts * world) < 2:
+            places = f"{cuts} micro-batches" + (f" in each of {world} processes" if world > 1 else "")
+            cure = "Raise --batch-size or lower --accumulate" + (" or --processes." if world > 1 else ".")
+            raise UserError(
+                f"--batch-size {batch} over {places} leaves fewer than 2 items in each; batch statistics need two. "
+                f"{cure}"
+            )
 
     def wishes(self) -> Wishes:
         """What the user decided; of a run that goes on, what was decided then, but for its length."""
@@ -270,10 +291,16 @@ class Pretraining:
         value = f"{plan.bytes / 2**30:.2f} GiB" if plan else "none"
         return plan, Line(name="cache", value=value, why=plan.summary if plan else why)
 
+    def started_by(self) -> str:
+        """Why there are as many processes as there are."""
+        if self.job.processes is not None:
+            return "given"
+        if dist.world() == 1:
+            return "one device"
+        return "one a GPU" if self.on.type == "cuda" else "as they were started"
+
     def steps(self) -> Steps:
         job = self.job
-        if self.loop.batch % dist.world():
-            raise UserError(f"--batch-size {self.loop.batch} cannot be divided over {dist.world()} processes.")
         sample = functools.partial(sampled, modality=self.data.modality.name, plan=self.method.plan, views=self.views)
         source = self.data.source
         if self.cache is not None:
