@@ -8,7 +8,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -144,16 +144,29 @@ def wrap(learner: nn.Module, on: torch.device) -> nn.Module:
     """
     if world() == 1:
         return learner
-    with torch.no_grad():
-        for tensor in learner.state_dict().values():
-            whole = tensor.contiguous()
-            td.broadcast(whole, 0)
-            tensor.copy_(whole)
+    alike(learner)
     ids = [on.index] if on.type == "cuda" else None
     with warnings.catch_warnings():
         # torch 2.15 has a new name for broadcast_buffers, which 2.8 does not know.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(learner, device_ids=ids, broadcast_buffers=False)
+
+
+@torch.no_grad()
+def alike(learner: nn.Module) -> None:
+    """Give every process the parameters and buffers of the first."""
+    for tensor in learner.state_dict().values():
+        whole = tensor.contiguous()
+        td.broadcast(whole, 0)
+        tensor.copy_(whole)
+
+
+def summing(forward: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Around each micro-batch of a step: the processes' gradients are averaged once, after the last.
+
+    A divided learner averages them after each: to keep them whole until the last would need the memory it saves.
+    """
+    return forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else nullcontext()
 
 
 def barrier() -> None:

@@ -37,6 +37,8 @@ class Wishes(Record):
     warmup_epochs: float | None = None
     precision: Literal["bf16", "fp32"] | None = None
     compile: bool = False
+    shard: bool = False
+    checkpoint_activations: bool = False
     seed: int = 0
     save_every: int | None = None
     keep_states: int = 2
@@ -107,6 +109,8 @@ def plan_loop(
         warmup=min(steps, round(warm * items / batch)),
         precision=precision,
         compile=wishes.compile,
+        shard=wishes.shard,
+        checkpoint_activations=wishes.checkpoint_activations,
         seed=wishes.seed,
         log_every=max(1, min(50, steps // 100)),
         save_every=wishes.save_every or max(50, min(1000, steps // 10)),

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from selfsame.downstream.knn import knn_accuracy
-from selfsame.engine import dist
+from selfsame.engine import dist, shard
 from selfsame.engine.feed import VIEW, Steps
 from selfsame.engine.health import ADVICE, Health
 from selfsame.engine.loop import Loop, train
@@ -36,6 +36,7 @@ from selfsame.jobs.data import (
 )
 from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
 from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
+from selfsame.nn.blocks import recomputed
 from selfsame.nn.norm import largest_divisor
 from selfsame.records import Budget, Method, Record
 from selfsame.report.page import flat
@@ -43,7 +44,16 @@ from selfsame.types import Draws, Encoder, Learner, mixed
 
 BEST = "best"
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
-MAY_CHANGE = ("data", "epochs", "steps", "workers", "device", "processes")  # lines of the plan when a run goes on
+MAY_CHANGE = (
+    "data",
+    "epochs",
+    "steps",
+    "workers",
+    "device",
+    "processes",
+    "shard",
+    "activations",
+)  # lines of the plan when a run goes on
 
 
 class Begun(Record):
@@ -93,7 +103,7 @@ class Pretraining:
                 if not (self.folder / REPORT).exists():  # the run ended while it was written
                     dist.by_first(lambda: self.report(load(self.folder, self.module).to(self.on)))
                 return Run(self.folder)
-            probe = self.probe(learner.encoder)  # wrong labels are refused before anything is written
+            probe = self.probe(self.shown)  # wrong labels are refused before anything is written
             with claimed(self.folder):
                 self.learn(learner, probe)
         return Run(self.folder)
@@ -110,7 +120,7 @@ class Pretraining:
     def learn(self, learner: Learner, probe: Any) -> None:
         """Train from where the folder stands to the end, and keep what came of it."""
         look_at = fixed_views(self.data, self.views, self.look_at.tolist(), self.job.seed, self.on)
-        health = Health(learner.encoder, look_at)
+        health = Health(self.shown, look_at)
         dist.by_first(self.begin_folder)
         steps = self.steps()
         self.show_plan(learner, steps)
@@ -124,7 +134,8 @@ class Pretraining:
             if self.cache is not None:
                 steps.source.sync()
         seconds = time.monotonic() - began
-        dist.by_first(lambda: self.keep(learner.encoder, health, seconds, first))
+        with shard.current(self.shown, learner.encoder, self.on):
+            dist.by_first(lambda: self.keep(self.shown, health, seconds, first))
 
     # What stands in the folder already
 
@@ -207,6 +218,7 @@ class Pretraining:
         self.workers, why = workers_for(in_memory, job.workers)
         self.cache, kept = self.planned_cache()
         learner = dist.place(self.method.build(encoder), self.on)
+        saving = self.save_memory(learner)
         self.name = name if module is None else type(module).__name__
         self.lines = [
             Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
@@ -220,6 +232,7 @@ class Pretraining:
             kept,
             Line(name="device", value=str(self.on), why=dist.machine(self.on)),
             Line(name="processes", value=str(dist.world()), why=self.started_by()),
+            *saving,
         ]
         if self.before is not None:
             then = {line.name: line for line in self.before.lines if line.name not in MAY_CHANGE}
@@ -273,7 +286,7 @@ class Pretraining:
                 f"{self.folder} was planned for {before.steps:,} steps; --epochs now asks for {fresh.steps:,}. "
                 "A run can be extended, not shortened. Choose another --out."
             )
-        free = ("steps", "save_every", "keep_states", "health_every")
+        free = ("steps", "save_every", "keep_states", "health_every", "shard", "checkpoint_activations")
         return before.changed(**{field: getattr(fresh, field) for field in free})
 
     def planned_cache(self) -> tuple[Any, Line]:
@@ -290,6 +303,20 @@ class Pretraining:
             plan = self.data.modality.plan_cache(self.data.source, self.readable, self.views, most)
         value = f"{plan.bytes / 2**30:.2f} GiB" if plan else "none"
         return plan, Line(name="cache", value=value, why=plan.summary if plan else why)
+
+    def save_memory(self, learner: Learner) -> list[Line]:
+        """Recompute and divide what the user wants so; `shown` is then the encoder to look at and to keep."""
+        lines = []
+        self.shown = learner.encoder
+        if self.loop.checkpoint_activations:
+            found = recomputed(learner.encoder)
+            lines.append(Line(name="activations", value="of block inputs", why=f"given; {found} blocks run again"))
+        if self.loop.shard:
+            self.shown = shard.copied(learner.encoder)
+            shard.sharded(learner, self.on)
+            value = f"1/{dist.world()} of the learner"
+            lines.append(Line(name="shard", value=value, why="given; parameters, gradients, moments in each process"))
+        return lines
 
     def started_by(self) -> str:
         """Why there are as many processes as there are."""
@@ -419,7 +446,7 @@ class Pretraining:
         for _ in range(2):
             began = time.monotonic()
             views = self.make_views([sample[:share] for sample in samples], draws)
-            with torch.autocast(self.on.type, torch.bfloat16, enabled=self.loop.precision == "bf16"):
+            with shard.explained(), torch.autocast(self.on.type, torch.bfloat16, enabled=self.loop.precision == "bf16"):
                 loss = learner(views).loss
             loss.backward()
             if self.on.type == "cuda":
