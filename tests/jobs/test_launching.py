@@ -78,24 +78,47 @@ def test_two_processes_give_the_encoder_of_one_and_each_thing_is_said_once(data,
     assert_same_encoder(run.folder, alone.folder)
 
 
+def started(command, **environment):
+    places = {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "selfsame", *command], stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, **places, **environment},
+    )  # fmt: skip
+
+
+def stopped(running, out, number):
+    """What the commands say when, after some steps, their process groups get a signal."""
+    until = time.monotonic() + 100
+    while not (out / "log.jsonl").exists() or (out / "log.jsonl").read_text().count("\n") < 2:
+        assert time.monotonic() < until and all(one.poll() is None for one in running)
+        time.sleep(0.01)
+    for one in running:
+        os.killpg(one.pid, number)
+    said = [one.communicate(timeout=60)[1] for one in running]
+    assert [one.returncode for one in running] == [128 + number] * len(running), said
+    assert not (out / "result.json").exists()
+    return " ".join(" ".join(said).split())
+
+
 def test_ctrl_c_stops_all_processes_and_one_can_go_on(data, alone, tmp_path):
     """The signal goes to the whole process group, as from a terminal."""
     out = tmp_path / "run"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(
-        [sys.executable, "-m", "selfsame", *words(data, out, "--processes=2")], stderr=subprocess.PIPE, text=True,
-        start_new_session=True, env=environment,
-    )  # fmt: skip
-    until = time.monotonic() + 100
-    while not (out / "log.jsonl").exists() or (out / "log.jsonl").read_text().count("\n") < 2:
-        assert time.monotonic() < until and running.poll() is None
-        time.sleep(0.01)
-    os.killpg(running.pid, signal.SIGINT)
-    said = running.communicate(timeout=60)[1]
-    assert running.returncode == 130, said
-    assert " ".join(said.split()).count("the state is saved. Run the same command again to go on.") == 1
+    said = stopped([started(words(data, out, "--processes=2"))], out, signal.SIGINT)
+    assert said.count("the state is saved. Run the same command again to go on.") == 1
     assert "Traceback" not in said
-    assert not (out / "result.json").exists()
+    ss.pretrain(data, out=out, **SETTINGS)
+    assert_same_encoder(out, alone.folder)
+
+
+def test_tasks_of_slurm_meet_stop_at_its_signal_and_go_on(data, alone, tmp_path):
+    out = tmp_path / "run"
+    told = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "0"}
+    told |= {"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_CPUS_PER_TASK": "1"}
+    tasks = [started(words(data, out), **told, SLURM_PROCID=rank, SLURM_LOCALID=rank) for rank in "01"]
+    said = stopped(tasks, out, signal.SIGUSR1)
+    assert said.count("reading ") == said.count("the state is saved. Run the same command again to go on.") == 1
+    assert "Traceback" not in said
+    assert {line["name"]: line["value"] for line in ss.Run(out).plan["lines"]}["processes"] == "2"
     ss.pretrain(data, out=out, **SETTINGS)
     assert_same_encoder(out, alone.folder)
 

@@ -1,4 +1,4 @@
-"""Devices and processes. Started by torchrun; without it everything here is a no-op on one device.
+"""Devices and processes. Started by torchrun, srun or `jobs.launching`; else all here is a no-op on one device.
 
 So that none waits for ever, whatever makes one process leave the common path is told to all: `agreed`, `by_first`.
 """
@@ -57,7 +57,10 @@ def device(name: str = "auto") -> torch.device:
     if chosen.type == "cuda" and chosen.index is not None and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
         raise UserError(f"device {name!r} is one GPU for several processes. Give cuda, and each takes one of its own.")
     if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        mine = int(os.environ.get("LOCAL_RANK", 0))
+        # Slurm may show each task its own GPU alone, as with --gpus-per-task.
+        alone = "SLURM_STEP_ID" in os.environ and torch.cuda.device_count() == 1
+        chosen = torch.device("cuda", 0 if alone else mine)
     if chosen.type == "cuda" and chosen.index >= torch.cuda.device_count():
         raise UserError(f"device {name!r} is not on this machine. It has {torch.cuda.device_count()} CUDA devices.")
     return chosen

@@ -55,7 +55,8 @@ def workers_for(in_memory: bool, wish: int | None) -> tuple[int, str]:
         return wish, "given"
     if in_memory:
         return 0, "the data is in memory"
-    mine = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # the processes of torchrun share the machine's cores
+    mine = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # several processes share the machine's cores
+    mine = int(os.environ.get("SLURM_CPUS_PER_TASK", mine))  # and Slurm says how
     return max(1, min(8, mine - 1)), f"{mine} cores, one for training"
 
 

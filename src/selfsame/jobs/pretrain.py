@@ -141,10 +141,11 @@ class Pretrain(Training):
 
         See `Pretraining.run` for what is raised.
         """
-        from selfsame.engine import dist
+        from selfsame.engine import dist, slurm
         from selfsame.jobs.launching import launch, processes_for
         from selfsame.jobs.pretraining import Pretraining
 
+        slurm.take_seat()
         if not dist.placed() and (count := processes_for(self)) > 1:
             launch(self, count)
             return Run(self.folder)
