@@ -16,21 +16,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as td
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import nn
 
 import selfsame
 from selfsame import cli
-from selfsame.engine import dist, loop
-from selfsame.engine.feed import Steps
+from selfsame.engine import dist, loop, shard
+from selfsame.engine.feed import Batch, Steps
 from selfsame.engine.health import Health
 from selfsame.engine.loop import Loop, train
+from selfsame.engine.optim import make_optimizer
 from selfsame.errors import UserError
 from selfsame.methods.byol import BYOL
+from selfsame.nn.blocks import recomputed
 from selfsame.nn.norm import frozen_statistics
 from selfsame.nn.sync import gathered, synchronised
 from selfsame.nn.whiten import Whiten
+from tests.conftest import Tiny, paint
 
 ROOT = Path(__file__).parents[1]
 WORLD = 2
@@ -47,12 +51,22 @@ SETTINGS = {
     "encoder": "tests.processes:net",
     "method": {"name": "byol", "hidden": 32, "out": 16},
 }
+SAVE_MEMORY = ("--shard", "--checkpoint-activations")
 KINDS = {
     "vectors": (lambda: nn.BatchNorm1d(6), (8, 6)),
     "sequences": (lambda: nn.BatchNorm1d(6, momentum=None), (8, 6, 5)),
     "maps": (lambda: nn.BatchNorm2d(6, eps=1e-3, momentum=0.3), (8, 6, 4, 3)),
     "plain": (lambda: nn.BatchNorm2d(6, affine=False, track_running_stats=False), (8, 6, 4, 3)),
     "fused": (lambda: BatchNormAct2d(6, act_layer=nn.SiLU), (8, 6, 4, 3)),
+}
+SAVINGS = {  # (memory saved by, optimiser, settings of the method)
+    "shard": ("s", "sgd", {}),
+    "shard, whitened": ("s", "sgd", {"output_norm": "whiten"}),
+    "shard, group norm": ("s", "sgd", {"norm": "group", "hidden": 64}),
+    "shard, adamw": ("s", "adamw", {}),
+    "shard, lars": ("s", "lars", {"buffers": "average"}),
+    "recompute": ("r", "sgd", {}),
+    "shard, recompute": ("sr", "sgd", {}),
 }
 CONTRASTS = ("own rows", "all rows")
 VARIANTS = {
@@ -68,11 +82,35 @@ VARIANTS = {
 }
 
 
+class Block(nn.Module):
+    """As networks have them in a row."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.drop = nn.Dropout(0.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.drop(self.norm(self.conv(x)).relu())
+
+
 def net() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, bias=False), BatchNormAct2d(8), nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 8, 3, stride=2, bias=False), BatchNormAct2d(8), nn.Sequential(Block(8), Block(8)),
+        nn.Conv2d(8, 9, 3, bias=False), nn.BatchNorm2d(9), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )  # fmt: skip
+
+
+class Deep(Tiny):
+    """With blocks, and an odd width that cannot be divided."""
+
+    def __init__(self) -> None:
+        super().__init__(dim=9)
+        self.body = net()
+
+    def forward(self, view: torch.Tensor) -> torch.Tensor:
+        return self.body(view)
 
 
 def rows_of(rank: int, batch: int) -> slice:
@@ -146,6 +184,56 @@ def learned(variant: str, rows: slice) -> dict[str, torch.Tensor]:
     return {**gradients, **learner.state_dict()}
 
 
+def saved_memory(name: str, rows: slice) -> dict[str, torch.Tensor]:
+    """The state after three steps, gradients and moments; memory is saved where there are several processes."""
+    how, optimizer_name, settings = SAVINGS[name]
+    torch.manual_seed(3)
+    learner = dist.place(BYOL(**{"hidden": 16, "out": 8, "momentum": 0.9, **settings}).build(Deep()).double(), CPU)
+    several = dist.world() > 1
+    if several and "r" in how:
+        recomputed(learner.encoder)
+    forward = shard.sharded(learner, CPU) if several and "s" in how else dist.wrap(learner, CPU)
+    optimizer = make_optimizer(optimizer_name, learner.train(), 0.01, 0.01)
+    views = torch.rand(2, 8, 3, 12, 12, generator=torch.Generator().manual_seed(4)).double()
+    for step in range(3):
+        optimizer.zero_grad()
+        forward([view[rows] for view in views]).loss.backward()
+        optimizer.step()
+        learner.after_step(step / 3)
+        assert loop.finite(learner)
+    here = [p for p in learner.parameters() if p.requires_grad]
+    if several and "s" in how:  # 9 of 17 rows at most, and of each tensor
+        assert all(2 * shard.local(p).shape[0] <= p.shape[0] + 1 for p in here)
+    found = {**learner.state_dict(), **{f"{name}.grad": p.grad for name, p in learner.named_parameters()}}
+    moments = {f"{i}.{key}": value for i, p in enumerate(here) for key, value in optimizer.state[p].items()}
+    return {key: shard.full(value) for key, value in {**found, **moments}.items() if value is not None}
+
+
+def micro_batched(rows: slice) -> tuple[list[torch.Tensor], int]:
+    """Gradients of a step of three micro-batches, and how often the processes have summed gradients for it."""
+    torch.manual_seed(3)
+    learner = dist.place(BYOL(hidden=16, out=8).build(Deep()), CPU).train()
+    forward = dist.wrap(learner, CPU)
+    sums = []
+    if dist.world() > 1:
+
+        def counted(_: object, bucket: td.GradBucket) -> torch.futures.Future[torch.Tensor]:
+            sums.append(1)
+            whole = bucket.buffer() / WORLD
+            td.all_reduce(whole)
+            done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+            done.set_result(whole)
+            return done
+
+        forward.register_comm_hook(None, counted)
+    settings = Loop(steps=8, batch=24, lr=0.0, weight_decay=0.0, warmup=0, accumulate=3, optimizer="sgd")
+    views = torch.rand(2, 24, 3, 12, 12, generator=torch.Generator().manual_seed(4))
+    batch = Batch(0, [view[rows] for view in views])
+    loop.one_step(forward, torch.optim.SGD(learner.parameters(), lr=0.0), batch, lambda samples, _: samples, settings,
+                  rows, CPU)  # fmt: skip
+    return [p.grad for p in learner.parameters() if p.grad is not None], len(sums)
+
+
 class Numbers:
     """Sixteen items, known by their numbers."""
 
@@ -204,15 +292,24 @@ def commanded(folder: Path) -> dict[str, int]:
     data = str(folder / "data.npz")
     codes = {"whole": cli.main(["pretrain", data, f"--out={folder / 'whole'}", *flags])}
     codes["micro"] = cli.main(["pretrain", data, f"--out={folder / 'micro'}", *flags, "--accumulate=2"])
+    codes["sharded"] = cli.main(["pretrain", data, f"--out={folder / 'sharded'}", *flags, *SAVE_MEMORY])
+    codes["adversary"] = cli.main(
+        ["pretrain", data, f"--out={folder / 'no'}", *flags, "--shard", "--method.adversary=1"]
+    )
     lr_at = loop.lr_at
+    last = 2
 
     def terminated(step: int, *rest: float) -> float:
-        if step == 2 and dist.rank() == 1:
+        if step == last and dist.rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return lr_at(step, *rest)
 
     loop.lr_at = terminated
     codes["stopped"] = cli.main(["pretrain", data, f"--out={folder / 'stopped'}", *flags])
+    if dist.first():
+        shutil.copytree(folder / "stopped", folder / "mixed")
+    last = 3
+    codes["mixed"] = cli.main(["pretrain", data, f"--out={folder / 'mixed'}", *flags, *SAVE_MEMORY])
     loop.lr_at = lr_at
     return codes
 
@@ -242,6 +339,8 @@ def together(folder: Path) -> dict[str, object]:
         told["bf16"] = in_bf16(SHARES[rank])
         told["contrasted"] = {kind: contrasted(rows_of(rank, 8), kind) for kind in CONTRASTS}
         told["learned"] = {variant: learned(variant, rows_of(rank, 8)) for variant in VARIANTS}
+        told["saved memory"] = {name: saved_memory(name, rows_of(rank, 8)) for name in SAVINGS}
+        told["micro-batched"] = micro_batched(rows_of(rank, 24))
         told["nan"] = trained(folder / "nan", nan_at=3)
         told["lost"] = trained(folder / "lost", lost_at=3)
         told["refused"] = trained(folder / "refused", lost_at=3, refuse=True)
@@ -260,8 +359,6 @@ def together(folder: Path) -> dict[str, object]:
 def started() -> tuple[Path, subprocess.CompletedProcess]:
     folder = Path(tempfile.mkdtemp(prefix="selfsame-processes-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    from tests.conftest import paint
-
     np.savez(folder / "data.npz", x=np.stack([paint(k % 4, k, 12) for k in range(34)]))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from selfsame import __version__
+from selfsame.engine import slurm
 from selfsame.errors import UserError, unknown
 from selfsame.jobs.checked import checked, explained, named
 from selfsame.records import Record
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Large pages for large tensors: the system hands out 512 times fewer of them, which a step on a CPU waits for.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
+        if tokens[:1] == ["pretrain"]:
+            slurm.take_seat()  # so that of several tasks one speaks
         return dispatch(tokens)
     except UserError as error:
         tell(f"error: {error}", sys.stderr)
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def tell(text: str, where: TextIO) -> None:
-    """Print, once: of the processes of torchrun the first speaks for all."""
+    """Print, once: of several processes the first speaks for all."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=where)
 

@@ -1,4 +1,4 @@
-"""Devices and processes. Started by torchrun; without it everything here is a no-op on one device.
+"""Devices and processes. Started by torchrun, srun or `jobs.launching`; else all here is a no-op on one device.
 
 So that none waits for ever, whatever makes one process leave the common path is told to all: `agreed`, `by_first`.
 """
@@ -8,7 +8,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
+def placed() -> bool:
+    """Whether whoever started this process has given it a place among others."""
+    return "WORLD_SIZE" in os.environ or "RANK" in os.environ
+
+
 def first() -> bool:
     return rank() == 0
 
@@ -52,7 +57,10 @@ def device(name: str = "auto") -> torch.device:
     if chosen.type == "cuda" and chosen.index is not None and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
         raise UserError(f"device {name!r} is one GPU for several processes. Give cuda, and each takes one of its own.")
     if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        mine = int(os.environ.get("LOCAL_RANK", 0))
+        # Slurm may show each task its own GPU alone, as with --gpus-per-task.
+        alone = "SLURM_STEP_ID" in os.environ and torch.cuda.device_count() == 1
+        chosen = torch.device("cuda", 0 if alone else mine)
     if chosen.type == "cuda" and chosen.index >= torch.cuda.device_count():
         raise UserError(f"device {name!r} is not on this machine. It has {torch.cuda.device_count()} CUDA devices.")
     return chosen
@@ -139,16 +147,29 @@ def wrap(learner: nn.Module, on: torch.device) -> nn.Module:
     """
     if world() == 1:
         return learner
-    with torch.no_grad():
-        for tensor in learner.state_dict().values():
-            whole = tensor.contiguous()
-            td.broadcast(whole, 0)
-            tensor.copy_(whole)
+    alike(learner)
     ids = [on.index] if on.type == "cuda" else None
     with warnings.catch_warnings():
         # torch 2.15 has a new name for broadcast_buffers, which 2.8 does not know.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(learner, device_ids=ids, broadcast_buffers=False)
+
+
+@torch.no_grad()
+def alike(learner: nn.Module) -> None:
+    """Give every process the parameters and buffers of the first."""
+    for tensor in learner.state_dict().values():
+        whole = tensor.contiguous()
+        td.broadcast(whole, 0)
+        tensor.copy_(whole)
+
+
+def summing(forward: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Around each micro-batch of a step: the processes' gradients are averaged once, after the last.
+
+    A divided learner averages them after each: to keep them whole until the last would need the memory it saves.
+    """
+    return forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else nullcontext()
 
 
 def barrier() -> None:

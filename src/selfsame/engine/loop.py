@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from selfsame.engine import dist
+from selfsame.engine import dist, shard
 from selfsame.engine.feed import VIEW, Batch, Steps, feed
 from selfsame.engine.health import ADVICE, Health
 from selfsame.engine.optim import Name, lr_at, make_optimizer, set_lr
@@ -45,6 +45,8 @@ class Loop(Record):
     """steps of linear warm-up"""
     precision: Literal["bf16", "fp32"] = "fp32"
     compile: bool = False
+    shard: bool = False
+    checkpoint_activations: bool = False
     seed: int = 0
     log_every: int = 10
     save_every: int = 500
@@ -90,7 +92,9 @@ def train(
     health.restore(extra.get("health", {}))
     if dist.agreed(step, -step) != [step, -step]:
         raise UserError(f"the processes see different states in {folder}. It must be on a disk that all of them share.")
-    forward = dist.wrap(torch.compile(learner) if loop.compile else learner, on)  # type: ignore[arg-type]
+    forward: nn.Module = learner  # one that is divided averages its gradients by itself
+    if not loop.shard:
+        forward = dist.wrap(torch.compile(learner) if loop.compile else learner, on)  # type: ignore[arg-type]
     watch = Watch(folder, loop.steps, step, loop.batch)
     began = step
     # A host synchronisation each step is free on the CPU and costly on a GPU.
@@ -110,9 +114,13 @@ def train(
         watch.row(step, **{f"health/{k}": v for k, v in vars(signs).items()}, verdict=health.verdict, **more)
         return health.verdict if health.hopeless else None
 
+    def looked() -> str | None:
+        with shard.current(health.encoder, learner.encoder, on):
+            return dist.by_first(examine)
+
     with signals() as asked, watch.progress():
         if step == 0:
-            dist.by_first(examine)
+            looked()
         for batch in feed(steps, step, loop.steps, workers, pin=on.type == "cuda"):
             unreadable.update(batch.skipped)
             lr = lr_at(step, loop.steps, loop.warmup, loop.lr)
@@ -135,7 +143,7 @@ def train(
             if due(loop.log_every):
                 watch.row(step, **dist.mean(logs), lr=lr, items_per_second=watch.rate(step))
             if due(loop.health_every):
-                hopeless = dist.by_first(examine)
+                hopeless = looked()
                 if hopeless:
                     raise failed(hopeless, step, batch, make_views, loop, steps, folder, on)
             if due(loop.save_every) or stop:
@@ -165,15 +173,16 @@ def one_step(
     torch.manual_seed(mixed(loop.seed, batch.step, 2, dist.rank()))
     optimizer.zero_grad(set_to_none=True)
     logs: dict[str, Tensor] = {}
-    for samples, draws in parts(batch, loop, rows):
+    for number, (samples, draws) in enumerate(parts(batch, loop, rows), 1):
         moved = [move(sample, on) for sample in samples]
         lap("move")
         views = make_views(moved, draws)
         lap("views")
-        with torch.autocast(on.type, torch.bfloat16, enabled=loop.precision == "bf16"):
-            out = forward(views)
-        lap("forward")
-        (out.loss / loop.accumulate).backward()
+        with dist.summing(forward, last=number == loop.accumulate):
+            with torch.autocast(on.type, torch.bfloat16, enabled=loop.precision == "bf16"):
+                out = forward(views)
+            lap("forward")
+            (out.loss / loop.accumulate).backward()
         lap("backward")
         for name, value in {"loss": out.loss, **out.logs}.items():
             share = value.detach() / loop.accumulate
@@ -194,8 +203,8 @@ def parts(batch: Batch, loop: Loop, rows: slice) -> Iterator[tuple[list[Tensor],
 
 
 def finite(learner: nn.Module) -> bool:
-    norms = torch._foreach_norm([p.detach() for p in learner.parameters()])
-    return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
+    parameters = [shard.local(p.detach()) for p in learner.parameters()]
+    return bool(shard.norms(parameters, shard.divided(next(learner.parameters()))).isfinite().all())
 
 
 def move(sample: Tensor, on: torch.device) -> Tensor:
@@ -233,7 +242,7 @@ def failed(
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """A list that gets the signal's number when SIGTERM or Ctrl-C comes; a second Ctrl-C ends at once."""
+    """A list that gets the number of a signal that asks to stop; a second Ctrl-C ends at once."""
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -241,15 +250,22 @@ def signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         asked.append(number)
 
+    with stopping(note):
+        yield asked
+
+
+@contextmanager
+def stopping(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Under it, `handler` is told of the signals that ask to stop: SIGTERM, Ctrl-C, and SIGUSR1 of batch systems."""
     before: dict[int, Any] = {}
     try:
-        for wanted in (signal.SIGTERM, signal.SIGINT):
-            before[wanted] = signal.signal(wanted, note)
+        for wanted in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+            before.setdefault(wanted, signal.signal(wanted, handler))
     except ValueError:  # not the main thread: signals are somebody else's
-        yield asked
+        yield
         return
     try:
-        yield asked
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
+
+from selfsame.engine.shard import divided, local, norms
 
 Name = Literal["sgd", "adamw", "lars"]
 
@@ -41,7 +43,8 @@ class LARS(Optimizer):
     """Layer-wise adaptive rate scaling: each weight's step is in proportion to its norm.
 
     d = gradient + weight_decay * w; where the group adapts, d is scaled by eta |w| / |d| (by 1 if a norm is 0);
-    m = momentum * m + d; w = w - lr * m. No Nesterov; the learning rate stands outside the momentum.
+    m = momentum * m + d; w = w - lr * m. No Nesterov; the learning rate stands outside the momentum. The norms are
+    those of whole weights, the rest is done part by part where they are divided over processes.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.9, eta: float = 1e-3) -> None:
@@ -52,21 +55,21 @@ class LARS(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         result = closure() if closure is not None else None
         for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if not weights:
+            learning = [p for p in group["params"] if p.grad is not None]
+            if not learning:
                 continue
-            updates: list[Tensor] = list(
-                torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"])
-            )
-            if group["adapt"]:
-                norms = torch.stack(torch._foreach_norm(weights))
-                lengths = torch.stack(torch._foreach_norm(updates))
-                trust = torch.where((norms > 0) & (lengths > 0), group["eta"] * norms / lengths, 1.0)
-                torch._foreach_mul_(updates, list(trust.unbind()))
-            for p in weights:
+            for p in learning:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-            buffers = [self.state[p]["momentum"] for p in weights]
+            weights = [local(p) for p in learning]
+            buffers = [local(self.state[p]["momentum"]) for p in learning]
+            decay: float = group["weight_decay"]
+            updates = list(torch._foreach_add([local(p.grad) for p in learning], weights, alpha=decay))
+            if group["adapt"]:
+                parted = divided(learning[0])
+                sizes, lengths = norms(weights, parted), norms(updates, parted)
+                trust = torch.where((sizes > 0) & (lengths > 0), group["eta"] * sizes / lengths, 1.0)
+                torch._foreach_mul_(updates, list(trust.unbind()))
             torch._foreach_mul_(buffers, group["momentum"])
             torch._foreach_add_(buffers, updates)
             torch._foreach_add_(weights, buffers, alpha=-group["lr"])

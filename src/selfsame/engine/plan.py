@@ -37,6 +37,8 @@ class Wishes(Record):
     warmup_epochs: float | None = None
     precision: Literal["bf16", "fp32"] | None = None
     compile: bool = False
+    shard: bool = False
+    checkpoint_activations: bool = False
     seed: int = 0
     save_every: int | None = None
     keep_states: int = 2
@@ -53,11 +55,14 @@ def workers_for(in_memory: bool, wish: int | None) -> tuple[int, str]:
         return wish, "given"
     if in_memory:
         return 0, "the data is in memory"
-    mine = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # the processes of torchrun share the machine's cores
+    mine = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # several processes share the machine's cores
+    mine = int(os.environ.get("SLURM_CPUS_PER_TASK", mine))  # and Slurm says how
     return max(1, min(8, mine - 1)), f"{mine} cores, one for training"
 
 
-def plan_loop(items: int, tokens: bool, wishes: Wishes, on: torch.device) -> tuple[Loop, list[Line]]:
+def plan_loop(
+    items: int, tokens: bool, wishes: Wishes, on: torch.device, processes: int = 1
+) -> tuple[Loop, list[Line]]:
     """Decide the loop for `items` training items; `tokens` says that the encoder is a transformer."""
     lines: list[Line] = []
 
@@ -80,7 +85,9 @@ def plan_loop(items: int, tokens: bool, wishes: Wishes, on: torch.device) -> tup
     while fitting > 16 and samples / fitting < LEAST_STEPS:
         fitting //= 2
     fitting = min(fitting, items)
-    batch = decide("batch size", wishes.batch_size, fitting, f"at most {most}, at least {LEAST_STEPS} steps")
+    fitting -= fitting % processes if fitting >= processes else 0
+    shared = f", a multiple of {processes}" if processes > 1 else ""
+    batch = decide("batch size", wishes.batch_size, fitting, f"at most {most}, at least {LEAST_STEPS} steps{shared}")
     batch = int(batch)
     steps = max(1, round(samples / batch))
     optimizer = wishes.optimizer or "adamw"
@@ -103,6 +110,8 @@ def plan_loop(items: int, tokens: bool, wishes: Wishes, on: torch.device) -> tup
         warmup=min(steps, round(warm * items / batch)),
         precision=precision,
         compile=wishes.compile,
+        shard=wishes.shard,
+        checkpoint_activations=wishes.checkpoint_activations,
         seed=wishes.seed,
         log_every=max(1, min(50, steps // 100)),
         save_every=wishes.save_every or max(50, min(1000, steps // 10)),

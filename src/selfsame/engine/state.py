@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 from torch.optim import Optimizer
 
-from selfsame.engine import dist
+from selfsame.engine import dist, shard
 from selfsame.errors import UserError
 
 KEPT = 2  # states, unless the user wants more
@@ -135,11 +135,16 @@ def save(
 ) -> None:
     """Write the state after `step` steps; the first process alone does it, and its failure is everyone's.
 
-    Only when it was read back whole do states beyond the newest `kept` go.
+    Only when it was read back whole do states beyond the newest `kept` go. A divided learner is put together for it.
     """
+    content = {
+        "step": step,
+        "learner": shard.whole(learner.state_dict()),
+        "optimizer": shard.whole(optimizer.state_dict()),
+        "extra": extra,
+    }
 
     def write(draft: Path) -> None:
-        content = {"step": step, "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "extra": extra}
         with draft.open("wb") as file:  # a Python file: torch's own writer does not say why it failed
             torch.save(content, file)
         if not sound(draft):
@@ -177,7 +182,10 @@ def resume(folder: Path, learner: nn.Module, optimizer: Optimizer) -> tuple[int,
     try:
         if not sound(path):
             raise ValueError("wrong checksum")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Of a large state each process needs a part: mapped, its pages lie in memory once.
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=any(map(shard.divided, learner.parameters()))
+        )
         step, weights, moments, extra = (content[key] for key in ("step", "learner", "optimizer", "extra"))
     except Exception as error:
         # Of a file cut short the system says only that a place in it is invalid.
@@ -188,8 +196,7 @@ def resume(folder: Path, learner: nn.Module, optimizer: Optimizer) -> tuple[int,
             f"{path} is damaged ({type(error).__name__}: it was cut short or changed). Delete that file{older}."
         ) from None
     try:
-        learner.load_state_dict(weights, strict=True)
-        optimizer.load_state_dict(moments)
+        shard.load(learner, optimizer, weights, moments)
     except (RuntimeError, ValueError, KeyError) as error:
         first_line = str(error).splitlines()[0]
         raise UserError(

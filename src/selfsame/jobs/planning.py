@@ -17,6 +17,7 @@ from selfsame.jobs.data import describe
 from selfsame.jobs.pretrain import Pretrain
 from selfsame.jobs.pretraining import Pretraining, count, duration, show_lines
 from selfsame.jobs.profiling import timed_reading
+from selfsame.nn.blocks import recomputed
 from selfsame.types import Draws, Learner, mixed
 
 SHOWN = 4  # items whose samples say what a batch looks like
@@ -121,7 +122,10 @@ def fitting(work: Pretraining, gpus: int) -> tuple[Learner, list[str]]:
 
 
 def built(work: Pretraining, encoder: Any) -> Learner:
-    return work.method.build(encoder).to(memory_format=torch.channels_last)
+    learner = work.method.build(encoder).to(memory_format=torch.channels_last)
+    if work.loop.checkpoint_activations:
+        recomputed(learner.encoder)
+    return learner
 
 
 def rows_of(work: Pretraining, gpus: int) -> int:

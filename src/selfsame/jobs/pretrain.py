@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from selfsame import methods
 from selfsame.errors import UserError
@@ -14,6 +14,7 @@ from selfsame.records import Method, Record
 from selfsame.storage.disk import plain_path
 
 FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "epochs", "save_every", "keep_states", "labels"}
+FREE_TO_CHANGE |= {"processes", "shard", "checkpoint_activations"}  # they change where a step is computed, not what
 GIVEN = "given in Python"  # ends the name of an encoder that is no name
 
 
@@ -42,6 +43,8 @@ class Training(Record):
     """[bf16 where the device computes it]"""
     compile: bool = False
     """compile the learner: slow start, faster steps on a GPU"""
+    checkpoint_activations: bool = False
+    """keep the input of each block only and run it again in the backward pass: less memory, same result"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """same seed, same run"""
     workers: Annotated[int | None, Field(ge=0)] = None
@@ -89,6 +92,15 @@ class Training(Record):
     def _encoder_name(self, encoder: Any) -> str:
         return encoder if isinstance(encoder, str) else f"a {type(encoder).__name__} {GIVEN}"
 
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        for name in ("shard", "checkpoint_activations"):
+            if self.compile and getattr(self, name, False):
+                raise UserError(
+                    f"--compile and --{name.replace('_', '-')} do not work together. Leave one of them out."
+                )
+        return self
+
     @field_validator("views")
     @classmethod
     def _views(cls, given: Any) -> dict[str, Any]:
@@ -114,6 +126,10 @@ class Pretrain(Training):
     """steps between two saved states"""
     keep_states: Annotated[int, Field(ge=1)] = 2
     """saved states to keep, the newest"""
+    processes: Annotated[int | None, Field(ge=1)] = None
+    """training processes to start on this machine [one a GPU; one without]"""
+    shard: bool = False
+    """divide parameters, gradients and moments over the processes: less memory in each, same result"""
 
     @property
     def folder(self) -> Path:
@@ -123,8 +139,18 @@ class Pretrain(Training):
         return Path("runs") / (path.stem or path.resolve().name)
 
     def run(self) -> Run:
-        """Do it, or go on where it stopped. See `Pretraining.run` for what is raised."""
+        """Do it, or go on where it stopped, in as many processes as `processes` says.
+
+        See `Pretraining.run` for what is raised.
+        """
+        from selfsame.engine import dist, slurm
+        from selfsame.jobs.launching import launch, processes_for
         from selfsame.jobs.pretraining import Pretraining
+
+        slurm.take_seat()
+        if not dist.placed() and (count := processes_for(self)) > 1:
+            launch(self, count)
+            return Run(self.folder)
 
         return Pretraining(self).run()
 

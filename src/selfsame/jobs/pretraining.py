@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from selfsame.downstream.knn import knn_accuracy
-from selfsame.engine import dist
+from selfsame.engine import dist, shard
 from selfsame.engine.feed import VIEW, Steps
 from selfsame.engine.health import ADVICE, Health
 from selfsame.engine.loop import Loop, train
@@ -36,13 +36,24 @@ from selfsame.jobs.data import (
 )
 from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
 from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
+from selfsame.nn.blocks import recomputed
+from selfsame.nn.norm import largest_divisor
 from selfsame.records import Budget, Method, Record
 from selfsame.report.page import flat
 from selfsame.types import Draws, Encoder, Learner, mixed
 
 BEST = "best"
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
-MAY_CHANGE = ("data", "epochs", "steps", "workers", "device")  # lines of the plan when a run goes on
+MAY_CHANGE = (
+    "data",
+    "epochs",
+    "steps",
+    "workers",
+    "device",
+    "processes",
+    "shard",
+    "activations",
+)  # lines of the plan when a run goes on
 
 
 class Begun(Record):
@@ -65,6 +76,11 @@ class Pretraining:
         self.job = job
         self.folder = job.folder
         self.on = dist.device(job.device)
+        if job.processes not in (None, dist.world()):
+            raise UserError(
+                f"--processes {job.processes}, but {dist.world()} were started. Leave it out where torchrun or srun "
+                "starts the processes."
+            )
 
     def run(self) -> Run:
         """Learn, or go on, or say that all is done.
@@ -87,7 +103,7 @@ class Pretraining:
                 if not (self.folder / REPORT).exists():  # the run ended while it was written
                     dist.by_first(lambda: self.report(load(self.folder, self.module).to(self.on)))
                 return Run(self.folder)
-            probe = self.probe(learner.encoder)  # wrong labels are refused before anything is written
+            probe = self.probe(self.shown)  # wrong labels are refused before anything is written
             with claimed(self.folder):
                 self.learn(learner, probe)
         return Run(self.folder)
@@ -105,7 +121,7 @@ class Pretraining:
     def learn(self, learner: Learner, probe: Any) -> None:
         """Train from where the folder stands to the end, and keep what came of it."""
         look_at = fixed_views(self.data, self.views, self.look_at.tolist(), self.job.seed, self.on)
-        health = Health(learner.encoder, look_at)
+        health = Health(self.shown, look_at)
         dist.by_first(self.begin_folder)
         steps = self.steps()
         self.show_plan(learner, steps)
@@ -119,7 +135,8 @@ class Pretraining:
             if self.cache is not None:
                 steps.source.sync()
         seconds = time.monotonic() - began
-        dist.by_first(lambda: self.keep(learner.encoder, health, seconds, first))
+        with shard.current(self.shown, learner.encoder, self.on):
+            dist.by_first(lambda: self.keep(self.shown, health, seconds, first))
 
     # What stands in the folder already
 
@@ -172,6 +189,7 @@ class Pretraining:
         job, stats = self.job, self.data.stats
         encoder = self.decided()
         learner = dist.place(self.method.build(encoder), self.on)
+        saving = self.save_memory(learner)
         self.lines = [
             Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
             Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),
@@ -183,6 +201,8 @@ class Pretraining:
             Line(name="workers", value=str(self.workers), why=self.why_workers),
             self.line_of_cache,
             Line(name="device", value=str(self.on), why=dist.machine(self.on)),
+            Line(name="processes", value=str(dist.world()), why=self.started_by()),
+            *saving,
         ]
         if self.before is not None:
             then = {line.name: line for line in self.before.lines if line.name not in MAY_CHANGE}
@@ -207,7 +227,7 @@ class Pretraining:
             encoder = modality.make_encoder(name, self.size, stats, weights)
         else:
             encoder = modality.own_encoder(module, self.size, stats, weights)
-        self.loop, self.lines_of_loop = plan_loop(self.items, encoder.has_tokens, self.wishes(), self.on)
+        self.loop, self.lines_of_loop = plan_loop(self.items, encoder.has_tokens, self.wishes(), self.on, dist.world())
         if self.before is not None:
             self.loop = self.continued(self.before, self.loop)
         if self.loop.batch > self.items:
@@ -215,11 +235,7 @@ class Pretraining:
                 f"--batch-size {self.loop.batch} is larger than the {self.items} items to learn from. "
                 "Give a smaller one."
             )
-        if self.loop.batch // (self.loop.accumulate * dist.world()) < 2:
-            raise UserError(
-                f"--batch-size {self.loop.batch} over {self.loop.accumulate} micro-batches leaves fewer than 2 items "
-                "in each; batch statistics need two. Raise --batch-size or lower --accumulate."
-            )
+        self.check_shares()
         budget = Budget(items=self.items, batch=self.loop.batch, steps=self.loop.steps, dim=encoder.dim)
         self.method: Method = job.method.fitted(budget)
         if self.before is not None:
@@ -229,6 +245,24 @@ class Pretraining:
         self.cache, self.line_of_cache = self.planned_cache()
         self.name = name if module is None else type(module).__name__
         return encoder
+
+    def check_shares(self) -> None:
+        """Raise UserError where a batch cannot be divided over processes and micro-batches."""
+        batch, cuts, world = self.loop.batch, self.loop.accumulate, dist.world()
+        if batch % world:
+            fewer = largest_divisor(batch, world)
+            held = "" if self.before is not None else f"Give a multiple of {world}, or "
+            raise UserError(
+                f"--batch-size {batch} cannot be divided over {world} processes. {held or 'Go on with '}"
+                f"--processes {fewer}."
+            )
+        if batch // (cuts * world) < 2:
+            places = f"{cuts} micro-batches" + (f" in each of {world} processes" if world > 1 else "")
+            cure = "Raise --batch-size or lower --accumulate" + (" or --processes." if world > 1 else ".")
+            raise UserError(
+                f"--batch-size {batch} over {places} leaves fewer than 2 items in each; batch statistics need two. "
+                f"{cure}"
+            )
 
     def wishes(self) -> Wishes:
         """What the user decided; of a run that goes on, what was decided then, but for its length."""
@@ -259,7 +293,7 @@ class Pretraining:
                 f"{self.folder} was planned for {before.steps:,} steps; --epochs now asks for {fresh.steps:,}. "
                 "A run can be extended, not shortened. Choose another --out."
             )
-        free = ("steps", "save_every", "keep_states", "health_every")
+        free = ("steps", "save_every", "keep_states", "health_every", "shard", "checkpoint_activations")
         return before.changed(**{field: getattr(fresh, field) for field in free})
 
     def planned_cache(self) -> tuple[Any, Line]:
@@ -277,10 +311,30 @@ class Pretraining:
         value = f"{plan.bytes / 2**30:.2f} GiB" if plan else "none"
         return plan, Line(name="cache", value=value, why=plan.summary if plan else why)
 
+    def save_memory(self, learner: Learner) -> list[Line]:
+        """Recompute and divide what the user wants so; `shown` is then the encoder to look at and to keep."""
+        lines = []
+        self.shown = learner.encoder
+        if self.loop.checkpoint_activations:
+            found = recomputed(learner.encoder)
+            lines.append(Line(name="activations", value="of block inputs", why=f"given; {found} blocks run again"))
+        if self.loop.shard:
+            self.shown = shard.copied(learner.encoder)
+            shard.sharded(learner, self.on)
+            value = f"1/{dist.world()} of the learner"
+            lines.append(Line(name="shard", value=value, why="given; parameters, gradients, moments in each process"))
+        return lines
+
+    def started_by(self) -> str:
+        """Why there are as many processes as there are."""
+        if self.job.processes is not None:
+            return "given"
+        if dist.world() == 1:
+            return "one device"
+        return "one a GPU" if self.on.type == "cuda" else "as they were started"
+
     def steps(self) -> Steps:
         job = self.job
-        if self.loop.batch % dist.world():
-            raise UserError(f"--batch-size {self.loop.batch} cannot be divided over {dist.world()} processes.")
         sample = functools.partial(sampled, modality=self.data.modality.name, plan=self.method.plan, views=self.views)
         source = self.data.source
         if self.cache is not None:
@@ -394,7 +448,7 @@ class Pretraining:
         for _ in range(2):
             began = time.monotonic()
             views = self.make_views([sample[:share] for sample in samples], draws)
-            with torch.autocast(self.on.type, torch.bfloat16, enabled=self.loop.precision == "bf16"):
+            with shard.explained(), torch.autocast(self.on.type, torch.bfloat16, enabled=self.loop.precision == "bf16"):
                 loss = learner(views).loss
             loss.backward()
             if self.on.type == "cuda":

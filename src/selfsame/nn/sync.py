@@ -120,11 +120,11 @@ class _Normalise(Function):
             td.all_reduce(sums)
             level, slope = sums / total
             gain = scale * ones
-            # gain * (gradient - level - (x - mean) * scale * slope), as a line in x and one in the gradient
-            tilt = -gain * scale * slope
+            # gain * (gradient - level - (x - mean) * scale * slope), in fp32 up to the last operation
             shape = (1, -1, *[1] * (x.ndim - 2))
-            line = torch.addcmul((-gain * level - tilt * mean).view(shape), x, tilt.view(shape))  # in fp32
-            of_x = torch.addcmul(line, gradient, gain.view(shape), out=torch.empty_like(x))
+            rest = torch.sub(x, mean.view(shape))
+            rest = torch.addcmul((-gain * level).view(shape), rest, (-gain * scale * slope).view(shape), out=rest)
+            of_x = torch.addcmul(rest, gradient, gain.view(shape), out=torch.empty_like(x))
         wanted = ctx.needs_input_grad
         return of_x, None, None, None, of_weight if wanted[4] else None, of_bias if wanted[5] else None, None
 
