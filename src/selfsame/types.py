@@ -139,6 +139,9 @@ class Source(Protocol):
         """All items as one array [n ...], where they lie in memory as one; None where each is read and decoded."""
         ...
 
+    noted: Any
+    """what `measure` has noted on it; one process measures, the others are handed this"""
+
     @property
     def looks(self) -> int:
         """How many items are looked at when it is opened: all, or of more than these as many."""

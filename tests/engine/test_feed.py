@@ -141,12 +141,21 @@ def test_two_processes_share_the_batch_of_one():
     assert torch.equal(whole, torch.cat(halves))
 
 
-def test_an_unreadable_item_gives_way_to_the_next_and_is_reported_once():
+def test_an_unreadable_item_gives_way_to_another_and_is_reported_once():
     steps = made(n=6, broken=[2, 3], batch=6)
     first, second = steps[0], steps[1]
     assert first.skipped == {2: "cut short", 3: "cut short"}
     assert second.skipped == {}
-    assert sorted(first.samples[0].floor().int().flatten().tolist()) == [0, 1, 4, 4, 4, 5]
+    read = sorted(first.samples[0].floor().int().flatten().tolist())
+    assert set(read) == {0, 1, 4, 5} and len(read) == 6
+
+
+def test_where_many_neighbours_are_damaged_no_single_item_stands_in_for_them():
+    steps = made(n=1000, broken=range(400, 600), batch=1000)
+    read = steps[0].samples[0].floor().int().flatten()
+    counts = torch.bincount(read, minlength=1000)
+    assert not counts[400:600].any() and counts.sum() == 1000
+    assert counts.max() <= 5 and (counts > 1).sum() > 150
 
 
 def test_when_nothing_can_be_read_it_says_so():
@@ -162,7 +171,8 @@ def test_a_patient_source_survives_pickling():
 
 def test_only_items_to_learn_from_stand_in_for_an_unreadable_one():
     steps = Steps(Numbers(10, broken=[4]), np.array([0, 2, 4, 8]), sample, 4, slice(0, 4), seed=3)
-    assert sorted(steps[0].samples[0].floor().int().flatten().tolist()) == [0, 2, 8, 8]
+    read = steps[0].samples[0].floor().int().flatten().tolist()
+    assert set(read) == {0, 2, 8} and len(read) == 4
 
 
 def test_a_batch_pins_its_own_samples(monkeypatch):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,8 @@ class BlockOrder(Order):
     """Passes over items that lie in blocks which can only be read whole, as groups of Parquet rows.
 
     Blocks come in a new order in each pass, and items are mixed among `window` blocks that follow each other in it: a
-    reading process that holds as many reads each block once a pass. As with `Order`, any place is known at once; the
-    ends of the blocks of a pass are added up once.
+    reading process that holds as many reads each block once a pass (as does each of the others). As
+    with `Order`, any place is known at once; the ends of the blocks of a pass are added up once.
     """
 
     def __init__(self, starts: Int64[np.ndarray, "k"], n: int, window: int, seed: int) -> None:
@@ -117,9 +118,10 @@ def order_of(source: Source, items: Int64[np.ndarray, "n"], seed: int) -> Order:
 
 
 class Patient:
-    """A source that gives the next readable item in place of one that cannot be read, and remembers which.
+    """A source that gives another item in place of one that cannot be read, and remembers which.
 
-    The next one is looked for `among` these items, ascending: held-out items do not slip into the training.
+    It is one of `among`, ascending, far away and for each unreadable item another: held-out items do not slip into the
+    training, and where all of a folder or a shard is damaged one item does not stand in for all.
     """
 
     def __init__(self, source: Source, among: Int64[np.ndarray, "n"]) -> None:
@@ -136,9 +138,10 @@ class Patient:
         return getattr(self.source, name)
 
     def attempt(self, i: int, read: Callable[[int], Any]) -> Any:
-        """read(i), or of the first item after i that can be read. Raises UserError when there is none."""
+        """read(i), or of another item that can be read. Raises UserError when there is none."""
         here, total = int(np.searchsorted(self.among, i)), len(self.among)
-        for place in range(here, here + total):
+        elsewhere = (mixed(int(i), k) for k in range(16))
+        for place in chain([here], elsewhere, range(here, here + total)):
             item = int(self.among[place % total])
             if item in self.skipped:
                 continue

@@ -61,8 +61,22 @@ def open_data(
     Raises UserError when that is too much; the whole list is then in skipped.csv of `folder`.
     """
     known = modalities.load(modality) if modality else modality_of(path)
-    source = known.open_source(path)
-    stats, skipped = known.measure(source, seed)
+    opened: list[Source] = []
+
+    def looked_at() -> tuple[Record, dict[int, str], Any, int]:
+        source = known.open_source(path)
+        opened.append(source)
+        return (*known.measure(source, seed), source.noted, len(source))
+
+    # One process looks for all: a file that is out of reach for a moment must not make the processes differ.
+    stats, skipped, noted, items = dist.by_first(looked_at)
+    source = opened[0] if opened else known.open_source(path)
+    if len(source) != items:
+        raise UserError(
+            f"{path}: the processes find different data, {items:,} items and {len(source):,}. It must lie on a disk "
+            "that all of them share, or be the same on each machine, and nobody may change it meanwhile."
+        )
+    source.noted = noted
     source.fit(stats)
     data = Data(path, known, source, stats, skipped)
     looked = min(len(source), source.looks)

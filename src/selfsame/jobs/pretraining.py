@@ -1,6 +1,7 @@
 """What `pretrain` does: open, measure, plan, learn, keep, report. The only place where all rooms meet."""
 
 import functools
+import hashlib
 import json
 import resource
 import sys
@@ -95,8 +96,8 @@ class Pretraining:
         self.before = self.begun()
         for text in job.method.cautions():
             say(f"caution: {text}", "yellow")
-        self.opened()
         with dist.group(self.on):
+            self.opened()
             learner = self.prepared()
             if self.done_already():
                 say(f"{self.folder} is finished: {self.loop.steps:,} steps. Raise --epochs to train on.")
@@ -117,6 +118,11 @@ class Pretraining:
         self.readable = self.data.readable()
         self.learn_from, self.look_at = self.divided()
         self.items = len(self.learn_from)
+        number = float(int(hashlib.sha256(self.fingerprint.encode()).hexdigest()[:12], 16))
+        if dist.agreed(number, -number) != [number, -number]:
+            raise UserError(
+                f"{job.data}: the processes find different names there. It must be the same for all of them."
+            )
 
     def learn(self, learner: Learner, probe: Any) -> None:
         """Train from where the folder stands to the end, and keep what came of it."""
@@ -242,7 +248,7 @@ class Pretraining:
             self.method = checked(type(self.method), self.before.method_settings, ["method"])
         in_memory = getattr(self.data.source, "array", None) is not None
         self.workers, self.why_workers = workers_for(in_memory, job.workers)
-        self.cache, self.line_of_cache = self.planned_cache()
+        self.cache, self.line_of_cache = dist.by_first(self.planned_cache)
         self.name = name if module is None else type(module).__name__
         return encoder
 

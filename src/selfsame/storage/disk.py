@@ -3,19 +3,22 @@
 Raises UserError where a place cannot be reached, OSError where one file cannot be read.
 """
 
-import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from selfsame.errors import UserError
 from selfsame.storage import folders
 
 AT_ONCE = 65536  # names in one run of a remote listing
 AHEAD = 256 << 10
+PAUSES = (0.5, 2, 8)  # seconds before a request over a network is tried again
+
+T = TypeVar("T")
 
 
 def is_address(path: str) -> bool:
@@ -44,7 +47,11 @@ def braces(path: str) -> list[str]:
     ends = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
     if ends is None and "," not in found[1]:
         return [path]
-    words = [f"{k:0{len(ends[1])}d}" for k in range(int(ends[1]), int(ends[2]) + 1)] if ends else found[1].split(",")
+    words = found[1].split(",")
+    if ends is not None:
+        first, last = int(ends[1]), int(ends[2])
+        step = 1 if first <= last else -1
+        words = [f"{k:0{len(ends[1])}d}" for k in range(first, last + step, step)]
     return [whole for word in words for whole in braces(path[: found.start()] + word + path[found.end() :])]
 
 
@@ -54,7 +61,7 @@ class Disk:
     remote = False
 
     def exists(self, path: str) -> bool:
-        return Path(path).exists()
+        return os.path.exists(path)  # noqa: PTH110 - False, not an error, for a name that is too long
 
     def is_folder(self, path: str) -> bool:
         return Path(path).is_dir()
@@ -62,6 +69,10 @@ class Disk:
     def open(self, path: str, ahead: int = AHEAD) -> IO[bytes]:
         """The file, open for reading; at an address `ahead` bytes are read at a time."""
         return Path(path).open("rb")
+
+    def read(self, path: str) -> bytes:
+        """The whole file."""
+        return Path(path).read_bytes()
 
     def cut(self, path: str, start: int, length: int) -> bytes:
         """`length` bytes from `start` on; fewer at the end of the file."""
@@ -116,41 +127,51 @@ class Remote(Disk):
             self.opened = os.getpid(), fsspec.filesystem(self.protocol, skip_instance_cache=True)
         return self.opened[1]
 
-    @contextlib.contextmanager
-    def reaching(self, path: str) -> Iterator[None]:
-        """Every file system has errors of its own kind: credentials, networks, permissions."""
-        try:
-            yield
-        except (UserError, FileNotFoundError):
-            raise
-        except Exception as error:
-            raise UserError(f"{path} cannot be reached: {type(error).__name__}: {error}.") from error
+    def reached(self, path: str, act: Callable[[Any], T]) -> T:
+        """What `act` gives with the file system, tried again after a pause: a network fails now and then.
+
+        Every file system has errors of its own kind. Raises FileNotFoundError, UserError for all others: that a place
+        cannot be reached says nothing about the item.
+        """
+        for pause in (*PAUSES, None):
+            try:
+                return act(self.system)
+            except (UserError, FileNotFoundError):
+                raise
+            except Exception as error:
+                if pause is None or isinstance(error, PermissionError | ValueError | NotImplementedError):
+                    raise UserError(f"{path} cannot be reached: {type(error).__name__}: {error}.") from error
+                time.sleep(pause)
+        raise AssertionError
 
     def exists(self, path: str) -> bool:
-        with self.reaching(path):
-            return bool(self.system.exists(path))
+        return self.reached(path, lambda system: bool(system.exists(path)))
 
     def is_folder(self, path: str) -> bool:
-        with self.reaching(path):
-            return bool(self.system.isdir(path))
+        return self.reached(path, lambda system: bool(system.isdir(path)))
 
     def open(self, path: str, ahead: int = AHEAD) -> IO[bytes]:
-        return self.system.open(path, "rb", block_size=ahead)
+        return self.reached(path, lambda system: system.open(path, "rb", block_size=ahead))
+
+    def read(self, path: str) -> bytes:
+        return self.reached(path, lambda system: system.cat_file(path))
 
     def cut(self, path: str, start: int, length: int) -> bytes:
-        return self.system.cat_file(path, start=start, end=start + length)
+        return self.reached(path, lambda system: system.cat_file(path, start=start, end=start + length))
 
     def state(self, path: str) -> str:
-        with self.reaching(path):
-            about = self.system.info(path)
+        try:
+            about = self.reached(path, lambda system: system.info(path))
+        except FileNotFoundError:
+            raise self.nowhere(path) from None
         # What tells one version of a file from another has other names everywhere: all that is said counts.
         said = "\n".join(f"{key} {about[key]}" for key in sorted(about))
         return f"{about.get('size')} {hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
     def runs(self, root: str, depth: int | None = None) -> Iterator[list[str]]:
-        with self.reaching(root):
-            start = self.system._strip_protocol(root).rstrip("/") + "/"
-            found = sorted(path.removeprefix(start) for path in self.system.find(root, maxdepth=depth))
+        start = self.system._strip_protocol(root).rstrip("/") + "/"
+        every = self.reached(root, lambda system: system.find(root, maxdepth=depth))
+        found = sorted(path.removeprefix(start) for path in every)
         for k in range(0, len(found), AT_ONCE):
             yield [name for name in found[k : k + AT_ONCE] if not any(part[:1] == "." for part in name.split("/"))]
 

@@ -3,6 +3,7 @@
 Raises UserError where a shard cannot be read.
 """
 
+import hashlib
 import io
 import posixpath
 import tarfile
@@ -24,6 +25,7 @@ from selfsame.storage.index import kept
 from selfsame.storage.names import Names
 
 LABEL = "cls"  # WebDataset's extension of a class: number or text
+REST = 1 << 20  # bytes behind the end of a tar that are looked at: there are zeros
 SMALL = 1024  # bytes: a class is not longer
 SCAN = 8 << 20  # bytes read at a time of a tar at an address while its headers are looked for
 AHEAD = 64 << 10  # bytes that are read of a member at first: enough for a header
@@ -44,6 +46,12 @@ class Members:
     start: Int64[np.ndarray, "n"]
     size: Int64[np.ndarray, "n"]
     labels: list[str] | None
+    marks: Int64[np.ndarray, "shards"]
+    """63 bits of each tar that change when it does"""
+
+
+def mark(state: str) -> int:
+    return int.from_bytes(hashlib.sha256(state.encode("utf-8", "surrogateescape")).digest()[:8], "big") >> 1
 
 
 def members(paths: Sequence[str], disk: Disk, wanted: Callable[[str], bool], kind: str | None) -> tuple[Members, dict]:
@@ -53,8 +61,8 @@ def members(paths: Sequence[str], disk: Disk, wanted: Callable[[str], bool], kin
     `seg.png` of one sample; without it all wanted files are taken, if no sample has several of them.
     Kept on disk under the names, sizes and dates of the tars: with tars unchanged nothing is read again.
     """
-    states = "\n".join(f"{path} {disk.state(path)}" for path in paths)
-    found = kept(f"tar 1\n{states}", lambda: scanned(paths, disk))
+    states = [f"{path} {disk.state(path)}" for path in paths]
+    found = kept("\n".join(["tar 2", *states]), lambda: scanned(paths, disk))
     every = Names.of(found["text"], found["ends"])
     take = np.zeros(len(every), bool)
     kinds: Counter[str] = Counter()
@@ -80,7 +88,9 @@ def members(paths: Sequence[str], disk: Disk, wanted: Callable[[str], bool], kin
     words = [str(word) for word in found["words"]]
     labels = [words[code] for code in codes] if len(codes) and codes.min() >= 0 else None
     names = Names(every[int(i)] for i in items)
-    return Members(names, found["shard"][items], found["start"][items], found["size"][items], labels), dict(ignored)
+    marks = np.array([mark(state) for state in states], np.int64)
+    shard, start, size = (found[key][items] for key in ("shard", "start", "size"))
+    return Members(names, shard, start, size, labels, marks), dict(ignored)
 
 
 def several(kinds: Counter[str], samples: np.ndarray) -> bool:
@@ -105,7 +115,7 @@ def scanned(paths: Sequence[str], disk: Disk) -> dict[str, np.ndarray]:
         try:
             with disk.open(path, SCAN) as file:
                 rows = []
-                for _, group in groupby(entries(path, file), key=lambda entry: divided(entry[0])[0]):
+                for _, group in groupby(latest(entries(file)), key=lambda entry: divided(entry[0])[0]):
                     sample = list(group)
                     label = next((text for *_, text in sample if text is not None), None)
                     code = -1 if label is None else words.setdefault(label, len(words))
@@ -113,7 +123,9 @@ def scanned(paths: Sequence[str], disk: Disk) -> dict[str, np.ndarray]:
                     rows += [(number, start, size, code, samples) for _, start, size, _ in sample]
                     samples += 1
                 places.append(np.array(rows, np.int64).reshape(-1, 5))
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except UserError:
+            raise
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
             if isinstance(error, tarfile.ReadError) and compressed(path, disk):
                 raise UserError(
                     f"{path} is compressed, and cannot be read at random. Images are compressed already: unpack it "
@@ -132,22 +144,46 @@ def scanned(paths: Sequence[str], disk: Disk) -> dict[str, np.ndarray]:
     return {"text": text, "ends": np.array(names.ends, np.int64), "words": np.array(list(words)), **columns}
 
 
-def entries(path: str, file: IO[bytes]) -> Iterator[tuple[str, int, int, str | None]]:
-    """(name, start, size, class) of each file in a tar; the class is that in a `.cls` file, None for others."""
+def latest(found: Iterator[tuple[str, int, int, str | None]]) -> list[tuple[str, int, int, str | None]]:
+    """Of members with one name the last, as tar unpacks them."""
+    every = list(found)
+    if len(last := {name: k for k, (name, *_) in enumerate(every)}) < len(every):
+        every = [entry for k, entry in enumerate(every) if last[entry[0]] == k]
+    return every
+
+
+def entries(file: IO[bytes]) -> Iterator[tuple[str, int, int, str | None]]:
+    """(name, start, size, class) of each file in a tar; the class is that in a `.cls` file, None for others.
+
+    Links stand at the end, with the place of what they mean. Raises tarfile.ReadError where the tar is not whole:
+    tarfile itself takes whatever it does not understand for the end.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    links: list[tuple[str, str]] = []
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # or it would hold all it has seen
-            hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
-            if not member.isreg() or member.issparse() or hidden:
+            name = posixpath.normpath(member.name)
+            if any(part.startswith(".") for part in name.split("/")):
+                continue
+            if member.islnk() or member.issym():
+                here = posixpath.dirname(name) if member.issym() else ""
+                links.append((name, posixpath.normpath(posixpath.join(here, member.linkname))))
+            if not member.isreg() or member.issparse():
                 continue
             text = None
-            if divided(member.name)[1] == LABEL and member.size <= SMALL:
+            if divided(name)[1] == LABEL and member.size <= SMALL:
                 content = tar.extractfile(member)
                 text = content.read().decode("utf-8", "replace").strip() if content else None
-            yield posixpath.normpath(member.name), member.offset_data, member.size, text
+            places[name] = member.offset_data, member.size
+            yield name, member.offset_data, member.size, text
         file.seek(tar.offset)
-        if 0 < len(file.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:  # tarfile takes half a header for the end
+        rest = file.read(REST)
+        if len(rest) < tarfile.BLOCKSIZE:
             raise tarfile.ReadError("cut short")
+        if any(rest):
+            raise tarfile.ReadError(f"no header of a tar at byte {tar.offset:,}, or several tars in one file")
+    yield from ((name, *places.get(meant, (0, 0)), None) for name, meant in links)
 
 
 def compressed(path: str, disk: Disk) -> bool:
@@ -205,6 +241,9 @@ class Rows:
         self.lock, self.owner = Lock(), getpid()
         self.files: OrderedDict[int, Any] = OrderedDict()
         self.groups: OrderedDict[int, Any] = OrderedDict()
+        folders = [posixpath.dirname(path) for path in self.paths]
+        self.shared = len(posixpath.commonpath(folders).rstrip("/")) + 1 if any(folders) else 0
+        self.marks = [mark(f"{path} {disk.state(path)}") for path in self.paths]
         schema = self.file(0).schema_arrow
         self.column, self.inner = bytes_column(self.paths[0], schema, column)
         self.label, self.classes = label_column(schema, self.column)
@@ -243,9 +282,13 @@ class Rows:
         return {**self.__dict__, "lock": None, "owner": None, "files": OrderedDict(), "groups": OrderedDict()}
 
     def name(self, i: int) -> str:
-        """As in train-00001.parquet/17."""
+        """As in train-00001.parquet/17: the path below the folder that all files share, and the row."""
         shard = bisect_right(self.firsts, i) - 1
-        return f"{posixpath.basename(self.paths[shard])}/{i - self.firsts[shard]}"
+        return f"{self.paths[shard][self.shared :]}/{i - self.firsts[shard]}"
+
+    def mark(self, i: int) -> int:
+        """63 bits that change with the file and the row."""
+        return (self.marks[bisect_right(self.firsts, i) - 1] + i * 1_000_003) % 2**63
 
     def read(self, i: int) -> bytes:
         """The bytes in row i. Raises UnreadableItem."""
@@ -256,26 +299,29 @@ class Rows:
         with self.lock:
             values = self.groups.pop(group, None)
             if values is None:
-                values = self.load(group)
+                try:
+                    values = self.load(group)
+                except UnreadableItem as reason:  # held too: it is not tried for each of its rows
+                    values = reason
                 while len(self.groups) >= self.window:
                     self.groups.popitem(last=False)
             self.groups[group] = values
-        if isinstance(values, str):
-            raise UnreadableItem(values)
+        if isinstance(values, UnreadableItem):
+            raise UnreadableItem(str(values))
         value = values[i - self.starts[group]].as_py()
         if value is None:
             raise UnreadableItem("no bytes in this row")
         return value
 
     def load(self, group: int) -> Any:
-        """The bytes of a group, or the reason why there are none."""
+        """The bytes of a group, as an Arrow array. Raises UnreadableItem."""
         import pyarrow as pa
 
         shard, k = self.places[group]
         try:
             values = self.file(shard).read_row_group(k, columns=[self.column]).column(0)
         except (OSError, pa.ArrowException) as error:
-            return f"its group of rows cannot be read: {' '.join(str(error).split())}"
+            raise UnreadableItem(f"its group of rows cannot be read: {' '.join(str(error).split())}") from error
         values = values.combine_chunks()
         if self.inner is not None:
             values = (values.chunk(0) if isinstance(values, pa.ChunkedArray) else values).field(self.inner)
@@ -288,7 +334,9 @@ class Rows:
         if file is None:
             try:
                 file = parquet.ParquetFile(self.disk.open(path) if self.disk.remote else path)
-            except (OSError, pa.ArrowException) as error:
+            except UserError:
+                raise
+            except (OSError, ValueError, pa.ArrowException) as error:
                 reason = " ".join(str(error).split()).rstrip(".")
                 raise UserError(f"{path}: no Parquet file, or a damaged one ({reason}).") from None
             while len(self.files) >= 16:
@@ -302,6 +350,8 @@ class Rows:
             return None
         found: list[str] = []
         for number in range(len(self.paths)):
+            if self.label not in self.file(number).schema_arrow.names:
+                return None
             for value in self.file(number).read(columns=[self.label]).column(0).to_pylist():
                 if value is None:
                     return None
@@ -352,13 +402,14 @@ def label_column(schema: Any, column: str) -> tuple[str | None, list[str]]:
     import json
 
     name = next((name for name in ("label", "labels", "cls", "class") if name in schema.names and name != column), None)
-    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = about.get("info", {}).get("features", {}).get(name, {})
-    classes = feature.get("names", []) if isinstance(feature, dict) else []
-    return name, [str(word) for word in classes]
+    about: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    for key in ("info", "features", name, "names"):
+        about = about.get(key) if isinstance(about, dict) else None
+    return name, [str(word) for word in about] if isinstance(about, list) else []
 
 
 def column_bytes(group: Any, column: str) -> int:
     """Bytes of a column in a group, decompressed."""
     parts = [group.column(k) for k in range(group.num_columns)]
-    return sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] == column)
+    of_it = [part for part in parts if f"{part.path_in_schema}.".startswith(f"{column}.")]
+    return sum(part.total_uncompressed_size for part in of_it)

@@ -16,8 +16,11 @@ from pyarrow import parquet
 
 import selfsame as ss
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.modalities.image.cache import cached, plan_cache
 from selfsame.modalities.image.measure import measure
 from selfsame.modalities.image.opening import open_source, reads
+from selfsame.modalities.image.views import recipe
+from selfsame.storage import disk
 from selfsame.storage import shards as storage
 from tests.conftest import QUICK, paint
 
@@ -129,6 +132,75 @@ def test_damaged_and_compressed_tars_are_named(webdataset: Path, tmp_path: Path)
         open_source(f"{tmp_path}/none*.tar")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[: 1536 * 4],  # cut where a member ends
+        lambda whole: whole[: 1536 * 4 + 700],
+        lambda whole: whole[: 1536 * 3 + 148] + b"\0" + whole[1536 * 3 + 149 :],  # a header's checksum
+        lambda whole: whole[: 1536 * 3] + bytes(512) + whole[1536 * 3 + 512 :],
+        lambda whole: whole + whole,
+    ],
+)
+def test_a_tar_that_is_not_whole_is_not_taken_for_a_shorter_one(tmp_path: Path, damage) -> None:
+    path = tarred(tmp_path / "x.tar", {f"{k}.png": bytes(1000) for k in range(8)})  # 1,536 bytes each
+    assert len(open_source(str(path))) == 8
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match="1 of 1 tars are damaged"):
+        open_source(str(path))
+
+
+def test_links_in_a_tar_are_what_they_mean_and_of_one_name_the_last_counts(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, content in (("a/0.png", png(0)), ("a/1.png", png(1)), ("a/1.png", png(2))):
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+        for name, kind, target in (("b/2.png", tarfile.LNKTYPE, "a/0.png"), ("b/3.png", tarfile.SYMTYPE, "../a/1.png")):
+            about = tarfile.TarInfo(name)
+            about.type, about.linkname = kind, target
+            tar.addfile(about)
+    source = open_source(str(tmp_path / "x.tar"))
+    assert [source.name(i) for i in range(len(source))] == ["a/0.png", "a/1.png", "b/2.png", "b/3.png"]
+    for item, seed in enumerate((0, 2, 0, 2)):
+        assert np.array_equal(source.read(item), paint(seed % 4, seed))
+
+
+def test_a_folder_of_shards_and_other_data_needs_a_word(tmp_path: Path) -> None:
+    folder = tmp_path / "set [1]"
+    tarred(folder / "A.TAR", {"0.png": png(0)})
+    assert len(open_source(str(folder))) == 1
+    (folder / "preview.png").write_bytes(png(5))
+    with pytest.raises(UserError, match=r"shards and other data \(1 .png, 1 .tar\). Say which, as in .*\*\*/\*.tar"):
+        open_source(str(folder))
+    for k in range(3):
+        (folder / f"{k}.png").write_bytes(png(k))
+    source = open_source(str(folder))  # one archive among photos
+    assert len(source) == 4 and source.ignored == {".tar": 1}
+    table(tmp_path / "both" / "x.parquet", [png(0)])
+    tarred(tmp_path / "both" / "x.tar", {"0.png": png(0)})
+    with pytest.raises(UserError, match=r"\(1 .tar, 1 .parquet\)"):
+        open_source(str(tmp_path / "both"))
+
+
+def test_shards_of_the_same_names_do_not_share_a_pixel_cache(tmp_path: Path) -> None:
+    for kind in ("tar", "parquet"):
+        for seed, name in enumerate(("one", "two")):
+            path = tmp_path / name / f"x.{kind}"
+            images = [png(10 * seed + k) for k in range(6)]
+            images = [image.ljust(4096, b"\0") for image in images]  # of one length
+            table(path, images) if kind == "parquet" else tarred(path, {f"{k}.png": v for k, v in enumerate(images)})
+        for seed, name in enumerate(("one", "two")):
+            source = open_source(str(tmp_path / name / f"x.{kind}"))
+            source.fit(measure(source)[0])
+            items = np.arange(6)
+            plan = plan_cache(source, items, recipe("photo", 24, measure(source)[0]), None)
+            kept = cached(source, items, plan)
+            for _ in range(2):
+                for k in range(6):
+                    assert np.array_equal(kept.open(k).pixels(), paint((10 * seed + k) % 4, 10 * seed + k))
+
+
 def test_a_broken_image_in_a_tar_is_one_unreadable_item(tmp_path: Path) -> None:
     source = open_source(str(tarred(tmp_path / "x.tar", {"0.png": png(0), "1.png": png(1)[:60], "2.png": b""})))
     stats, broken = measure(source)
@@ -178,6 +250,39 @@ def test_each_group_is_decoded_once_a_pass(tmp_path: Path, monkeypatch) -> None:
     assert sorted(loads) == list(range(8))
 
 
+def test_measuring_decodes_each_group_twice_at_most_and_looks_at_all_of_them(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(storage, "HELD", 1)
+    dark, bright = (io.BytesIO() for _ in range(2))
+    for value, file in ((20, dark), (220, bright)):
+        Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(file, "PNG")
+    images = [dark.getvalue()] * 600 + [bright.getvalue()] * 600
+    source = open_source(str(table(tmp_path / "x.parquet", images, group=300)))
+    assert source.window == 1
+    loads = []
+    load = storage.Rows.load
+    monkeypatch.setattr(storage.Rows, "load", lambda rows, group: loads.append(group) or load(rows, group))
+    stats, _ = measure(source, most=200)
+    assert len(loads) <= 8
+    assert stats.mean[0] == pytest.approx(120 / 255, abs=0.06)
+    assert {item // 300 for item in source.drawn(0, 200)} == {0, 1, 2, 3}
+
+
+def test_rows_have_names_of_their_own_and_columns_may_have_dots(tmp_path: Path, monkeypatch) -> None:
+    for language in ("de", "en"):
+        path = tmp_path / language / "part-0.parquet"
+        path.parent.mkdir()
+        parquet.write_table(pa.table({"image.png": [png(k) for k in range(4)]}), path, row_group_size=2)
+    source = open_source(str(tmp_path))
+    assert [source.name(i) for i in (0, 7)] == ["de/part-0.parquet/0", "en/part-0.parquet/3"]
+    monkeypatch.setattr(storage, "HELD", 4 * len(png(0)))
+    assert 1 <= open_source(str(tmp_path)).window <= 4  # the bytes of the column are counted
+    parquet.write_table(pa.table({"image.png": [png(0)], "label": [1]}), tmp_path / "de" / "part-0.parquet")
+    assert open_source(str(tmp_path)).labels is None  # not all have the column
+    made = pa.table({"image": [png(0)], "label": [1]}).replace_schema_metadata({"huggingface": '{"info": null}'})
+    parquet.write_table(made, tmp_path / "x.parquet")
+    assert open_source(str(tmp_path / "x.parquet")).labels == ["1"]
+
+
 def test_what_is_wrong_with_a_parquet_file_is_said(tmp_path: Path, monkeypatch) -> None:
     images = [png(k) for k in range(4)]
     (tmp_path / "no.parquet").write_bytes(b"PAR1 no parquet")
@@ -189,6 +294,8 @@ def test_what_is_wrong_with_a_parquet_file_is_said(tmp_path: Path, monkeypatch) 
         ("two.parquet", r"several columns hold bytes: a, b. Name one, as in .*two.parquet::a"),
         ("two.parquet::c", "unknown column of bytes"),
         ("none.parquet", "no such file"),
+        ("none-{9..7}.parquet", "no such file"),
+        ("x" * 300, "no such file"),
     ]:
         with pytest.raises(UserError, match=said):
             open_source(str(tmp_path / name))
@@ -276,6 +383,36 @@ def test_a_run_on_an_address_is_that_on_the_files(far: str, tmp_path: Path) -> N
     again = ss.pretrain(f"{far}/photos/", out=tmp_path / "far", **{**quick, "epochs": 3})
     assert again.result["steps"] > steps
     assert len(ss.embed(again, f"{far}/photos", workers=2)) == 14  # read by other processes
+
+
+def test_a_network_that_fails_now_and_then_is_asked_again_and_one_that_is_gone_stops_the_run(
+    far: str, monkeypatch
+) -> None:
+    monkeypatch.setattr(disk, "PAUSES", (0, 0))
+    source = open_source(f"{far}/photos")
+    source.fit(measure(source)[0])
+    system = type(source.disk.system)
+    cat_file, failures = system.cat_file, []
+
+    def shaky(self, path, **options):
+        if (path, True) not in failures:
+            failures.append((path, True))
+            raise TimeoutError("503")
+        return cat_file(self, path, **options)
+
+    monkeypatch.setattr(system, "cat_file", shaky)
+    source.fetch(range(14))
+    for k in range(14):
+        source.read(k)
+    assert len(failures) == 14
+
+    def gone(self, path, **options):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(system, "cat_file", gone)
+    with pytest.raises(UserError, match=r"cannot be reached: ConnectionError: no route to host") as caught:
+        source.read(0)
+    assert not isinstance(caught.value, UnreadableItem)  # it says nothing about the item
 
 
 def test_what_is_wrong_with_an_address_is_said(far: str, monkeypatch) -> None:

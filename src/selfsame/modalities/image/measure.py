@@ -74,11 +74,13 @@ def measure(source: "ImageSource", seed: int = 0, most: int = 2000) -> tuple[Sta
     known = set(looked) if len(source) > source.looks else looked
     sample = [i for i in source.drawn(seed, most) if i in known]
     # Threads share the list of warning filters: while this holds, what each sets and resets is the same.
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
+    threads = min(8, 2 * (os.cpu_count() or 1), source.window if source.blocks is not None else 8)
+    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=threads) as pool:
         warnings.simplefilter("ignore")
-        headers, broken = attempt(pool, source.header, looked)
+        headers, broken = attempt(pool, source.header, looked, source.blocks)
         form = common_form(source, headers, broken)
-        sums, damaged = attempt(pool, lambda i: count(source, i, form, headers[i]), [i for i in sample if i in headers])
+        drawn = [i for i in sample if i in headers]
+        sums, damaged = attempt(pool, lambda i: count(source, i, form, headers[i]), drawn, source.blocks)
     unreadable = dict(sorted((broken | damaged).items()))
     for item in damaged:
         del headers[item]
@@ -103,9 +105,9 @@ def measure(source: "ImageSource", seed: int = 0, most: int = 2000) -> tuple[Sta
 
 
 def attempt(
-    pool: ThreadPoolExecutor, job: Callable[[int], T], items: Iterable[int]
+    pool: ThreadPoolExecutor, job: Callable[[int], T], items: Iterable[int], blocks: np.ndarray | None = None
 ) -> tuple[dict[int, T], dict[int, str]]:
-    """The job's results by item, and the reasons of the items it failed on."""
+    """The job's results by item, and the reasons of the items it failed on. A block is one thread's."""
 
     def chunk(some: list[int]) -> list[T | UnreadableItem]:
         results: list[T | UnreadableItem] = []
@@ -119,6 +121,9 @@ def attempt(
     items = list(items)
     size = max(1, min(CHUNK, len(items) // 64))
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
+    if blocks is not None and len(items):
+        edges = np.flatnonzero(np.diff(np.searchsorted(blocks, items, side="right"))) + 1
+        chunks = [part.tolist() for part in np.split(np.array(items), edges)]
     done: dict[int, T] = {}
     failed: dict[int, str] = {}
     for some, results in zip(chunks, pool.map(chunk, chunks), strict=True):

@@ -15,7 +15,7 @@ from selfsame.errors import UserError
 from selfsame.modalities.image.arrays import IMAGES, label_strings, npz_key, npz_keys, shape_of, split_key
 from selfsame.modalities.image.decode import suffixes
 from selfsame.modalities.image.files import chosen, is_image
-from selfsame.modalities.image.shards import PACKED, SHARDS, open_shards
+from selfsame.modalities.image.shards import PACKED, SHARDS, open_shards, source_of_shards
 from selfsame.modalities.image.source import ArraySource, FileSource, ImageSource, ZipSource
 from selfsame.storage.disk import Disk, disk_of, is_address, joined, plain_path
 from selfsame.storage.folders import depth_of, folder_labels, listed, matching, opened_zip, split_glob, suffix_of, walk
@@ -111,9 +111,17 @@ def home_spelt(path: str) -> str:
 def open_folder(path: str) -> ImageSource:
     disk = disk_of(path)
     names, ignored = chosen(disk.runs(path), opener(disk, path))
+    held = {suffix: ignored[suffix] for suffix in SHARDS if suffix in ignored}
+    if held and sum(held.values()) >= len(names):  # an archive beside many photos is left out, and said so
+        if names or len(held) > 1:
+            kinds = {**({suffix_of(names[0]): len(names)} if names else {}), **held}
+            raise UserError(
+                f"{path}: this folder holds shards and other data ({listed(kinds)}). Say which, as in "
+                f"{path}/**/*{next(iter(held))}"
+            )
+        shards = [name for run in disk.runs(path) for name in run if suffix_of(name) in held]
+        return source_of_shards(path, [joined(path, name) for name in shards], None)
     if not names:
-        if shards := [suffix for suffix in SHARDS if suffix in ignored]:
-            return open_shards(f"{path}/**/*{shards[0]}")
         raise UserError(
             f"{path}: no images in this folder. It {f'holds {listed(ignored)}' if ignored else 'is empty'}."
         )
@@ -146,13 +154,13 @@ def opener(disk: Disk, root: str) -> Callable[[str], IO[bytes]]:
 def open_list(path: str) -> FileSource:
     """Files named one a line (.txt), or in the column `path` or else the first of a .csv; its labels if complete."""
     here = Path(path).parent
-    named, labels = paths_and_labels(Path(path), lambda cell: suffix_of(cell) in suffixes() or (here / cell).is_file())
+    named, labels = paths_and_labels(Path(path), lambda cell: suffix_of(cell) in suffixes() or is_file(here, cell))
     if not named:
         raise UserError(f"{path}: this list is empty. Give one path a line.")
     names = Names(map(posixpath.normpath, named))
     relative = (name for name in names if not posixpath.isabs(name))
-    root = here if any((here / name).exists() for name in islice(relative, FIRST)) else Path()
-    missing = [name for name in names if not os.path.isfile(posixpath.join(root, name))]  # noqa: PTH113 - ten million
+    root = here if any(is_file(here, name) for name in islice(relative, FIRST)) else Path()
+    missing = [name for name in names if not is_file(root, name)]
     if missing:
         places = "its folder" if root == Path() == here else f"{here} and the working folder"
         raise UserError(f"{path}: {some(missing, len(names), 'files')} are not there. Looked in {places}.")
@@ -160,6 +168,10 @@ def open_list(path: str) -> FileSource:
         raise UserError(f"{path}: {some(twice, len(names), 'files')} are named more than once.")
     given = partial(folder_labels, names) if labels is None else labels if all(labels) else None
     return FileSource(path, root, names, given)
+
+
+def is_file(root: Path, name: str) -> bool:
+    return os.path.isfile(os.path.join(root, name))  # noqa: PTH113, PTH118 - quick, and False for what is no name
 
 
 # Labels --------------------------------------------------------------------------------------------------------------
@@ -191,15 +203,18 @@ def labels_from_csv(path: Path, source: ImageSource) -> list[str]:
     by_name = {source.name(i): i for i in range(len(source))}
     by_file: dict[str, list[int]] = {}
     by_place: dict[str, int] = {}
+    root = str(Path.cwd() / source.root) if isinstance(source, FileSource) else ""
     for name, i in by_name.items():
         by_file.setdefault(posixpath.basename(name), []).append(i)
         if isinstance(source, FileSource):
-            by_place[os.path.normpath(Path.cwd() / source.root / name)] = i
+            by_place[os.path.normpath(f"{root}/{name}" if not name.startswith("/") else name)] = i
+
+    here = Path.cwd() / path.parent
 
     def item(cell: str) -> int | None:
         if (name := posixpath.normpath(cell)) in by_name:
             return by_name[name]
-        if (place := os.path.normpath(Path.cwd() / path.parent / cell)) in by_place:
+        if (place := os.path.normpath(here / cell)) in by_place:
             return by_place[place]
         same = by_file.get(cell, [])
         if len(same) > 1:

@@ -18,6 +18,7 @@ from selfsame.storage.names import repeated
 from selfsame.storage.shards import Rows, members, section
 
 SHARDS = (".tar", ".parquet")
+GROUPS = 32  # of Parquet rows, at least, from which items are drawn
 PACKED = (".tgz", ".gz", ".bz2", ".xz", ".zst")  # of tars
 
 
@@ -32,7 +33,7 @@ class TarSource(ImageSource):
         super().__init__(path, inside.names, labels, disk)
         self.ignored = ignored
         self.paths = list(paths)
-        self.shard, self.start, self.size = inside.shard, inside.start, inside.size
+        self.shard, self.start, self.size, self.marks = inside.shard, inside.start, inside.size, inside.marks
         self.alike = bool(repeated(inside.names)) if len(paths) > 1 else False
 
     def name(self, i: int) -> str:
@@ -43,7 +44,7 @@ class TarSource(ImageSource):
         return section(self.disk, self.paths[self.shard[i]], int(self.start[i]), int(self.size[i]))
 
     def stamp(self, i: int, file: IO[bytes]) -> int:
-        return int(self.start[i])  # of the same tar with the same members: others have another index
+        return (int(self.marks[self.shard[i]]) + int(self.start[i]) * 1_000_003) % 2**63
 
 
 class ParquetSource(ImageSource):
@@ -60,12 +61,13 @@ class ParquetSource(ImageSource):
         return self.rows.name(i)
 
     def drawn(self, seed: int, most: int) -> list[int]:
-        """Whole groups, drawn by the seed, until there are enough."""
+        """From few groups, drawn by the seed: no more than hold twice as many items, but some tens of them."""
+        rng = np.random.default_rng(seed)
         starts = np.array(self.rows.starts)
-        order = np.random.default_rng(seed).permutation(len(starts) - 1)
-        enough = int(np.searchsorted(np.cumsum(np.diff(starts)[order]), most)) + 1
-        chosen = sorted(order[:enough].tolist())
-        return list(chain.from_iterable(range(starts[k], starts[k + 1]) for k in chosen))[:most]
+        order = rng.permutation(len(starts) - 1)
+        enough = int(np.searchsorted(np.cumsum(np.diff(starts)[order]), 2 * most)) + 1
+        inside = np.concatenate([np.arange(starts[k], starts[k + 1]) for k in order[: max(GROUPS, enough)]])
+        return sorted(rng.permutation(inside)[:most].tolist())
 
     def file(self, i: int) -> IO[bytes]:
         return io.BytesIO(self.rows.read(i))
@@ -74,7 +76,7 @@ class ParquetSource(ImageSource):
         """Groups are fetched whole, when the first of their rows is read."""
 
     def stamp(self, i: int, file: IO[bytes]) -> int:
-        return file.seek(0, io.SEEK_END)
+        return self.rows.mark(i)
 
 
 def open_shards(path: str) -> ImageSource:
@@ -87,7 +89,13 @@ def open_shards(path: str) -> ImageSource:
             f"{path} is compressed, and cannot be read at random. Images are compressed already: unpack it to a plain "
             "tar (gunzip, unzstd, unxz, bunzip2)."
         )
-    return ParquetSource(path, paths, disk, key) if suffix == ".parquet" else TarSource(path, paths, disk, key)
+    return source_of_shards(path, paths, key)
+
+
+def source_of_shards(path: str, paths: Sequence[str], key: str | None) -> ImageSource:
+    """`paths` are the files, all of one kind, that `path` stands for."""
+    kind = ParquetSource if suffix_of(paths[0]) == ".parquet" else TarSource
+    return kind(path, paths, disk_of(paths[0]), key)
 
 
 def found(path: str, disk: Disk) -> list[str]:

@@ -138,6 +138,15 @@ class ImageSource:
         with readable(), self.file(i) as file:
             return file.seek(0, io.SEEK_END)
 
+    @property
+    def noted(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """What `measure` has noted, for other processes that did not measure."""
+        return self.sizes, self.stamps
+
+    @noted.setter
+    def noted(self, noted: tuple[np.ndarray | None, np.ndarray | None]) -> None:
+        self.sizes, self.stamps = noted
+
     def note(self, headers: dict[int, Header]) -> None:
         """Keep the sizes and stamps; an item without a header has size 0."""
         self.sizes, self.stamps = np.zeros((len(self), 2), np.int32), np.zeros(len(self), np.int64)
@@ -167,6 +176,9 @@ class FileSource(ImageSource):
 
     def file(self, i: int) -> IO[bytes]:
         return self.disk.open(joined(self.root, self.names[i]))
+
+    def data(self, i: int) -> bytes:
+        return self.disk.read(joined(self.root, self.names[i]))  # at an address one request, where a file takes two
 
 
 class ZipSource(ImageSource):
