@@ -54,8 +54,6 @@ class Embed(Record):
     def _spreads(self) -> Self:
         if self.ray is None:
             return self
-        if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow") is None:
-            raise missing("ray", "ray[data]", "--ray")
         if self.workers == 0:
             raise UserError("--workers 0: with --ray, they are the processes that read and encode. Give 1 or more.")
         if self.device not in ("auto", "cpu", "cuda"):
@@ -105,6 +103,8 @@ def stream(job: Embed, encoder: "Encoder") -> tuple[Any, Vectors]:
     from selfsame.engine.plan import workers_for
     from selfsame.jobs.data import encoded, open_like
 
+    if job.ray is not None and not all(map(importlib.util.find_spec, ("ray", "pyarrow"))):
+        raise missing("ray", "ray[data]", "--ray")
     data = open_like(job.data, encoder)
     if job.ray is not None:
         from selfsame.jobs.on_ray import spread
