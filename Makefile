@@ -1,11 +1,16 @@
 # make demo   set up, then learn from handwritten digits and measure the encoder
 # make test   set up, then every check there is: format, lint, types, import directions, tests
 # make learns the slow tests, which train for minutes and must reach stated figures
+# make bench  measure what docs/performance.md states (about an hour), and write it; make bench-page writes it alone
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+comma  := ,
+install = if command -v uv >/dev/null; \
+	  then uv pip install --quiet --python $(BIN)/python -e '.[$(1)]'; \
+	  else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'; fi
 
-.PHONY: demo test check learns clean
+.PHONY: demo test check learns bench bench-page clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/digits.py
@@ -22,14 +27,24 @@ check: $(VENV)/ready
 learns: $(VENV)/ready
 	$(BIN)/python -m pytest -m learns -s
 
+bench: $(VENV)/ready-bench
+	$(BIN)/python bench/all.py
+	$(MAKE) bench-page
+
+bench-page: $(VENV)/ready-bench
+	$(BIN)/python bench/plots.py
+	$(BIN)/python bench/table.py
+
 # A file that stands for a complete environment: made again when the dependencies or the compiled kernel change.
 $(VENV)/ready: pyproject.toml hatch_build.py src/selfsame/modalities/image/kernel.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "selfsame needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	if command -v uv >/dev/null; \
-	  then uv pip install --quiet --python $(BIN)/python -e '.[all,dev]'; \
-	  else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'; fi
+	$(call install,all$(comma)dev)
+	touch $@
+
+$(VENV)/ready-bench: $(VENV)/ready
+	$(call install,bench)
 	touch $@
 
 clean:

@@ -13,8 +13,18 @@ DOCS = HERE.parent / "docs"
 
 def main() -> None:
     pages = {
-        "numbers.md": [OPENING, *budgets(), *curves(), *baselines(), *demo()],
-        "performance.md": [SPEED, *views(), *steps(), *encoders(), *kills()],
+        "numbers.md": [OPENING, *budgets(), *curves(), *evaluations()],
+        "performance.md": [
+            SPEED,
+            *views(),
+            *cache(),
+            *steps(),
+            *startup(),
+            *memory(),
+            *scaling(),
+            *encoders(),
+            *kills(),
+        ],
         "scale.md": scale(),
     }
     for name, lines in pages.items():
@@ -27,7 +37,8 @@ SPEED = """# Performance
 
 Measured by the scripts of `bench/`, whose commands stand above their tables, in turns with what they are compared to.
 Rates are by processor time, of one process with one thread; the machines are shared, so read the ratios. This page is
-made by `python bench/table.py`."""
+made by `make bench-page` from what is stored in `bench/results`; `make bench` measures anew what it can.
+"""
 SCALE = """# Scale: what a training costs on other machines
 
 `selfsame plan PATH --gpus N --gpu h100` answers this for your data and settings; here is how, with worked answers.
@@ -116,37 +127,39 @@ def curves() -> list[str]:
     return lines + table(["contender", "samples", "k-NN", "linear"], rows)
 
 
-def baselines() -> list[str]:
+def evaluations() -> list[str]:
     lines: list[str] = []
-    for name, title in (("clothing", "Photos of clothing"), ("fashion_mnist", "Fashion-MNIST")):
-        result = read(name)
-        if result is None:
+    for name, title in EVALUATED.items():
+        if (result := read(name)) is None:
             continue
-        first = result["runs"][0]
-        lines += [
-            f"\n## {title}\n",
-            f"`{result['command']}`: {first['result']['items']:,} unlabelled images at {first['size']} px, "
-            f"{first['loop']['steps']:,} steps of {first['loop']['batch']}, verdict {first['result']['verdict']}, "
-            f"{lasted(first['result'])}on {first['result']['machine']}.\n",
-        ]
-        lines += noted(result)
-        lines += table(HEAD, [accuracy(row) for run in result["runs"] for row in run["rows"]])
+        runs = result.get("runs", [result])
+        lines += [f"\n## {title}\n", f"`{result['command']}`: {trained(result)}.\n", *noted(result)]
+        lines += table(HEAD, [accuracy(row) for run in runs for row in run["rows"]])
     return lines
 
 
-def lasted(result: dict) -> str:
-    return f"{result['seconds']:,.0f} s " if "seconds" in result else ""
+EVALUATED = {
+    "clothing": "Photos of clothing",
+    "fashion_mnist": "Fashion-MNIST",
+    "digits": "The demo: handwritten digits",
+}
 
 
-def demo() -> list[str]:
-    result = read("digits")
-    if result is None:
-        return []
-    lines = [
-        "\n## The demo: handwritten digits\n",
-        f"`{result['command']}`: {result['minutes']} minutes on {result['machine']}, verdict {result['verdict']}.\n",
-    ]
-    return lines + noted(result) + table(HEAD, [accuracy(row) for row in result["rows"]])
+def trained(result: dict) -> str:
+    if "runs" not in result:
+        return f"{result['minutes']} minutes on {result['machine']}, verdict {result['verdict']}"
+    first = result["runs"][0]
+    made, loop = first["result"], first["loop"]
+    lasted = f"{made['seconds']:,.0f} s " if "seconds" in made else ""
+    return (
+        f"{made['items']:,} unlabelled images at {first['size']} px, {loop['steps']:,} steps of {loop['batch']}, "
+        f"verdict {made['verdict']}, {lasted}on {made['machine']}"
+    )
+
+
+def plot(name: str, says: str) -> list[str]:
+    path = DOCS / f"speed-{name}.svg"
+    return [f"![{says}]({path.name})\n"] if path.exists() else []
 
 
 def views() -> list[str]:
@@ -158,6 +171,7 @@ def views() -> list[str]:
         f"`{result['command']}` on {result['machine']}. Photos of 0.2 megapixels to 224 px; lightly is its",
         "BYOLTransform, with Pillow's decoder where there are files.\n",
     ]
+    lines += plot("ratios", "Bars of how many times as fast as lightly views and steps are")
     rows = [[MEASURES[row["measure"]], row["lightly"], row["selfsame"], row["ratio"]] for row in result["rows"]]
     return lines + table(["from ... to", "lightly, images/s", "selfsame, images/s", "ratio"], rows)
 
@@ -169,6 +183,88 @@ MEASURES = {
     "cache": "pixel cache to two uint8 crops (lightly: JPEG bytes to views)",
     "small": "32 px images in memory to normalised views",
 }
+
+
+def cache() -> list[str]:
+    result = read("cache")
+    if result is None:
+        return []
+    return [
+        "\n## The pixel cache\n",
+        f"`{result['command']}`: the worker half of two views of {result['count']} photos of 640 x 480, in one",
+        f"process, {result['rounds']} rounds in turns, on {result['machine']}. A full cache was opened in "
+        f"{result['opened_ms']:g} ms.\n",
+        *table(
+            ["photos are read", "images / CPU-s", "ratio"],
+            [[CACHE[row["what"]], row["images_per_cpu_s"], row["ratio"]] for row in result["rows"]],
+        ),
+    ]
+
+
+CACHE = {
+    "without": "from their files, without a cache",
+    "filling": "from their files, into the cache (the first pass)",
+    "cached": "from the cache (every later pass)",
+}
+
+
+def startup() -> list[str]:
+    result = read("startup")
+    if result is None:
+        return []
+    peers = ", ".join(f"{name} {version}" for name, version in result["peers"].items()) or "no peer"
+    return [
+        "\n## Start\n",
+        f"`{result['command']}` with {peers}: fresh processes, {result['rounds']} rounds in turns, medians, on",
+        f"{result['machine']}.",
+        "The first step of selfsame is that of `pretrain`, which lists and measures the data, tries a step to say how",
+        "long it will take, and looks at the health of the encoder before it learns; lightly's is a loop by hand that",
+        "does the step alone.\n",
+        *plot("startup", "Bars of seconds of processor time from a cold command"),
+        *table(
+            ["what", "contender", "wall s", "CPU s"],
+            [[row["what"], row["contender"], row["seconds"], row["cpu_s"]] for row in result["rows"]],
+        ),
+    ]
+
+
+def memory() -> list[str]:
+    result = read("memory")
+    if result is None:
+        return []
+    lines = [
+        "\n## Many items\n",
+        "Opening a source in a fresh process: seconds, and its peak of memory beyond that of one that opens nothing.",
+        "A `folder` is a tree of empty files, a `list` a .txt of names that are all there.\n",
+        ", ".join(f"`{said}`" for said in dict.fromkeys(row["command"] for row in result["rows"])),
+        f"on {', '.join(dict.fromkeys(row['machine'] for row in result['rows']))}.\n",
+        *plot("memory", "Memory and seconds against the number of items, both logarithmic"),
+    ]
+    rows = [[row["way"], f"{row['items']:,}", row["mib"], row["seconds"], row["rounds"]] for row in result["rows"]]
+    return lines + table(["way", "items", "MiB", "seconds", "rounds"], rows)
+
+
+def scaling() -> list[str]:
+    result = read("scaling")
+    if result is None:
+        return []
+    return [
+        "\n## Several processes\n",
+        f"`{result['command']}`: `pretrain` under torchrun, {result['steps']} steps of {result['batch']} images of",
+        f"32 px in all, one thread a process, {result['rounds']} rounds in turns, on {result['machine']}.",
+        f"All processes share these cores with whatever else runs (load {result['load']:g} before a round), and rates",
+        "are by wall time: they say what this busy machine gave, not what two free cores would.\n",
+        *plot("scaling", "Bars of samples a second by the number of processes"),
+        *table(
+            ["processes", "samples / s", "least and most of the rounds", "efficiency"],
+            [[row["processes"], row["samples_per_s"], among(result, row), row["efficiency"]] for row in result["rows"]],
+        ),
+    ]
+
+
+def among(result: dict, row: dict) -> str:
+    rates = result["rates"][str(row["processes"])]
+    return f"{min(rates):.1f} to {max(rates):.1f}"
 
 
 def steps() -> list[str]:

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ class Chunks(Dataset):
 
 def encoded(
     encoder: Encoder, data: Data, views: Any, items: Sequence[int], on: torch.device, workers: int = 0, chunk: int = 128
-) -> Iterator[tuple[list[int], Float32[np.ndarray, "b d"]]]:
+) -> Generator[tuple[list[int], Float32[np.ndarray, "b d"]], None, None]:
     """(items, vectors) chunk by chunk, in order, in eval mode; unreadable items are added to data.skipped.
 
     The encoder is left in the mode and on the device it came in.

@@ -2,15 +2,15 @@
 
 import csv
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from selfsame.errors import missing, unknown
+from selfsame.errors import UserError, missing, unknown
 from selfsame.jobs.checked import checked
 from selfsame.records import Record
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from selfsame.types import Encoder
 
 SUFFIXES = (".parquet", ".npy", ".csv")
+Vectors = Generator[tuple[list[str], "np.ndarray"], None, None]  # names, and a vector for each
 
 
 class Embed(Record):
@@ -34,7 +35,9 @@ class Embed(Record):
     batch_size: Annotated[int, Field(ge=1)] = 128
     """items encoded at once"""
     workers: Annotated[int | None, Field(ge=0)] = None
-    """reading processes [cores - 1]"""
+    """reading processes [cores - 1]; with --ray, processes that read and encode [one a GPU or a core]"""
+    ray: Annotated[str | None, Field(min_length=1)] = None
+    """spread it over a Ray cluster: local (started here), auto (the one that runs) or its HOST:PORT"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -46,6 +49,16 @@ class Embed(Record):
         if given.suffix not in SUFFIXES:
             raise unknown("kind of vector file", given.suffix or str(given), SUFFIXES)
         return given
+
+    @model_validator(mode="after")
+    def _spreads(self) -> Self:
+        if self.ray is None:
+            return self
+        if self.workers == 0:
+            raise UserError("--workers 0: with --ray, they are the processes that read and encode. Give 1 or more.")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"--device {self.device}: with --ray, each process takes a device: give auto, cpu or cuda.")
+        return self
 
     def run(self) -> dict[str, Any]:
         from selfsame.jobs.runs import load
@@ -84,19 +97,32 @@ def embed(run: Any, data: str | Path, out: str | Path | None = None, **settings:
     return written(job, encoder) if out is not None else in_memory(job, encoder)
 
 
-def stream(job: Embed, encoder: "Encoder") -> tuple[Any, Iterator[tuple[list[str], "np.ndarray"]]]:
+def stream(job: Embed, encoder: "Encoder") -> tuple[Any, Vectors]:
     """The opened data, and (names, vectors) chunk by chunk."""
     from selfsame.engine import dist
     from selfsame.engine.plan import workers_for
     from selfsame.jobs.data import encoded, open_like
 
+    if job.ray is not None and not all(map(importlib.util.find_spec, ("ray", "pyarrow"))):
+        raise missing("ray", "ray[data]", "--ray")
     data = open_like(job.data, encoder)
-    on = dist.device(job.device)
-    workers, _ = workers_for(data.source.array is not None, job.workers)
-    views = data.modality.recipe("weak", encoder.spec["size"], data.stats)
-    items = range(len(data.source))
-    chunks = encoded(encoder, data, views, items, on, workers, job.batch_size)
-    return data, (([data.source.name(i) for i in kept], vectors) for kept, vectors in chunks)
+    if job.ray is not None:
+        from selfsame.jobs.on_ray import spread
+
+        chunks = spread(encoder, data, job.ray, job.batch_size, job.workers, job.device)
+    else:
+        on = dist.device(job.device)
+        workers, _ = workers_for(data.source.array is not None, job.workers)
+        views = data.modality.recipe("weak", encoder.spec["size"], data.stats)
+        chunks = encoded(encoder, data, views, range(len(data.source)), on, workers, job.batch_size)
+    return data, named(data, chunks)
+
+
+def named(data: Any, chunks: Generator[tuple[list[int], "np.ndarray"], None, None]) -> Vectors:
+    """With names in place of numbers. Closing it ends the work at once."""
+    with closing(chunks):
+        for kept, vectors in chunks:
+            yield [data.source.name(i) for i in kept], vectors
 
 
 def in_memory(job: Embed, encoder: "Encoder") -> Embedding:
@@ -123,7 +149,7 @@ def written(job: Embed, encoder: "Encoder") -> dict[str, Any]:
     def fill(draft: Path) -> None:
         nonlocal count
         writer = {".parquet": parquet, ".csv": table, ".npy": array}[job.out.suffix]
-        with writer(draft, encoder.dim, len(data.source)) as add:
+        with closing(chunks), writer(draft, encoder.dim, len(data.source)) as add:
             for names, vectors in chunks:
                 add([printable(name) for name in names], vectors)
                 count += len(names)
