@@ -1,11 +1,12 @@
 # make demo   set up, then learn from handwritten digits and measure the encoder
 # make test   set up, then every check there is: format, lint, types, import directions, tests
 # make learns the slow tests, which train for minutes and must reach stated figures
+# make hosts  two hosts on this machine, in network namespaces (needs root), train together
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check learns clean
+.PHONY: demo test check learns hosts clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/digits.py
@@ -21,6 +22,9 @@ check: $(VENV)/ready
 
 learns: $(VENV)/ready
 	$(BIN)/python -m pytest -m learns -s
+
+hosts: $(VENV)/ready
+	$(BIN)/python -m pytest -m hosts -rs
 
 # A file that stands for a complete environment: made again when the dependencies or the compiled kernel change.
 $(VENV)/ready: pyproject.toml hatch_build.py src/selfsame/modalities/image/kernel.c
