@@ -40,7 +40,8 @@ def sharded(learner: M, on: torch.device) -> M:
     dist.alike(learner)
     learner = learner.to(memory_format=torch.contiguous_format)
     mesh = init_device_mesh(on.type, (dist.world(),))
-    for part in [*blocks(learner), learner]:
+    parts: list[nn.Module] = [*blocks(learner), learner]
+    for part in parts:
         unit = fully_shard(part, mesh=mesh)
         if on.type != "cuda":  # gloo of torch 2.8 takes NCCL's average for a sum, and says nothing
             unit.set_force_sum_reduction_for_comms(True)
