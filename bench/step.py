@@ -6,7 +6,7 @@
 A sample is both views, forward, backward, optimiser and average of the target, in turns; views are made already, the
 networks are the same (torchvision's), the heads as wide, the optimiser SGD. `lightly` is as shipped; `lightly tuned`
 has channels-last and, where the processor computes it, bf16, as `selfsame` and `minimal` have. Needs lightly and the
-contenders of ../shared/bench. Stored in bench/results/step-NET-SIZE.json.
+contenders of ../shared/bench. Stored in bench/results/step-NET-SIZE.json, of bf16 in step-NET-SIZE-bf16.json.
 """
 
 import argparse
@@ -100,7 +100,9 @@ def main() -> None:
         "machine": machine(CPU),
         "rows": rows,
     }
-    (HERE / "results" / f"step-{args.net}-{args.size}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (HERE / "results" / f"step-{args.net}-{args.size}{'-bf16' if bf16 else ''}.json").write_text(
+        json.dumps(result, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

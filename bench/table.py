@@ -13,7 +13,7 @@ DOCS = HERE.parent / "docs"
 
 def main() -> None:
     pages = {
-        "numbers.md": [OPENING, *budgets(), *curves(), *evaluations()],
+        "numbers.md": [OPENING, *budgets(), *paths(), *curves(), *evaluations()],
         "performance.md": [
             SPEED,
             *views(),
@@ -109,6 +109,22 @@ def budgets() -> list[str]:
         for kind, mean in sorted(means.items(), key=lambda pair: -pair[1]["probe"])
     ]
     return lines + noted(result) + table(["features", "k-NN", "linear", "seeds"], rows)
+
+
+def paths() -> list[str]:
+    """What speed costs in accuracy: the compiled views beside the slow ones."""
+    fast, slow = read("cifar10-fast"), read("cifar10-slow")
+    if fast is None or slow is None:
+        return []
+    rows = []
+    for title, result in (("compiled views", fast), ("slow views, SELFSAME_KERNEL=0", slow)):
+        mean = result["mean"]["selfsame BYOL"]
+        rows.append([title, *(spread(mean[key], mean[f"{key}_std"]) for key in ("knn", "probe")), mean["seeds"]])
+    return [
+        "\n## The same with fast and with slow views\n",
+        f"`{fast['command']}` and `{slow['command']}` on {fast['machine']}. {fast['note']}\n",
+        *table(["BYOL with", "k-NN", "linear", "seeds"], rows),
+    ]
 
 
 def curves() -> list[str]:

@@ -23,6 +23,7 @@ from selfsame.errors import UserError
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)  # the others wait while the first writes its report
+SETTLING = 0.1  # seconds for what gloo's threads still hold
 
 
 def world() -> int:
@@ -92,6 +93,9 @@ def group(on: torch.device) -> Iterator[None]:
         barrier()  # nobody writes before all have read what stands in the run folder
         yield
     finally:
+        # gloo's threads need the interpreter's lock to let go of the last tensors, and torch 2.8 waits for the threads
+        # while it holds that lock: each then waits for the other, for ever. So they get the lock first.
+        time.sleep(SETTLING if on.type != "cuda" else 0)
         td.destroy_process_group()
 
 

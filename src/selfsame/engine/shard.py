@@ -40,9 +40,11 @@ def sharded(learner: M, on: torch.device) -> M:
     dist.alike(learner)
     learner = learner.to(memory_format=torch.contiguous_format)
     mesh = init_device_mesh(on.type, (dist.world(),))
-    for block in blocks(learner):
-        fully_shard(block, mesh=mesh)
-    fully_shard(learner, mesh=mesh)
+    parts: list[nn.Module] = [*blocks(learner), learner]
+    for part in parts:
+        unit = fully_shard(part, mesh=mesh)
+        if on.type != "cuda":  # gloo of torch 2.8 takes NCCL's average for a sum, and says nothing
+            unit.set_force_sum_reduction_for_comms(True)
     return learner
 
 

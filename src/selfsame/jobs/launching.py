@@ -98,6 +98,7 @@ def launch(job: Pretrain, count: int) -> None:
                             command,
                             env=environment(rank, count, store.port),
                             stdin=subprocess.PIPE,
+                            stdout=2,  # results are printed here, once
                             start_new_session=True,
                         )
                     )
