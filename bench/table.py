@@ -54,7 +54,7 @@ on {machine}, and `python bench/table.py`.
   the sum of these / {share}, but at least {launch:g} s for each operation (assumed: the time to start one).
   {share} is what NVIDIA's ResNet-50 reaches on an A100 (first row below).
 - **Gradients** of G bytes, g cards a server, m servers: 2 (g-1)/g G / link + 2 (m-1)/m G / (g network)
-  + 2 ((g-1) hop + log2(m) {tree_hop:g} s) + {tree:g} s, after each micro-batch. They hide behind the backward pass as
+  + 2 ((g-1) hop + log2(m) {tree_hop:g} s) + {tree:g} s, once a step. They hide behind the last backward pass as
   far as it lasts.
 - **Statistics**, gathered, s bytes of each of n cards: (n-1) s / link + (n-g) s / (g network) + (n-m) hop
   + (m-1) {ring_hop:g} s + {ring:g} s; summed ones as gradients. Nothing hides them. Links reach {wire:.0%} of their

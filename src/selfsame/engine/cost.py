@@ -19,7 +19,7 @@ from selfsame.records import Record
 __all__ = ["Compute", "Cost", "Counted", "Exchange", "Feeding", "Job", "Memory", "Network", "Operation", "Storage",
            "Total", "gathered_in", "priced", "reduced_in", "roofline", "times"]  # fmt: skip
 
-SHARE = 0.58
+SHARE = 0.573
 """Of the roofline that an eager step reaches: NVIDIA's 2,470 images/s of ResNet-50 on an A100 in mixed precision
 (DeepLearningExamples, ResNet50v1.5 of PyTorch, DGX A100 80GB) over what this model says of that step. bench/scale.py
 makes the figure, and sets others beside it that it was not fitted to."""
@@ -276,7 +276,7 @@ def needed(counted: Counted, card: Card, gpus: int) -> Memory:
 def exchanged(
     counted: Counted, card: Card, gpus: int, backward: float, turns: int, network: float | None = None
 ) -> Network:
-    """All exchanges of a step. Gradients are summed after each micro-batch, behind the backward pass."""
+    """All exchanges of a step. Gradients are summed once, behind the last backward pass."""
     outside = card.network if network is None else network
     one = reduced_in(counted.gradients, card, gpus, outside)
     others = sum((gathered_in if it.gather else reduced_in)(it.bytes, card, gpus, outside) for it in counted.exchanges)
@@ -284,12 +284,12 @@ def exchanged(
     got = sum(it.bytes * ((gpus - 1) if it.gather else 2 * (gpus - 1) / gpus) for it in counted.exchanges)
     alone = gpus == 1
     return Network(
-        gradients=0 if alone else counted.gradients * turns,
+        gradients=0 if alone else counted.gradients,
         statistics=0 if alone else given * turns,
-        received=(got + counted.gradients * 2 * (gpus - 1) / gpus) * turns,
-        exchanges=0 if alone else (len(counted.exchanges) + 1) * turns,
-        gradient_seconds=one * turns,
-        hidden_seconds=min(one, backward) * turns,
+        received=got * turns + counted.gradients * 2 * (gpus - 1) / gpus,
+        exchanges=0 if alone else len(counted.exchanges) * turns + 1,
+        gradient_seconds=one,
+        hidden_seconds=min(one, backward),
         statistics_seconds=others * turns,
     )
 

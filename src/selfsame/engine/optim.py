@@ -24,10 +24,13 @@ def make_optimizer(name: Name, learner: nn.Module, lr: float, weight_decay: floa
     LARS's adaptation, as in BYOL's reference code.
     """
     groups = decay_groups(learner, weight_decay)
+    # Fused is one pass over each weight, six times as fast as several on a CPU; it knows no divided weights.
+    parted = any(divided(p) for group in groups for p in group["params"])
+    way: dict[str, Any] = {"foreach": True} if parted else {"fused": True}
     if name == "sgd":
-        return SGD(groups, lr=lr, momentum=0.9, foreach=True)
+        return SGD(groups, lr=lr, momentum=0.9, **way)
     if name == "adamw":
-        return AdamW(groups, lr=lr, foreach=True)
+        return AdamW(groups, lr=lr, **way)
     return LARS(groups, lr=lr)
 
 

@@ -18,6 +18,8 @@ from selfsame.engine import dist
 from selfsame.errors import UserError
 from selfsame.nn.blocks import blocks
 
+WAYS = ("foreach", "fused", "capturable", "differentiable")  # of an optimiser, to compute the same
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -103,8 +105,12 @@ def whole(state: Any) -> Any:
 
 def divided_as(value: Any, like: Any) -> Any:
     """This process's part of a whole tensor, where `like` is a divided one of that shape; else the value itself."""
-    if not divided(like) or not isinstance(value, Tensor) or value.shape != like.shape:
+    if not isinstance(value, Tensor) or not isinstance(like, Tensor) or value.shape != like.shape:
         return value
+    if not divided(like):
+        # Fused optimisers take a moment to lie in memory as its weight does; one that was divided has lost that.
+        same = value.stride() == like.stride()
+        return value if same else torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
     from torch.distributed.tensor import distribute_tensor
 
     # No source: every process has read the whole, and takes its part of it without asking.
@@ -119,7 +125,11 @@ def load(learner: nn.Module, optimizer: Optimizer, weights: dict[str, Any], mome
     if len(moments["state"]) <= len(parameters):  # else it refuses below, and says why
         of_each = moments["state"].items()
         state = {i: {key: divided_as(value, parameters[i]) for key, value in each.items()} for i, each in of_each}
-        moments = {**moments, "state": state}
+        groups = moments["param_groups"]
+        if len(groups) == len(optimizer.param_groups):  # how it is computed is this process's matter, not the state's
+            ways = [{key: own[key] for key in WAYS if key in own} for own in optimizer.param_groups]
+            groups = [{**group, **way} for group, way in zip(groups, ways, strict=True)]
+        moments = {**moments, "state": state, "param_groups": groups}
     optimizer.load_state_dict(moments)
 
 
