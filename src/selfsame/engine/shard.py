@@ -114,7 +114,9 @@ def divided_as(value: Any, like: Any) -> Any:
     from torch.distributed.tensor import distribute_tensor
 
     # No source: every process has read the whole, and takes its part of it without asking.
-    return distribute_tensor(value.to(like.device, like.dtype), like.device_mesh, like.placements, src_data_rank=None)
+    parted: Any = like
+    whole = value.to(parted.device, parted.dtype)
+    return distribute_tensor(whole, parted.device_mesh, parted.placements, src_data_rank=None)
 
 
 def load(learner: nn.Module, optimizer: Optimizer, weights: dict[str, Any], moments: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from selfsame.nn.adversary import ascend
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine
 from selfsame.nn.heads import OutputNorm, mlp
+from selfsame.nn.joint import each
 from selfsame.nn.norm import frozen_statistics
 from selfsame.records import Budget, ViewPlan
 
@@ -157,7 +158,9 @@ class Learner(types.Learner):
         else:  # `one` is transformed, `two` is plain
             first = (one, two) if m.transformed == "online" else (two, one)
             pairs = [first, first[::-1]] if m.symmetric else [first]
-        loss = torch.stack([self.distance(self.predict(x), self.target(y)) for x, y in pairs]).sum()
+        predictions = each(nn.Sequential(*self.online, self.predictor), [x for x, _ in pairs])
+        targets = self.target([y for _, y in pairs])
+        loss = torch.stack([self.distance(p, z) for p, z in zip(predictions, targets, strict=True)]).sum()
         return types.Step(loss, {"spread": spread(self.last_target)})
 
     def predict(self, view: Tensor) -> Float[Tensor, "b d"]:

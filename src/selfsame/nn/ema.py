@@ -5,12 +5,13 @@ Source: BYOL, arXiv 2006.07733, section 3.1; batch-norm buffers as in its refere
 
 import copy
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from selfsame.errors import UserError
+from selfsame.nn.joint import each
 
 Buffers = Literal["own", "copy", "average"]
 
@@ -28,8 +29,9 @@ class Target(nn.Module):
         self.buffers_from = buffers
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    def forward(self, x: Any) -> Any:
+        """What the slow copy makes of a view, or of each of a list of views."""
+        return each(self.net, x) if isinstance(x, list) else self.net(x)
 
     @torch.no_grad()
     def follow(self, online: nn.Module, momentum: float) -> None:
