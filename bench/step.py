@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python bench/step.py --net resnet18 --size 32 --batch 64
     OMP_NUM_THREADS=1 python bench/step.py --net resnet50 --size 96 --batch 16
 
-A sample is both views, forward, backward, optimiser and average of the target, in turns; views are made already, the
-networks are the same (torchvision's), the heads as wide, the optimiser SGD. `lightly` is as shipped; `lightly tuned`
-has channels-last and, where the processor computes it, bf16, as `selfsame` and `minimal` have. Needs lightly and the
-contenders of ../shared/bench. Stored in bench/results/step-NET-SIZE.json, of bf16 in step-NET-SIZE-bf16.json.
+A sample is both views, forward, backward, optimiser and average of the target, in turns, each contender in a process of
+its own; views are made already, the networks are the same (torchvision's), the heads as wide, the optimiser SGD.
+`lightly` is as shipped; `lightly tuned` has channels-last and, where the processor computes it, bf16, as `selfsame` and
+`minimal` have. `selfsame` has the memory settings that its command line makes. Needs lightly and the contenders of
+../shared/bench. Stored in bench/results/step-NET-SIZE.json, of bf16 in step-NET-SIZE-bf16.json.
 """
 
 import argparse
@@ -14,12 +15,13 @@ import json
 import os
 import shlex
 import statistics
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost a shared machine dear
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line sets it, here for all contenders
 
 HERE = Path(__file__).parent
 BENCH = HERE.parents[1] / "shared" / "bench"
@@ -31,6 +33,7 @@ from torch import Tensor
 
 import selfsame as ss
 from nets import resnet
+from selfsame.cli import keep_heap
 from selfsame.engine.dist import has_bf16, machine, place
 from selfsame.engine.feed import Batch
 from selfsame.engine.loop import Loop, one_step
@@ -61,24 +64,80 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> Callable[[Tensor, Tenso
     return run
 
 
+def contender(name: str, net: str, size: int, batch: int) -> Callable[[Tensor, Tensor], object]:
+    bf16 = has_bf16(CPU)
+    if name == "selfsame":
+        return ours(net, size, batch, bf16)
+    shared = {
+        "lightly": "lightly",
+        "minimal": "minimal CL bf16" if bf16 else "minimal channels_last",
+        "lightly tuned": "lightly CL bf16",
+    }
+    return common.contenders("STEPS")[shared[name]](net, size, batch)
+
+
+def serve(name: str, net: str, size: int, batch: int) -> None:
+    """One contender: for each line it is sent it makes a step and answers with its seconds of processor time."""
+    if name == "selfsame":
+        keep_heap()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    run = contender(name, net, size, batch)
+    x0, x1 = torch.rand(2, batch, 3, size, size)
+    for _ in sys.stdin:
+        began = time.process_time()
+        run(x0, x1)
+        print(time.process_time() - began, file=sys.__stdout__, flush=True)
+
+
+class Turn:
+    """A contender in its own process, with the environment it is run in by its users."""
+
+    def __init__(self, name: str, flags: list[str]) -> None:
+        own = {"THP_MEM_ALLOC_ENABLE": "1"} if name == "selfsame" else {}
+        command = [sys.executable, __file__, *flags, "--serve", name]
+        environment = {**os.environ, **own}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def __call__(self) -> float:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        while True:  # peers print words of their own
+            line = self.process.stdout.readline()
+            try:
+                return float(line)
+            except ValueError:
+                if not line:
+                    raise SystemExit("a contender has ended") from None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--net", default="resnet18")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.serve:
+        serve(args.serve, args.net, args.size, args.batch)
+        return
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
     bf16 = has_bf16(CPU)
-    shared = common.contenders("STEPS")
-    given = (args.net, args.size, args.batch)
-    kinds = {"lightly": shared["lightly"](*given), "selfsame": ours(*given, bf16)}
-    kinds["minimal"] = shared["minimal CL bf16" if bf16 else "minimal channels_last"](*given)
-    if bf16:
-        kinds["lightly tuned"] = shared["lightly CL bf16"](*given)
-    x0, x1 = torch.rand(2, args.batch, 3, args.size, args.size)
-    turns = {name: lambda run=run: (run(x0, x1), args.batch)[1] for name, run in kinds.items()}
-    rates = {name: rate["cpu"] for name, rate in common.interleave(turns, args.rounds).items()}
+    flags = [f"--net={args.net}", f"--size={args.size}", f"--batch={args.batch}"]
+    turns = {
+        name: Turn(name, flags) for name in ("lightly", "selfsame", "minimal", *(["lightly tuned"] if bf16 else []))
+    }
+    for turn in turns.values():
+        turn(), turn()  # to be warm
+    rates: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(args.rounds):
+        for name, turn in turns.items():
+            rates[name].append(args.batch / statistics.median(turn() for _ in range(3)))
+    for turn in turns.values():
+        turn.process.kill()
     rows = [
         {
             "contender": name,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -353,3 +354,22 @@ def test_a_switch_of_a_method_can_be_turned_off(monkeypatch):
     monkeypatch.setattr("selfsame.cli.carry_out", lambda name, function, given: seen.append(given) or 0)
     assert main(["pretrain", "x", "--method.no-predictor", "--method.output-norm=plain"]) == 0
     assert seen[0]["method_settings"].model_dump(exclude_unset=True) == {"predictor": False, "output_norm": "plain"}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the setting")
+def test_memory_that_is_freed_is_used_again_and_not_asked_for_anew():
+    code = (
+        "import resource, sys, numpy as np\n"
+        "from selfsame.cli import keep_heap\n"
+        "if len(sys.argv) > 1: keep_heap()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "np.ones(40 << 20, np.uint8)\n"
+        "before = faults()\n"
+        "for _ in range(20): np.ones(40 << 20, np.uint8)\n"
+        "print(faults() - before)"
+    )
+    asked = [
+        int(subprocess.run([sys.executable, "-c", code, *more], capture_output=True, text=True, check=True).stdout)
+        for more in ([], ["kept"])
+    ]
+    assert asked[1] < 100 < asked[0] / 2

@@ -3,6 +3,8 @@
 Exit codes: 0 done; 2 wrong input or a run that was stopped for a reason, said in one line; 128 + n after signal n.
 """
 
+import contextlib
+import ctypes
 import importlib
 import inspect
 import json
@@ -62,6 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
 
+def keep_heap() -> None:
+    """Let the C library keep memory that is freed, and give large tensors of it.
+
+    Otherwise each comes from the system and goes back to it in every step, and every page of it is made anew when it is
+    first written. For programs, not for a library: what a process once held at its peak, it holds to its end.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # glibc has it; elsewhere all stays as it is
+        trim, top_pad, mmaps = -1, -2, -4
+        for setting, value in ((mmaps, 0), (trim, 2**31 - 1), (top_pad, 64 << 20)):
+            ctypes.CDLL(None).mallopt(setting, value)
+
+
 def tell(text: str, where: TextIO) -> None:
     """Print, once: of several processes the first speaks for all."""
     if os.environ.get("RANK", "0") == "0":
@@ -99,6 +113,7 @@ def carry_out(name: str, function: Callable[..., Any], given: dict[str, Any]) ->
     config = given.pop("config", None)
     values = combined(read_config(config) if config else {}, given)
     job = checked(record, values, advice=f"See: selfsame {name} --help")
+    keep_heap()
     result = job.run()  # type: ignore[attr-defined]
     if as_json:
         document = result if isinstance(result, dict) else {"run": str(result.folder), **result.result}
