@@ -63,7 +63,8 @@ def ratios() -> Figure | None:
     for path in sorted(RESULTS.glob("step-*.json")):
         result = read(path.stem)
         row = next(row for row in result["rows"] if row["contender"] == "selfsame")
-        found.append((f"training step, {result['net']}, {result['size']} px", row["ratio"]))
+        precision = "bf16" if result["bf16"] else "fp32"
+        found.append((f"training step, {result['net']}, {result['size']} px, {precision}", row["ratio"]))
     if not found:
         return None
     figure, axes = plt.subplots(figsize=(WIDTH, 0.45 * len(found) + 1.1), layout="constrained")
