@@ -24,7 +24,7 @@ def make_optimizer(name: Name, learner: nn.Module, lr: float, weight_decay: floa
     LARS's adaptation, as in BYOL's reference code.
     """
     groups = decay_groups(learner, weight_decay)
-    # Fused is one pass over each weight, six times as fast as several on a CPU; it knows no divided weights.
+    # Fused is one pass over each weight in place of several, on a CPU too; it knows no divided weights.
     parted = any(divided(p) for group in groups for p in group["params"])
     way: dict[str, Any] = {"foreach": True} if parted else {"fused": True}
     if name == "sgd":

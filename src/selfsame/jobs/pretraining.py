@@ -45,16 +45,8 @@ from selfsame.types import Draws, Encoder, Learner, mixed
 
 BEST = "best"
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
-MAY_CHANGE = (
-    "data",
-    "epochs",
-    "steps",
-    "workers",
-    "device",
-    "processes",
-    "shard",
-    "activations",
-)  # lines of the plan when a run goes on
+# Lines of the plan that a run which goes on shows anew.
+MAY_CHANGE = ("data", "epochs", "steps", "workers", "device", "processes", "shard", "activations")
 
 
 class Begun(Record):

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from selfsame.nn.blocks import Recomputed
 
-FEW = 16  # rows: resnet50 gained 6 % at 16 and lost 6 % at 32, resnet18 5 % and 1 %, a small ViT gained 6 %
+FEW = 16  # rows; in trial resnet50 gained at 16 and lost at 32 (bench/step.py measures the step with it)
 KNOWN = ("torch", "torchvision", "timm", "selfsame")  # whose modules treat rows alone, but for batch norms
 
 

@@ -183,6 +183,13 @@ def test_a_folder_of_shards_and_other_data_needs_a_word(tmp_path: Path) -> None:
         open_source(str(tmp_path / "both"))
 
 
+@pytest.mark.parametrize("name", ["photos.tar", "photos.gz", "photos.parquet"])
+def test_a_folder_may_be_called_as_a_shard_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "0.png").write_bytes(png(0))
+    assert reads(str(tmp_path / name)) and len(open_source(str(tmp_path / name))) == 1
+
+
 def test_shards_of_the_same_names_do_not_share_a_pixel_cache(tmp_path: Path) -> None:
     for kind in ("tar", "parquet"):
         for seed, name in enumerate(("one", "two")):

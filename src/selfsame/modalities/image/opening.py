@@ -39,7 +39,7 @@ def open_source(path: str, labels: str | None = None) -> ImageSource:
     file, key = split_key(path)
     disk, suffix = disk_of(file), suffix_of(file)
     source: ImageSource
-    if suffix in (*SHARDS, *PACKED):
+    if suffix in (*SHARDS, *PACKED) and not disk.is_folder(file):  # a folder may be called anything
         source = open_shards(path)
     elif not disk.exists(file):
         source = open_glob(path)
@@ -77,9 +77,10 @@ def reads(path: str) -> bool:
     place, suffix = Path(file), suffix_of(file)
     try:
         disk = disk_of(file)
-        if suffix in SHARDS or (disk.remote and not disk.is_folder(file)):
+        folder = disk.is_folder(file)
+        if not folder and (disk.remote or suffix in SHARDS):
             return len(open_source(path)) > 0
-        if disk.is_folder(file):
+        if folder:
             names = chain.from_iterable(disk.runs(file))
             known = {*suffixes(), *SHARDS}
             return any(
