@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from selfsame.types import Encoder
+from selfsame.types import Encoder, Hidden
 
 torch.set_num_threads(1)  # two on a busy machine make small operations many times slower
 os.environ["SELFSAME_CACHE"] = tempfile.mkdtemp(prefix="selfsame-cache-")  # a test leaves nothing in the user's folder
@@ -33,13 +33,72 @@ class Tiny(Encoder):
             nn.Conv2d(3, dim, 3, stride=2), nn.BatchNorm2d(dim), nn.ReLU(), nn.Conv2d(dim, dim, 3), nn.BatchNorm2d(dim)
         )
 
+    has_maps = has_pieces = True
+
     def forward(self, view: Tensor) -> Tensor:
         return self.body(view).mean((2, 3))
+
+    def maps(self, view: Tensor) -> list[Tensor]:
+        fine = self.body[:3](view)
+        return [fine, self.body[3:](fine)]
+
+    def pieces(self, view: Tensor) -> Tensor:
+        return view.unfold(2, 8, 4).unfold(3, 8, 4).permute(0, 2, 3, 1, 4, 5)
 
     def use_group_norm(self) -> None:
         from selfsame.nn.norm import use_group_norm
 
         use_group_norm(self.body)
+
+
+class TinyTokens(Tiny):
+    """Patches of 4 pixels, two layers that mix them, a mean: [b 3 h w] -> [b 8]."""
+
+    has_tokens = True
+    has_pieces = False
+
+    def __init__(self, dim: int = 8) -> None:
+        super().__init__(dim)
+        self.body = nn.ModuleList([nn.Conv2d(3, dim, 4, stride=4), *(Mixing(dim) for _ in range(2))])
+        self.places = nn.Parameter(0.1 * torch.randn(1, 64, dim))
+
+    def forward(self, view: Tensor) -> Tensor:
+        return self.both(view)[0]
+
+    def both(self, view: Tensor, keep: Tensor | None = None, hide: Hidden | None = None) -> tuple[Tensor, Tensor]:
+        tokens = self.layers(view, len(self.body) - 1, keep, hide)[-1]
+        return tokens.mean(1), tokens
+
+    def layers(self, view: Tensor, last: int, keep: Tensor | None = None, hide: Hidden | None = None) -> list[Tensor]:
+        x = self.body[0](view).flatten(2).transpose(1, 2)
+        if hide is not None:
+            x = torch.where(hide.where[..., None], hide.stand_in.to(x.dtype), x)
+        x = x + self.places[:, : x.shape[1]]
+        if keep is not None:
+            x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[2]))
+        outputs = []
+        for block in self.body[1:]:
+            x = block(x)
+            outputs.append(x)
+        return outputs[-last:]
+
+    def grid(self, view: Tensor) -> tuple[int, int]:
+        return view.shape[2] // 4, view.shape[3] // 4
+
+    def maps(self, view: Tensor) -> list[Tensor]:
+        return [self.both(view)[1].transpose(1, 2).unflatten(2, self.grid(view))]
+
+
+class Mixing(nn.Module):
+    """Each token looks at itself and at the mean of all."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.own, self.of_all = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.own(x) + self.of_all(x.mean(1, keepdim=True))).relu()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 import selfsame
-from selfsame import cli
+from selfsame import cli, methods
 from selfsame.engine import dist, loop, shard
 from selfsame.engine.feed import Batch, Steps
 from selfsame.engine.health import Health
@@ -34,7 +34,9 @@ from selfsame.nn.blocks import recomputed
 from selfsame.nn.norm import frozen_statistics
 from selfsame.nn.sync import gathered, synchronised
 from selfsame.nn.whiten import Whiten
+from selfsame.types import mixed
 from tests.conftest import Tiny, paint
+from tests.methods import room
 
 ROOT = Path(__file__).parents[1]
 WORLD = 2
@@ -178,6 +180,30 @@ def learned(variant: str, rows: slice) -> dict[str, torch.Tensor]:
     for step in range(2):
         optimizer.zero_grad()
         forward([view[rows] for view in views]).loss.backward()
+        optimizer.step()
+        learner.after_step(step / 2)
+    gradients = {f"{name}.grad": p.grad for name, p in learner.named_parameters() if p.grad is not None}
+    return {**gradients, **learner.state_dict()}
+
+
+def learned_by(name: str, rows: slice) -> dict[str, torch.Tensor]:
+    """Gradients of the second of two SGD steps of a method as small as it goes, and the state after it."""
+    torch.manual_seed(3)
+    method = room.settings_of(name)
+    learner = dist.place(method.build(room.encoder_for(method), room.ITEMS).double(), CPU).train()
+    forward = dist.wrap(learner, CPU)
+    optimizer = make_optimizer("sgd", learner, 0.05, 0.01)
+    views = [view[rows] for view in room.views_for(method.plan, dtype=torch.float64)]
+    items = torch.arange(room.ITEMS)[rows]
+    if learner.surveys(0):
+        torch.manual_seed(5)
+        with torch.no_grad():
+            learner.survey(room.surveyed(room.ITEMS, dtype=torch.float64, rank=dist.rank(), world=dist.world()))
+    for step in range(2):
+        torch.manual_seed(mixed(0, step, 2, dist.rank()))  # as the engine does
+        optimizer.zero_grad()
+        (forward(views, items) if learner.by_item else forward(views)).loss.backward()
+        learner.before_update(step / 2)
         optimizer.step()
         learner.after_step(step / 2)
     gradients = {f"{name}.grad": p.grad for name, p in learner.named_parameters() if p.grad is not None}
@@ -339,6 +365,7 @@ def together(folder: Path) -> dict[str, object]:
         told["bf16"] = in_bf16(SHARES[rank])
         told["contrasted"] = {kind: contrasted(rows_of(rank, 8), kind) for kind in CONTRASTS}
         told["learned"] = {variant: learned(variant, rows_of(rank, 8)) for variant in VARIANTS}
+        told["by method"] = {name: learned_by(name, rows_of(rank, room.ITEMS)) for name in methods.names()}
         told["saved memory"] = {name: saved_memory(name, rows_of(rank, 8)) for name in SAVINGS}
         told["micro-batched"] = micro_batched(rows_of(rank, 24))
         told["nan"] = trained(folder / "nan", nan_at=3)

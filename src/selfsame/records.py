@@ -55,12 +55,35 @@ class Budget(Record):
     """optimiser steps of the whole run"""
     dim: int
     """width of the encoder's vector"""
+    cuts: int = 1
+    """parts of a batch that pass the network one by one or on different processes: processes times micro-batches"""
+
+    @property
+    def passes(self) -> float:
+        """How often each item is seen."""
+        return self.steps * self.batch / self.items
+
+
+class Preset(Record):
+    """Settings that go together: a paper's own, or those that a recipe found good for a kind of data."""
+
+    source: str
+    """where they stand: paper with section, or repository and file"""
+    method: dict[str, Any] = {}
+    """settings of the method that differ from its defaults"""
+    training: dict[str, Any] = {}
+    """fields of `pretrain`: epochs, batch_size, optimizer, lr, ..., encoder, views"""
+    published: str = ""
+    """what was reached with them there, with protocol; as text, for it is another's claim"""
 
 
 class Method(Record):
     """A method's settings. A file of `methods/` holds one subclass; its fields are the flags `--method.x`."""
 
     name: ClassVar[str] = ""  # the file's name; set by `methods.load`
+    needs: ClassVar[tuple[str, ...]] = ()  # of the encoder: "tokens", "maps", "pieces"
+    good_for: ClassVar[str] = ""  # when to choose it, in one line
+    presets: ClassVar[dict[str, Preset]] = {}  # by name: "imagenet", "cifar", ...
 
     @property
     def plan(self) -> ViewPlan:
@@ -75,6 +98,16 @@ class Method(Record):
         """Settings that are known to end badly, each with its reason; empty when there are none."""
         return []
 
-    def build(self, encoder: "Encoder") -> "Learner":
-        """The method at work on an encoder. Draws weights from torch's global generator."""
+    def misfits(self, budget: Budget) -> list[str]:
+        """What does not go together in a run of this size, each with its cure; such a run is refused before it begins.
+
+        Called on the fitted method.
+        """
+        return []
+
+    def build(self, encoder: "Encoder", items: int = 0) -> "Learner":
+        """The method at work on an encoder. Draws weights from torch's global generator.
+
+        `items`: how many it will learn from, for methods that keep something of each.
+        """
         raise NotImplementedError

@@ -7,14 +7,14 @@ Shape letters, the same in the whole package:
     c = channels, h w = height and width in pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Generator, Tensor, nn
 
@@ -86,6 +86,16 @@ class Encoder(nn.Module):
         """Whether it is a transformer, so that `tokens` works."""
         return False
 
+    @property
+    def has_maps(self) -> bool:
+        """Whether `maps` works."""
+        return False
+
+    @property
+    def has_pieces(self) -> bool:
+        """Whether `pieces` works."""
+        return False
+
     def maps(self, view: Tensor) -> list[Tensor]:
         """Dense features [b c ...], fine to coarse, one a stage. TypeError where the network has none."""
         raise TypeError(f"{type(self).__name__} has no maps")
@@ -94,19 +104,71 @@ class Encoder(nn.Module):
         """Replace batch norms by group norms with weight standardisation, for good."""
         raise TypeError(f"{type(self).__name__} cannot change its norms")
 
-    def tokens(self, view: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Token features [b n d] after the last block; `keep` (long [b m]) names the patches to look at."""
+    def tokens(
+        self, view: Tensor, keep: Int[Tensor, "b m"] | None = None, hide: "Hidden | None" = None
+    ) -> Float[Tensor, "b n d"]:
+        """Token features after the last block, without the class token.
+
+        `keep` (long [b m]) names the patches that enter the first block, in the order wanted: n is then m.
+        `hide` puts one vector in the place of some patches, before positions are added.
+        """
+        return self.both(view, keep, hide)[1]
+
+    def both(
+        self, view: Tensor, keep: Int[Tensor, "b m"] | None = None, hide: "Hidden | None" = None
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
+        """The vector (what `forward` gives of such a view) and the tokens, in one pass."""
         raise TypeError(f"{type(self).__name__} has no tokens")
+
+    def layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
+        """The tokens, without the class token, as the `last` last blocks give them, first to last; not normalised."""
+        raise TypeError(f"{type(self).__name__} has no tokens")
+
+    def grid(self, view: Tensor) -> tuple[int, ...]:
+        """How the tokens of a view lie: (rows, columns) of an image, (places,) of a sequence; their product is n."""
+        raise TypeError(f"{type(self).__name__} has no tokens")
+
+    def pieces(self, view: Tensor) -> Tensor:
+        """Overlapping pieces of a view, each a view itself: [b *grid ...], as [b 7 7 c h w] of an image."""
+        raise TypeError(f"{type(self).__name__} has no pieces of a view")
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Tokens that a token network is not shown."""
+
+    where: Bool[Tensor, "b n"]
+    stand_in: Float[Tensor, "d"]  # put in their place, mostly a parameter of the learner
 
 
 class Learner(nn.Module):
     """A method at work: an encoder plus whatever the method adds to train it."""
 
     encoder: Encoder  # what is kept after training: saved, probed, exported
+    by_item: ClassVar[bool] = False
+    """whether `forward` takes, after the views, which item each row is: long [b], 0 .. items - 1"""
+    steady: ClassVar[tuple[str, ...]] = ()
+    """first parts of the names of parameters whose learning rate stays at its peak"""
 
     def forward(self, views: list[Tensor]) -> Step:
-        """Score one batch. Named `forward` so that DDP and torch.compile see it."""
+        """Score one batch. Named `forward` so that DDP and torch.compile see it.
+
+        What it keeps for later steps (a queue, a centre, a bank) it keeps in buffers, equal on all processes.
+        """
         raise NotImplementedError
+
+    def before_update(self, progress: float) -> None:
+        """Change what gradients there are, or drop some (`p.grad = None`). Called once an optimiser step, before it."""
+
+    def surveys(self, number: int) -> bool:
+        """Whether `survey` is to be called before pass `number` over the data, counted from 0."""
+        return False
+
+    def survey(self, look: Iterable[tuple[list[Tensor], Int[Tensor, "b"]]]) -> None:
+        """See every item once as it is: batches of ([plain view], which items), this process's share of all.
+
+        Called in train mode without gradients; whatever is random must be seeded by what is in the buffers.
+        """
 
     def after_step(self, progress: float) -> None:
         """Move what gradients do not move. Called once an optimiser step; `progress` is (steps done) / (all steps),

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 import selfsame as ss
-from tests.processes import SAVINGS, SETTINGS, VARIANTS, learned, micro_batched, outcomes, saved_memory
+from selfsame import methods
+from tests.processes import SAVINGS, SETTINGS, VARIANTS, learned, learned_by, micro_batched, outcomes, saved_memory
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,18 @@ def test_gradients_and_states_of_two_processes_are_those_of_one(told, variant):
         assert part.keys() == whole.keys()
         for key, value in whole.items():  # the loss is computed in fp32
             torch.testing.assert_close(part[key], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_learns_the_same_with_two_processes_as_with_one(told, name):
+    """Queues, centres, assignments and statistics too: whatever stands in its state."""
+    whole = learned_by(name, slice(None))
+    for part in (one["by method"][name] for one in told):
+        assert part.keys() == whole.keys()
+        for key, value in whole.items():  # the loss is computed in fp32
+            torch.testing.assert_close(
+                part[key], value, rtol=1e-4, atol=2e-6, msg=lambda text, key=key: f"{key}: {text}"
+            )
 
 
 def test_pretrain_with_two_processes_gives_the_encoder_of_one(folder, told, alone):

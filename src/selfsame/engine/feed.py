@@ -157,10 +157,12 @@ class Batch:
     step: int
     samples: list[Tensor]  # one [b ...] a view
     skipped: dict[int, str] = field(default_factory=dict)  # items found unreadable while this batch was read
+    items: Tensor | None = None  # long [b], where a learner asks for it: which of the items learned from each row is
 
     def pin_memory(self) -> "Batch":
         """Called by the loader: copies to a GPU then run beside the computing."""
         self.samples = [sample.pin_memory() for sample in self.samples]
+        self.items = self.items.pin_memory() if self.items is not None else None
         return self
 
 
@@ -175,8 +177,10 @@ class Steps(Dataset):
         batch: int,
         rows: slice,
         seed: int,
+        by_item: bool = False,
     ) -> None:
         self.source = Patient(source, items)
+        self.by_item = by_item
         self.items = items
         self.sample = sample
         self.batch = batch
@@ -185,15 +189,44 @@ class Steps(Dataset):
         self.order = order_of(source, items, seed)
 
     def items_at(self, step: int) -> Int64[np.ndarray, "b"]:
-        places = np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)[self.rows]
-        return self.items[self.order.at(places)]
+        return self.items[self.places_at(step)]
+
+    def places_at(self, step: int) -> Int64[np.ndarray, "b"]:
+        """Where the items of a step stand in `items`."""
+        return self.order.at(np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)[self.rows])
 
     def __getitem__(self, step: int) -> Batch:
         known = set(self.source.skipped)
         draws = Draws(self.seed, step, self.batch, self.rows, CUT)
-        samples = self.sample(self.source, self.items_at(step).tolist(), draws)
+        places = self.places_at(step)
+        samples = self.sample(self.source, self.items[places].tolist(), draws)
         new = {item: why for item, why in self.source.skipped.items() if item not in known}
-        return Batch(step, samples, new)
+        return Batch(step, samples, new, torch.from_numpy(places) if self.by_item else None)
+
+
+class Survey(Dataset):
+    """Every item once, in order, as it is: batches of this process's share, for `Learner.survey`.
+
+    The shares are equal: the last batch of all is filled up with items from the start.
+    """
+
+    def __init__(self, steps: Steps, sample: Callable[[Any, Sequence[int], Draws], list[Tensor]]) -> None:
+        self.source = steps.source
+        self.items = steps.items
+        self.sample = sample
+        self.batch = steps.batch
+        self.rows = steps.rows
+        self.count = -(-len(steps.items) // steps.batch)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Batch:
+        places = np.arange(number * self.batch, (number + 1) * self.batch, dtype=np.int64)[self.rows] % len(self.items)
+        known = set(self.source.skipped)
+        samples = self.sample(self.source, self.items[places].tolist(), Draws(0, 0, self.batch, self.rows, CUT))
+        new = {item: why for item, why in self.source.skipped.items() if item not in known}
+        return Batch(number, samples, new, torch.from_numpy(places))
 
 
 def feed(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from selfsame.engine import dist, shard
 from selfsame.engine.feed import VIEW, Batch, Steps, feed
 from selfsame.engine.health import ADVICE, Health
-from selfsame.engine.optim import Name, lr_at, make_optimizer, set_lr
+from selfsame.engine.optim import Name, Schedule, clip, decay_at, lr_at, make_optimizer, set_rates
 from selfsame.engine.state import resume, save, write_text, write_whole
 from selfsame.engine.watch import Watch
 from selfsame.errors import TrainingStopped, UserError
@@ -43,6 +43,9 @@ class Loop(Record):
     weight_decay: float
     warmup: int
     """steps of linear warm-up"""
+    schedule: Schedule = "cosine"
+    weight_decay_end: float | None = None
+    clip: float | None = None
     precision: Literal["bf16", "fp32"] = "fp32"
     compile: bool = False
     shard: bool = False
@@ -74,6 +77,7 @@ def train(
     health: Health,
     found: Callable[[dict[int, str]], None],
     probe: Callable[[], dict[str, float]] | None = None,
+    survey: Callable[[], Iterator[Batch]] | None = None,
 ) -> int:
     """Train to `loop.steps` and return the step it began at. The learner must already be on its device.
 
@@ -81,6 +85,7 @@ def train(
         make_views: the device half of the views.
         found: told of unreadable items when they are met; may raise to stop the run.
         probe: further measures to log with each look at the health (k-NN accuracy where there are labels).
+        survey: reads every item as it is, for learners that ask for it.
 
     Raises:
         TrainingStopped: not a number, or collapsed; the state before it stays, the step is kept in `failure/`.
@@ -123,9 +128,11 @@ def train(
             looked()
         for batch in feed(steps, step, loop.steps, workers, pin=on.type == "cuda"):
             unreadable.update(batch.skipped)
-            lr = lr_at(step, loop.steps, loop.warmup, loop.lr)
-            set_lr(optimizer, lr)
-            logs = one_step(forward, optimizer, batch, make_views, loop, steps.rows, on)
+            surveyed(learner, survey, step, loop, len(steps.items), on)
+            lr = lr_at(step, loop.steps, loop.warmup, loop.lr, loop.schedule)
+            set_rates(optimizer, lr, loop.lr, decay_at(step, loop.steps, loop.weight_decay, loop.weight_decay_end))
+            ready = partial(learner.before_update, step / loop.steps)
+            logs = one_step(forward, optimizer, batch, make_views, loop, steps.rows, on, before_update=ready)
             learner.after_step(step / loop.steps)
             step += 1
             watch.tick(step)
@@ -155,6 +162,29 @@ def train(
     return began
 
 
+@torch.no_grad()
+def surveyed(
+    learner: Learner, survey: Callable[[], Iterator[Batch]] | None, step: int, loop: Loop, items: int, on: torch.device
+) -> None:
+    """Let the learner see all items where it wants to, before the first step of a pass over the data."""
+    number = -(-step * loop.batch // items)  # the first pass that begins at this step or after it
+    if step and number == -(-(step - 1) * loop.batch // items):
+        return
+    if not learner.surveys(number):
+        return
+    if survey is None:
+        raise UserError(f"{type(learner).__module__} wants to see all items between passes: `train` needs a survey.")
+
+    def look() -> Iterator[tuple[list[Tensor], Tensor]]:
+        for batch in survey():
+            assert batch.items is not None
+            with torch.autocast(on.type, torch.bfloat16, enabled=loop.precision == "bf16"):
+                yield [move(sample, on) for sample in batch.samples], move(batch.items, on)
+
+    torch.manual_seed(mixed(loop.seed, step, 3))
+    learner.survey(look())
+
+
 def one_step(
     forward: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -164,42 +194,50 @@ def one_step(
     rows: slice,
     on: torch.device,
     lap: Callable[[str], None] = lambda part: None,
+    before_update: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
     """One optimiser step over all micro-batches of a batch; what the learner logged, averaged over them.
 
-    `lap` is told the name of each part when it ends, for `profile`.
+    `lap` is told the name of each part when it ends, for `profile`. `before_update` runs when the gradients are there.
     """
     # Whatever the learner draws (dropout, an adversary's start) is a function of the step and the process.
     torch.manual_seed(mixed(loop.seed, batch.step, 2, dist.rank()))
     optimizer.zero_grad(set_to_none=True)
     logs: dict[str, Tensor] = {}
-    for number, (samples, draws) in enumerate(parts(batch, loop, rows), 1):
+    for number, (samples, draws, items) in enumerate(parts(batch, loop, rows), 1):
+        items = items if items is None else move(items, on)
         moved = [move(sample, on) for sample in samples]
         lap("move")
         views = make_views(moved, draws)
         lap("views")
         with dist.summing(forward, last=number == loop.accumulate):
             with torch.autocast(on.type, torch.bfloat16, enabled=loop.precision == "bf16"):
-                out = forward(views)
+                out = forward(views) if items is None else forward(views, items)
             lap("forward")
             (out.loss / loop.accumulate).backward()
         lap("backward")
         for name, value in {"loss": out.loss, **out.logs}.items():
             share = value.detach() / loop.accumulate
             logs[name] = logs[name] + share if name in logs else share
+    before_update()
+    clip(optimizer, loop.clip)
     optimizer.step()
     lap("update")
     return logs
 
 
-def parts(batch: Batch, loop: Loop, rows: slice) -> Iterator[tuple[list[Tensor], Draws]]:
+def parts(batch: Batch, loop: Loop, rows: slice) -> Iterator[tuple[list[Tensor], Draws, Tensor | None]]:
     """The micro-batches of a step: near-equal cuts of this process's rows, each with its own rows' random numbers."""
     mine = range(*rows.indices(loop.batch))
     edges = [len(mine) * k // loop.accumulate for k in range(loop.accumulate + 1)]
     for low, high in pairwise(edges):
         cut = mine[low:high]
         draws = Draws(loop.seed, batch.step, loop.batch, slice(cut.start, cut.stop, cut.step), VIEW)
-        yield [sample[low:high] for sample in batch.samples], draws
+        yield (
+            [sample[low:high] for sample in batch.samples],
+            draws,
+            None if batch.items is None else batch.items[low:high],
+        )
 
 
 def finite(learner: nn.Module) -> bool:
@@ -226,7 +264,7 @@ def failed(
     if dist.first():
         made = [
             [view.detach().cpu() for view in make_views([move(sample, on) for sample in samples], draws)]
-            for samples, draws in parts(batch, loop, steps.rows)
+            for samples, draws, _ in parts(batch, loop, steps.rows)
         ]
         content = {f"view_{k}": torch.cat(views).contiguous() for k, views in enumerate(zip(*made, strict=True))}
         place = folder / "failure"

@@ -15,6 +15,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from selfsame.engine.shard import divided, local, norms
 
 Name = Literal["sgd", "adamw", "lars"]
+Schedule = Literal["cosine", "step", "constant"]
+DROPS = (0.6, 0.8)  # shares of the run after which the rate of "step" is a tenth of what it was: MoCo's 120, 160 of 200
 
 
 def make_optimizer(name: Name, learner: nn.Module, lr: float, weight_decay: float) -> Optimizer:
@@ -35,11 +37,21 @@ def make_optimizer(name: Name, learner: nn.Module, lr: float, weight_decay: floa
 
 
 def decay_groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    learning = [p for p in learner.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay, "adapt": True},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
-    ]
+    """Weights and the rest; each once more for what keeps its learning rate at the peak, where there is any."""
+    steady = getattr(learner, "steady", ())
+    groups = []
+    for held in (False, True):
+        learning = [p for name, p in learner.named_parameters() if p.requires_grad and name.startswith(steady) == held]
+        groups += [
+            {
+                "params": [p for p in learning if p.ndim > 1],
+                "weight_decay": weight_decay,
+                "adapt": True,
+                "steady": held,
+            },
+            {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0, "adapt": False, "steady": held},
+        ]
+    return groups if steady else groups[:2]
 
 
 class LARS(Optimizer):
@@ -79,13 +91,37 @@ class LARS(Optimizer):
         return result
 
 
-def lr_at(step: int, steps: int, warmup: int, lr: float) -> float:
-    """Linear from 0 over `warmup` steps, then half a cosine from `lr` to 0 at `steps`."""
+def lr_at(step: int, steps: int, warmup: int, lr: float, schedule: Schedule = "cosine") -> float:
+    """Linear from 0 over `warmup` steps, then by `schedule`.
+
+    cosine: half a cosine from `lr` to 0 at `steps`. step: a tenth after each share of the run in DROPS. constant: `lr`.
+    """
     if step < warmup:
         return lr * step / warmup
+    if schedule == "constant":
+        return lr
+    if schedule == "step":
+        return lr * 0.1 ** sum(step >= share * steps for share in DROPS)
     return lr * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
+def decay_at(step: int, steps: int, start: float, end: float | None) -> float:
+    """Weight decay of a step: half a cosine from `start` to `end` (DINO, arXiv 2104.14294, section 3.2), or `start`."""
+    return start if end is None else end + (start - end) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def set_rates(optimizer: Optimizer, lr: float, peak: float, weight_decay: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = peak if group.get("steady") else lr
+        if group["adapt"]:
+            group["weight_decay"] = weight_decay
+
+
+def clip(optimizer: Optimizer, most: float | None) -> None:
+    """Shorten the gradient of all parameters together to a norm of at most `most`; None leaves it."""
+    learning = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if most is None or not learning:
+        return
+    gradients = [local(p.grad) for p in learning]
+    total = norms(gradients, divided(learning[0])).norm()
+    torch._foreach_mul_(gradients, (most / (total + 1e-6)).clamp(max=1.0))

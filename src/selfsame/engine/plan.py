@@ -11,7 +11,7 @@ import torch
 
 from selfsame.engine.dist import has_bf16
 from selfsame.engine.loop import Loop
-from selfsame.engine.optim import Name
+from selfsame.engine.optim import Name, Schedule
 from selfsame.records import Record
 
 LEAST_STEPS = 600  # the batch is made smaller before a run gets fewer optimiser steps than this
@@ -35,6 +35,9 @@ class Wishes(Record):
     lr: float | None = None
     weight_decay: float | None = None
     warmup_epochs: float | None = None
+    weight_decay_end: float | None = None
+    schedule: Schedule = "cosine"
+    clip: float | None = None
     precision: Literal["bf16", "fp32"] | None = None
     compile: bool = False
     shard: bool = False
@@ -108,6 +111,9 @@ def plan_loop(
         lr=lr,
         weight_decay=decay,
         warmup=min(steps, round(warm * items / batch)),
+        schedule=wishes.schedule,
+        weight_decay_end=wishes.weight_decay_end,
+        clip=wishes.clip,
         precision=precision,
         compile=wishes.compile,
         shard=wishes.shard,

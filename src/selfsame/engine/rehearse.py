@@ -130,7 +130,7 @@ def rehearsed(
         _watch_target(twin, tally)
         try:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss = twin(shown).loss
+                loss = (twin(shown, torch.arange(rows)) if twin.by_item else twin(shown)).loss
             tally.part = "backward"
             loss.backward()
             del loss

@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ def timed_steps(
             watch.seconds.clear()
             inside.clear()
         watch.lap("waiting" if done > before else "first")
-        one_step(forward, optimizer, batch, make_views, loop, steps.rows, on, watch.lap)
+        ready = partial(learner.before_update, done / (before + count))
+        one_step(forward, optimizer, batch, make_views, loop, steps.rows, on, watch.lap, ready)
         learner.after_step(done / (before + count))
         watch.lap("after")
     seconds = {part: watch.seconds[part] / count for part in PARTS}

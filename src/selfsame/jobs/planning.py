@@ -53,7 +53,7 @@ def measured(job: Pretrain, items: int | None) -> dict[str, Any]:
     work = opened(job, items)
     learner = work.prepared()
     asked = asked_of(work)
-    step, memory = work.trial(learner, work.steps())
+    step, memory = work.trial(learner, work.steps(learner.by_item))
     try:
         flops: float | None = flops_of(counted_of(work, learner.to("cpu"), rows_of(work, 1), 1))
     except UserError:  # it cannot be counted; it was measured all the same
@@ -122,7 +122,7 @@ def fitting(work: Pretraining, gpus: int) -> tuple[Learner, list[str]]:
 
 
 def built(work: Pretraining, encoder: Any) -> Learner:
-    learner = work.method.build(encoder).to(memory_format=torch.channels_last)
+    learner = work.method.build(encoder, work.items).to(memory_format=torch.channels_last)
     if work.loop.checkpoint_activations:
         recomputed(learner.encoder)
     return learner

@@ -39,6 +39,8 @@ class Training(Record):
     """micro-batches a step is divided into, to save memory"""
     optimizer: Literal["sgd", "adamw", "lars"] | None = None
     """[adamw]"""
+    clip: Annotated[float | None, Field(gt=0)] = None
+    """shorten the gradient to this norm, as for vision transformers; none unless given"""
     precision: Literal["bf16", "fp32"] | None = None
     """[bf16 where the device computes it]"""
     compile: bool = False
@@ -118,8 +120,12 @@ class Pretrain(Training):
     """peak learning rate"""
     weight_decay: Annotated[float | None, Field(ge=0)] = None
     """of all weights but biases and norms"""
+    weight_decay_end: Annotated[float | None, Field(ge=0)] = None
+    """weight decay at the end, reached by half a cosine [as at the start]"""
     warmup_epochs: Annotated[float | None, Field(ge=0)] = None
     """epochs of rising learning rate"""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """learning rate after the warm-up: cosine to 0, a tenth after 60 and 80 % of the run, or constant"""
     labels: str | None = None
     """class folders ("folders"), a CSV path,label or file.npz::y: k-NN accuracy while it trains, never for training"""
     save_every: Annotated[int | None, Field(ge=1)] = None

@@ -6,6 +6,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from selfsame.downstream.knn import knn_accuracy
 from selfsame.engine import dist, shard
-from selfsame.engine.feed import VIEW, Steps
+from selfsame.engine.feed import VIEW, Batch, Steps, Survey, feed
 from selfsame.engine.health import ADVICE, Health
 from selfsame.engine.loop import Loop, train
 from selfsame.engine.plan import Line, Wishes, plan_loop, workers_for
@@ -39,7 +40,7 @@ from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
 from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
 from selfsame.nn.blocks import recomputed
 from selfsame.nn.norm import largest_divisor
-from selfsame.records import Budget, Method, Record
+from selfsame.records import Budget, Method, Record, ViewPlan
 from selfsame.report.page import flat
 from selfsame.types import Draws, Encoder, Learner, mixed
 
@@ -121,13 +122,13 @@ class Pretraining:
         look_at = fixed_views(self.data, self.views, self.look_at.tolist(), self.job.seed, self.on)
         health = Health(self.shown, look_at)
         dist.by_first(self.begin_folder)
-        steps = self.steps()
+        steps = self.steps(learner.by_item)
         self.show_plan(learner, steps)
         began = time.monotonic()
         try:
             first = train(
                 learner, steps, self.make_views, self.loop, self.folder, self.on, self.workers, health,
-                self.found, probe,
+                self.found, probe, functools.partial(self.survey, steps),
             )  # fmt: skip
         finally:
             if self.cache is not None:
@@ -186,7 +187,7 @@ class Pretraining:
         """Decide everything and build the learner, on its device."""
         job, stats = self.job, self.data.stats
         encoder = self.decided()
-        learner = dist.place(self.method.build(encoder), self.on)
+        learner = dist.place(self.method.build(encoder, self.items), self.on)
         saving = self.save_memory(learner)
         self.lines = [
             Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
@@ -234,15 +235,25 @@ class Pretraining:
                 "Give a smaller one."
             )
         self.check_shares()
-        budget = Budget(items=self.items, batch=self.loop.batch, steps=self.loop.steps, dim=encoder.dim)
+        budget = Budget(
+            items=self.items,
+            batch=self.loop.batch,
+            steps=self.loop.steps,
+            dim=encoder.dim,
+            cuts=self.loop.accumulate * dist.world(),
+        )
         self.method: Method = job.method.fitted(budget)
         if self.before is not None:
             self.method = checked(type(self.method), self.before.method_settings, ["method"])
+        check_fit(self.method, encoder, budget, self.name_of_encoder(name))
         in_memory = getattr(self.data.source, "array", None) is not None
         self.workers, self.why_workers = workers_for(in_memory, job.workers)
         self.cache, self.line_of_cache = dist.by_first(self.planned_cache)
-        self.name = name if module is None else type(module).__name__
+        self.name = self.name_of_encoder(name)
         return encoder
+
+    def name_of_encoder(self, name: Any) -> str:
+        return name if self.module is None else type(self.module).__name__
 
     def check_shares(self) -> None:
         """Raise UserError where a batch cannot be divided over processes and micro-batches."""
@@ -331,13 +342,25 @@ class Pretraining:
             return "one device"
         return "one a GPU" if self.on.type == "cuda" else "as they were started"
 
-    def steps(self) -> Steps:
-        job = self.job
-        sample = functools.partial(sampled, modality=self.data.modality.name, plan=self.method.plan, views=self.views)
+    def steps(self, by_item: bool = False) -> Steps:
+        job, rows = self.job, dist.rows(self.loop.batch)
         source = self.data.source
         if self.cache is not None:
             source = self.data.modality.cached(source, self.readable, self.cache)
-        return Steps(source, self.learn_from, sample, self.loop.batch, dist.rows(self.loop.batch), job.seed)
+        return Steps(source, self.learn_from, self.sampler(self.method.plan), self.loop.batch, rows, job.seed, by_item)
+
+    def sampler(self, plan: ViewPlan) -> Any:
+        return functools.partial(sampled, modality=self.data.modality.name, plan=plan, views=self.views)
+
+    def survey(self, steps: Steps) -> Iterator[Batch]:
+        """Every item as it is, this process's share, as views on the device."""
+        plain = ViewPlan(full=0, plain=1)
+        everything = Survey(steps, self.sampler(plain))
+        modality, stats = self.data.modality, self.data.stats
+        for batch in feed(everything, 0, len(everything), self.workers, pin=self.on.type == "cuda"):
+            samples = [sample.to(self.on, non_blocking=True) for sample in batch.samples]
+            batch.samples = modality.make_views(samples, plain, self.views, stats, Draws(0, 0, len(samples[0])))
+            yield batch
 
     def make_views(self, samples: list[torch.Tensor], draws: Draws) -> list[torch.Tensor]:
         views = self.data.modality.make_views(samples, self.method.plan, self.views, self.data.stats, draws)
@@ -443,11 +466,12 @@ class Pretraining:
         share = -(-len(samples[0]) // self.loop.accumulate)
         draws = Draws(self.loop.seed, 0, share, stream=VIEW)
         taken = []
+        items = None if first.items is None else first.items[:share].to(self.on)
         for _ in range(2):
             began = time.monotonic()
             views = self.make_views([sample[:share] for sample in samples], draws)
             with shard.explained(), torch.autocast(self.on.type, torch.bfloat16, enabled=self.loop.precision == "bf16"):
-                loss = learner(views).loss
+                loss = (learner(views) if items is None else learner(views, items)).loss
             loss.backward()
             if self.on.type == "cuda":
                 torch.cuda.synchronize(self.on)
@@ -497,6 +521,23 @@ class Pretraining:
         from selfsame.jobs.report import write_report
 
         write_report(self.folder, self.data, encoder, self.views, self.on, self.labels, self.job.seed)
+
+
+def check_fit(method: Method, encoder: Encoder, budget: Budget, name: str) -> None:
+    """Raise UserError where the method cannot work with this encoder, or in a run of this size."""
+    cures = {
+        "tokens": "Choose a vision transformer, as --encoder vit_tiny_patch16_224 (at 32 px vit_tiny_patch4_32).",
+        "maps": "Choose a network with dense features, as --encoder resnet18.",
+        "pieces": "Choose a method that does not cut its views into pieces.",
+    }
+    for need in method.needs:
+        if not getattr(encoder, f"has_{need}"):
+            raise UserError(
+                f"--method {type(method).name} needs an encoder with {need}; {name} has none. {cures[need]}"
+            )
+    wrong = method.misfits(budget)
+    if wrong:
+        raise UserError(f"--method {type(method).name} does not go together with this run: {' '.join(wrong)}")
 
 
 def sampled(source: Any, items: Any, draws: Draws, modality: str, plan: Any, views: Any) -> list[torch.Tensor]:

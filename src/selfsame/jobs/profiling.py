@@ -34,7 +34,7 @@ def profiled(job: Pretrain, count: int) -> dict[str, Any]:
     work.before = None
     work.opened()
     learner = work.prepared()
-    steps = work.steps()
+    steps = work.steps(learner.by_item)
     reading = {"from the files": timed_reading(work, steps, work.data.source)}
     parts = timed_steps(learner, steps, work.make_views, work.loop, work.on, work.workers, count)
     if work.cache is not None:  # what these steps have read lies in the cache now: the second pass is the rule

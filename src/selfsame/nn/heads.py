@@ -1,5 +1,6 @@
 """Small heads that sit on top of an encoder."""
 
+from itertools import pairwise
 from typing import Literal
 
 from torch import nn
@@ -7,6 +8,7 @@ from torch import nn
 from selfsame.nn.whiten import Whiten
 
 Norm = Literal["batch", "group"]
+LastNorm = Literal["none", "plain", "affine"]
 OutputNorm = Literal["none", "plain", "whiten"]
 
 
@@ -21,6 +23,25 @@ def mlp(d_in: int, d_hidden: int, d_out: int, norm: Norm = "batch", output_norm:
     layers.append(nn.Linear(d_hidden, d_out, bias=False))
     if output_norm != "none":
         layers.append(Whiten(d_out) if output_norm == "whiten" else normed(norm, d_out, affine=False))
+    return nn.Sequential(*layers)
+
+
+def tower(
+    *widths: int, norm: Norm | None = "batch", bias: bool = False, last_bias: bool = False, last: LastNorm = "none"
+) -> nn.Sequential:
+    """Linear layers with a norm and a ReLU after each but the last: heads of any depth.
+
+    `widths` from the input to the output. `bias`: of the hidden layers. `last`: the norm at the end, none, plain
+    (without scale and shift) or affine.
+    """
+    layers: list[nn.Module] = []
+    for d_in, d_out in pairwise(widths[:-1]):
+        layers += [nn.Linear(d_in, d_out, bias=bias or norm is None)]
+        layers += [normed(norm, d_out)] if norm else []
+        layers += [nn.ReLU(inplace=True)]
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=last_bias))
+    if last != "none":
+        layers.append(normed(norm or "batch", widths[-1], affine=last == "affine"))
     return nn.Sequential(*layers)
 
 

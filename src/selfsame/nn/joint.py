@@ -52,6 +52,23 @@ def each(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
     return made
 
 
+def by_size(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
+    """What a network makes of each view, with the views of one size that follow each other in one pass together.
+
+    For multi-crop, as its reference codes do it (SwAV, arXiv 2006.09882; DINO, 2104.14294): batch norms see all crops
+    of a size at once.
+    """
+    made: list[Tensor] = []
+    start = 0
+    while start < len(views):
+        end = start
+        while end < len(views) and views[end].shape == views[start].shape:
+            end += 1
+        made += net(torch.cat(views[start:end])).chunk(end - start)
+        start = end
+    return made
+
+
 def of_known_parts(net: nn.Module) -> bool:
     """Whether rows meet in batch norms only, and all of it is done in this pass."""
     parts = list(net.modules())

@@ -129,6 +129,33 @@ class _Normalise(Function):
         return of_x, None, None, None, of_weight if wanted[4] else None, of_bias if wanted[5] else None, None
 
 
+def world() -> int:
+    """How many processes work together."""
+    return td.get_world_size() if td.is_initialized() else 1
+
+
+def places(rows: int, device: torch.device) -> Tensor:
+    """Where this process's rows stand in the global batch, as `gathered` orders it: long [rows]."""
+    rank = td.get_rank() if td.is_initialized() else 0
+    return rank + world() * torch.arange(rows, device=device)
+
+
+@torch.no_grad()
+def shared(x: Tensor) -> Tensor:
+    """The first process's tensor on all: for what is drawn once for the whole batch."""
+    if not td.is_initialized():
+        return x
+    whole = x.contiguous()
+    td.broadcast(whole, 0)
+    return whole
+
+
+def mean_of_rows(x: Float[Tensor, "b ..."]) -> Float[Tensor, "..."]:
+    """The mean over the rows of all processes, with gradient, at least in float32."""
+    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return summed(x.sum(dim=0)) / (len(x) * world())
+
+
 def summed(x: Tensor) -> Tensor:
     """The sum over all processes, x itself where there is one; its gradient is that of the sum of all their losses."""
     return _across(x) if td.is_initialized() else x

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from selfsame.errors import UserError
 from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_encoder, own_encoder, save_encoder
 from selfsame.modalities.image.networks import OPTIONS, check_saved, resolve
+from selfsame.types import Hidden
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,50 @@ def test_patches_that_are_too_large_or_do_not_divide_the_size_are_refused_with_a
 
 def test_a_vision_transformer_names_the_size_it_takes():
     with pytest.raises(UserError, match=r"40x40.*32x32"):
-        make_encoder("vit_tiny_patch8_32", 32, RGB).eval()(images(size=40))
+        make_encoder("torchvision/vit_b_16", 32, RGB).eval()(images(size=40))
+
+
+def test_a_vision_transformer_of_timm_takes_views_of_other_sizes_in_whole_patches():
+    encoder = make_encoder("vit_tiny_patch8_32", 32, RGB).eval()
+    assert encoder(images(2, size=16)).shape == encoder(images(2, size=40)).shape == (2, 192)
+    assert encoder.grid(images(2, size=40)) == (5, 5)
+    with pytest.raises(UserError, match=r"36x36 px.*8x8 px. Give multiples"):
+        encoder(images(size=36))
+
+
+def test_the_vector_and_the_tokens_come_in_one_pass():
+    for name in ("vit_tiny_patch8_32", "torchvision/vit_b_16"):
+        encoder = make_encoder(name, 32, RGB).eval()
+        vector, tokens = encoder.both(images(2))
+        torch.testing.assert_close(vector, encoder(images(2)), rtol=1e-4, atol=1e-5)
+        assert torch.equal(tokens, encoder.tokens(images(2)))
+        assert tokens.shape[1] == math.prod(encoder.grid(images(2)))
+        layers = encoder.layers(images(2), 2)
+        assert len(layers) == 2 and layers[1].shape == tokens.shape
+        with pytest.raises(UserError, match="99 of the last blocks"):
+            encoder.layers(images(2), 99)
+
+
+def test_hidden_tokens_do_not_show_what_they_hid():
+    encoder = make_encoder("vit_tiny_patch8_32", 32, RGB).eval()
+    one, two = images(2), images(2)
+    two[:, :, :8, :8] = 1 - two[:, :, :8, :8]  # the first patch differs
+    stand_in = torch.zeros(192)
+    where = torch.zeros(2, 16, dtype=torch.bool)
+    assert not torch.equal(encoder.tokens(one), encoder.tokens(two))
+    where[:, 0] = True
+    hide = Hidden(where, stand_in)
+    assert torch.equal(encoder.tokens(one, hide=hide), encoder.tokens(two, hide=hide))
+    assert not torch.equal(encoder.tokens(one, hide=hide), encoder.tokens(one))
+    with pytest.raises(UserError, match=r"hide.where has shape \[2, 9\]"):
+        encoder.tokens(one, hide=Hidden(where[:, :9], stand_in))
+
+
+def test_pieces_are_square_and_overlap_by_half():
+    view = images(2, size=32)
+    pieces = make_encoder("resnet18", 32, RGB).pieces(view)
+    assert pieces.shape == (2, 7, 7, 3, 8, 8)
+    assert torch.equal(pieces[:, 1, 2], view[:, :, 4:12, 8:16])
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch8_32", "torchvision/mobilenet_v3_small", "resnet10t@0.5"])
@@ -240,7 +285,7 @@ def test_damaged_or_newer_files_are_named(small, tmp_path):
         (
             "resnet18",
             {"options": {"checkpoint_path": "x.pth"}},
-            "checkpoint_path='x.pth' of timm's resnet18; accepted: img_size, patch_size, channels, stem_width",
+            "checkpoint_path='x.pth' of timm's resnet18; accepted: img_size, patch_size, dynamic_img_size",
         ),
         ("resnet18", {"options": {"pretrained_cfg": {"file": "x.pth"}}}, "asks for pretrained_cfg="),
         ("resnet18", {"options": {"img_size": "x"}}, "asks for img_size='x'"),

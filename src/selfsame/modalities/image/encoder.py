@@ -115,7 +115,7 @@ class ImageEncoder(types.Encoder):
         images = self.normalised(view)
         trunk: Any = self.trunk
         if isinstance(trunk, VisionTransformer):
-            tokens = self._tokens(images, None).transpose(1, 2)
+            tokens = self._all_tokens(images, None, None)[:, 1:].transpose(1, 2)
             found = [tokens.unflatten(2, tuple(length // trunk.patch_size for length in images.shape[2:]))]
         elif hasattr(trunk, "forward_intermediates"):  # timm
             final = {"norm": True} if isinstance(trunk, TimmViT) else {}
@@ -148,40 +148,99 @@ class ImageEncoder(types.Encoder):
         return maps
 
     @property
+    def has_maps(self) -> bool:
+        """Whether `maps` gives something, found by running zeros; True of known networks without a try."""
+        if self.spec["library"] != "own":
+            return True
+        modes = [(part, part.training) for part in self.modules()]
+        try:
+            size = self.spec["size"]
+            with torch.no_grad():
+                self.eval().maps(torch.zeros(2, self.spec["channels"], size, size, device=self.mean.device))
+        except (TypeError, UserError):
+            return False
+        finally:
+            for part, mode in modes:
+                part.training = mode
+        return True
+
+    @property
+    def has_pieces(self) -> bool:
+        """Whether the network takes pieces of a view, which are smaller."""
+        return _only_size(self.trunk) is None
+
+    @property
     def has_tokens(self) -> bool:
         """Whether the network is a transformer over patches."""
         return isinstance(self.trunk, TimmViT | VisionTransformer)
 
-    def tokens(self, view: Tensor, keep: Int[Tensor, "b m"] | None = None) -> Float[Tensor, "b n d"]:
-        """Patch tokens after the final norm, without class or register tokens, row by row.
+    def both(
+        self, view: Tensor, keep: Int[Tensor, "b m"] | None = None, hide: types.Hidden | None = None
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
+        """The vector, and the patch tokens after the final norm, without class or register tokens, row by row.
 
-        `keep` names the patches that enter the first block, in the order wanted: n is then m. TypeError unless
-        the network is a VisionTransformer of timm or torchvision.
+        See `types.Encoder.tokens`. TypeError unless the network is a VisionTransformer of timm or torchvision.
         """
+        self._need_tokens()
+        trunk: Any = self.trunk
+        x = self._all_tokens(self.normalised(view), keep, hide)
+        if isinstance(trunk, TimmViT):
+            return trunk.forward_head(x, pre_logits=True), x[:, trunk.num_prefix_tokens :]
+        return x[:, 0], x[:, 1:]
+
+    def layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
+        """The patch tokens as the `last` last blocks give them, without the final norm."""
+        self._need_tokens()
+        blocks: Any = self.trunk.blocks if isinstance(self.trunk, TimmViT) else self.trunk.encoder.layers  # type: ignore[union-attr]
+        if not 1 <= last <= len(blocks):
+            raise UserError(f"{last} of the last blocks were asked for; {self.spec['name']} has {len(blocks)}.")
+        with _caught(list(blocks)[-last:]) as outputs:
+            self._all_tokens(self.normalised(view), None, None)
+        prefix = self.trunk.num_prefix_tokens if isinstance(self.trunk, TimmViT) else 1
+        return [out[:, prefix:] for out in outputs]
+
+    def grid(self, view: Tensor) -> tuple[int, ...]:
+        """Rows and columns of the patches."""
+        self._need_tokens()
+        return tuple(length // side for length, side in zip(view.shape[2:], self.patch, strict=True))
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Height and width of a patch of a vision transformer."""
+        trunk: Any = self.trunk
+        return trunk.patch_embed.patch_size if isinstance(trunk, TimmViT) else (trunk.patch_size, trunk.patch_size)
+
+    def _need_tokens(self) -> None:
         if not self.has_tokens:
             raise TypeError(
                 f"{self.spec['name']} has no tokens. Choose a vision transformer, such as vit_tiny_patch16_224."
             )
-        return self._tokens(self.normalised(view), keep)
 
-    def _tokens(self, images: Tensor, keep: Tensor | None) -> Tensor:
+    def pieces(self, view: Tensor) -> Float[Tensor, "b rows columns c s s"]:
+        """Square pieces of a quarter of the side, each half over the next: 7 x 7, as in CPC (arXiv 1807.03748)."""
+        side = view.shape[-1] // 4
+        if side < 4:
+            raise UserError(f"views of {view.shape[-1]} px are too small to cut into pieces; give 16 px or more.")
+        return view.unfold(2, side, side // 2).unfold(3, side, side // 2).permute(0, 2, 3, 1, 4, 5)
+
+    def _all_tokens(self, images: Tensor, keep: Tensor | None, hide: types.Hidden | None) -> Tensor:
+        """Prefix tokens and patch tokens after the final norm."""
         trunk = self.trunk
         if isinstance(trunk, TimmViT):
-            if keep is None:
-                return trunk.forward_features(images)[:, trunk.num_prefix_tokens :]
-            x = _kept(trunk._pos_embed(trunk.patch_embed(images)), trunk.num_prefix_tokens, keep)
-            x = trunk.norm_pre(x)
+            if keep is None and hide is None:
+                return trunk.forward_features(images)
+            x = trunk._pos_embed(_hidden(trunk.patch_embed(images), hide))
+            x = trunk.norm_pre(_kept(x, trunk.num_prefix_tokens, keep))
             if trunk.grad_checkpointing and self.training:
                 x = checkpoint_sequential(trunk.blocks, len(trunk.blocks), x, use_reentrant=False)
             else:
                 x = trunk.blocks(x)
-            return trunk.norm(x)[:, trunk.num_prefix_tokens :]
+            return trunk.norm(x)
         assert isinstance(trunk, VisionTransformer)
-        patches = trunk._process_input(images)
+        patches = _hidden(trunk._process_input(images), hide)
         x = torch.cat([trunk.class_token.expand(len(patches), -1, -1), patches], dim=1) + trunk.encoder.pos_embedding
-        if keep is not None:
-            x = _kept(x, 1, keep)
-        return trunk.encoder.ln(trunk.encoder.layers(trunk.encoder.dropout(x)))[:, 1:]
+        x = _kept(x, 1, keep)
+        return trunk.encoder.ln(trunk.encoder.layers(trunk.encoder.dropout(x)))
 
     @property
     def stages(self) -> list[str]:
@@ -231,6 +290,13 @@ class ImageEncoder(types.Encoder):
                 f"got images of {view.shape[2]}x{view.shape[3]} px; {self.spec['name']} was made for "
                 f"{size[0]}x{size[1]} px and takes no other size. Resize the images."
             )
+        if self.has_tokens:
+            rest = [length % side for length, side in zip(view.shape[2:], self.patch, strict=True)]
+            if any(rest):
+                raise UserError(
+                    f"got images of {view.shape[2]}x{view.shape[3]} px; {self.spec['name']} divides them into "
+                    f"patches of {self.patch[0]}x{self.patch[1]} px. Give multiples of that."
+                )
         if self.training or not view.is_floating_point() or not view.numel() or (self.looked and not view.is_cpu):
             return
         self.looked = True
@@ -420,8 +486,23 @@ def _pooled(out: Any) -> Tensor:
     raise UserError(f"the network gives {given}; an encoder needs [b d], [b n d] or [b d h w].")
 
 
-def _kept(tokens: Tensor, prefix: int, keep: Tensor) -> Tensor:
+def _hidden(patches: Tensor, hide: types.Hidden | None) -> Tensor:
+    """Patches [b n d] or [b rows columns d] with the stand-in where they are hidden."""
+    if hide is None:
+        return patches
+    if hide.where.shape != (len(patches), patches[0, ..., 0].numel()):
+        raise UserError(
+            f"hide.where has shape {list(hide.where.shape)}; it needs one truth value for each of "
+            f"{len(patches)} x {patches[0, ..., 0].numel()} patches."
+        )
+    where = hide.where.view(*patches.shape[:-1], 1)
+    return torch.where(where, hide.stand_in.to(patches.dtype), patches)
+
+
+def _kept(tokens: Tensor, prefix: int, keep: Tensor | None) -> Tensor:
     """The prefix tokens and the patches that `keep` names."""
+    if keep is None:
+        return tokens
     if keep.ndim != 2 or len(keep) != len(tokens):
         raise UserError(
             f"keep has shape {list(keep.shape)}; it needs one row of patch numbers for each of {len(tokens)}."

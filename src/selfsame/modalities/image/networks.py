@@ -22,7 +22,7 @@ from torchvision.models import ResNet
 from selfsame.errors import UserError, unknown
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # the constructor's arguments that `resolve` gives; files may give no others
-    "timm": ("img_size", "patch_size", "channels", "stem_width"),
+    "timm": ("img_size", "patch_size", "dynamic_img_size", "channels", "stem_width"),
     "torchvision": ("image_size", "input_size", "aux_logits", "init_weights"),
     "own": (),
 }
@@ -39,11 +39,12 @@ def resolve(name: str, size: int) -> tuple[str, str, dict[str, Any]]:
     if bare == name:
         patch = re.fullmatch(r"(\w*?(?:vit|deit)\w*_patch)(\d+)(_\d+)?", name)
         if timm.is_model(name):
-            return "timm", name, {"img_size": size}
+            return "timm", name, {"img_size": size, **of_any_size(name)}
         if patch:
             for size_of_paper in ("16_224", "14_224", "32_224", "16_384", "8_224"):
                 if timm.is_model(patch[1] + size_of_paper):
-                    return "timm", patch[1] + size_of_paper, {"img_size": size, "patch_size": int(patch[2])}
+                    found = patch[1] + size_of_paper
+                    return "timm", found, {"img_size": size, "patch_size": int(patch[2]), **of_any_size(found)}
     if bare in models:
         options: dict[str, Any] = {}
         if bare.startswith("vit_"):
@@ -57,6 +58,12 @@ def resolve(name: str, size: int) -> tuple[str, str, dict[str, Any]]:
     if bare == name:
         known = [*timm.list_models(), *(model for model in models if not timm.is_model(model))]
     raise unknown("encoder", name, known, "A network of your own is named package.module:factory.")
+
+
+def of_any_size(name: str) -> dict[str, Any]:
+    """What lets a plain vision transformer take views of other sizes, its position vectors resized: for multi-crop."""
+    plain = timm.models.model_entrypoint(name).__module__ == TimmViT.__module__
+    return {"dynamic_img_size": True} if plain else {}
 
 
 def of_width(name: str, width: str) -> tuple[str, str, dict[str, Any]]:

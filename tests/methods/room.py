@@ -1,0 +1,50 @@
+"""What every method is tried with: small settings, a small encoder of the kind it needs, small views."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from selfsame import methods
+from selfsame.records import Budget, Method, ViewPlan
+from selfsame.types import Encoder
+from tests.conftest import Tiny, TinyTokens
+
+ITEMS = 12
+BUDGET = Budget(items=ITEMS, batch=ITEMS, steps=100, dim=8)
+SMALL = {"hidden": 16, "out": 8}  # sizes, where a method has them; the rest is fitted to BUDGET
+SIDE, PART = 16, 8  # pixels of full and of part views
+
+
+def settings_of(name: str, **settings: object) -> Method:
+    """The method at a size that takes milliseconds."""
+    kind = methods.load(name)
+    small = {key: value for key, value in SMALL.items() if key in kind.model_fields}
+    return kind(**{**small, **settings}).fitted(BUDGET)
+
+
+def encoder_for(method: Method) -> Encoder:
+    return TinyTokens() if "tokens" in method.needs else Tiny()
+
+
+def views_for(plan: ViewPlan, rows: int = ITEMS, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """As many views of the same pictures as the plan asks for: crops of two sizes, and the pictures as they are."""
+    generator = torch.Generator().manual_seed(1)
+    item = torch.rand(rows, 3, SIDE, SIDE, generator=generator).to(dtype)
+
+    def noisy(x: Tensor) -> Tensor:
+        return (x + 0.1 * torch.rand(x.shape, generator=generator).to(dtype)).clamp(0, 1)
+
+    full = [noisy(item) for _ in range(plan.full)]
+    part = [noisy(item[..., 2 * k : 2 * k + PART, :PART]) for k in range(plan.part)]
+    return full + part + [item] * plan.plain
+
+
+def surveyed(
+    rows: int, batch: int = 6, dtype: torch.dtype = torch.float32, rank: int = 0, world: int = 1
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """All items as they are, as `Learner.survey` sees them: the share of one process."""
+    (item,) = views_for(ViewPlan(full=0, plain=1), rows, dtype)
+    for start in range(0, rows, batch):
+        mine = slice(start + rank, min(rows, start + batch), world)
+        yield [item[mine]], torch.arange(rows)[mine]

@@ -1,0 +1,32 @@
+"""Golden values of fact sheet C0."""
+
+import pytest
+import torch
+
+from selfsame.nn.sinkhorn import sinkhorn
+
+S = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.3, 0.1], [0.7, 0.2, 0.4], [0.85, 0.15, 0.05]], dtype=torch.float64)
+
+
+def test_one_three_and_very_many_iterations():
+    once = sinkhorn(S, 0.05, 1)
+    assert once[0].tolist() == pytest.approx([0.976882, 0.022621, 0.000497], abs=1e-6)
+    assert once.sum(0).tolist() == pytest.approx([1.935217, 1.169489, 0.895294], abs=1e-6)
+    thrice = sinkhorn(S, 0.05, 3)
+    golden = [
+        [0.946552, 0.051425, 0.002023],
+        [0.043413, 0.951520, 0.005067],
+        [0.002697, 0.059107, 0.938196],
+        [0.705601, 0.283254, 0.011145],
+    ]
+    assert torch.allclose(thrice, torch.tensor(golden, dtype=torch.float64), atol=1e-6)
+    many = sinkhorn(S, 0.05, 100)
+    assert many.sum(0).tolist() == pytest.approx([4 / 3] * 3, abs=1e-6)
+    assert many[3].tolist() == pytest.approx([0.452102, 0.339254, 0.208644], abs=1e-6)
+
+
+def test_rows_sum_to_one_and_no_scores_are_too_large():
+    for scores in (S.float() * 1000, S.half() * 100, torch.zeros(5, 4)):
+        found = sinkhorn(scores)
+        assert found.isfinite().all() and torch.allclose(found.sum(1), torch.ones(len(found)).to(found), atol=1e-5)
+    assert torch.allclose(sinkhorn(torch.zeros(5, 4)), torch.full((5, 4), 0.25))
