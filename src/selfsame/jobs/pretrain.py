@@ -31,6 +31,8 @@ class Training(Record):
     """side of a view in pixels [from the data]"""
     views: Any = "auto"
     """strength of the views: photo, small, weak, or auto by size; --views photo --help shows --views.one.x"""
+    sample: Annotated[int | None, Field(ge=4)] = None
+    """learn from so many of the items, drawn by the seed [all]"""
     epochs: Annotated[float | None, Field(gt=0)] = None
     """passes over the data; raise it to extend a finished run"""
     batch_size: Annotated[int | None, Field(ge=2)] = None
