@@ -253,10 +253,10 @@ def test_the_whole_list_of_many_unreadable_files_is_in_the_file_and_the_message_
 
 
 def test_a_file_that_breaks_while_it_trains_is_listed_and_survives_a_stop(pictures, tmp_path, monkeypatch):
-    from selfsame.jobs import pretraining
+    from selfsame.jobs import deciding
 
     data = shutil.copytree(pictures, tmp_path / "data")
-    opened, made = pretraining.open_data, []
+    opened, made = deciding.open_data, []
 
     def breaking(*given):  # after all has been measured
         found = opened(*given)
@@ -266,7 +266,7 @@ def test_a_file_that_breaks_while_it_trains_is_listed_and_survives_a_stop(pictur
         return found
 
     monkeypatch.setenv("SELFSAME_CACHE", str(tmp_path / "caches"))  # not one that has the file already
-    monkeypatch.setattr(pretraining, "open_data", breaking)
+    monkeypatch.setattr(deciding, "open_data", breaking)
     run = ss.pretrain(data, out=tmp_path / "run", **QUICK, max_skipped=0.05)
     assert listed(run.folder) == ["disc/03.png"]
     assert run.result["skipped"] == 1

@@ -14,8 +14,9 @@ from selfsame.engine.rehearse import rehearsed
 from selfsame.engine.watch import say
 from selfsame.errors import UserError
 from selfsame.jobs.data import describe
+from selfsame.jobs.deciding import count, duration, show_lines
 from selfsame.jobs.pretrain import Pretrain
-from selfsame.jobs.pretraining import Pretraining, count, duration, show_lines
+from selfsame.jobs.pretraining import Pretraining
 from selfsame.jobs.profiling import timed_reading
 from selfsame.nn.blocks import recomputed
 from selfsame.types import Draws, Learner, mixed
@@ -91,7 +92,6 @@ def opened(job: Pretrain, items: int | None) -> Pretraining:
     if dist.world() > 1:
         raise UserError("selfsame plan prices any number of GPUs in one process. Start it without torchrun.")
     work = Pretraining(job)
-    work.before = None
     work.opened()
     work.items = items or work.items
     return work

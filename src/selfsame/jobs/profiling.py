@@ -31,7 +31,6 @@ READ = 64  # items whose reading is timed
 def profiled(job: Pretrain, count: int) -> dict[str, Any]:
     """Time `count` steps and the reading of some items; print both, and what holds the training up."""
     work = Pretraining(job)
-    work.before = None
     work.opened()
     learner = work.prepared()
     steps = work.steps(learner.by_item)

@@ -41,7 +41,7 @@ class Views(Record):
         from selfsame.engine.state import write_whole
         from selfsame.engine.watch import say
         from selfsame.jobs.data import open_data, sheet
-        from selfsame.jobs.pretraining import strengths
+        from selfsame.jobs.deciding import strengths
 
         large = dist.device().type == "cuda"
         data = open_data(self.data, self.modality, self.max_skipped, self.seed)

@@ -1,0 +1,350 @@
+"""What is decided before a run: what stands in its folder, the items, sizes, settings, loop; and the plan's lines."""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from selfsame.engine import dist, shard
+from selfsame.engine.loop import Loop
+from selfsame.engine.plan import Line, Wishes, plan_loop, workers_for
+from selfsame.engine.state import LOCK
+from selfsame.engine.watch import console, say
+from selfsame.errors import UserError
+from selfsame.jobs.checked import checked
+from selfsame.jobs.data import SKIPPED, describe, held_out, open_data
+from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
+from selfsame.jobs.runs import JOB, PLAN, Run, read_json
+from selfsame.nn.blocks import recomputed
+from selfsame.nn.norm import largest_divisor
+from selfsame.records import Budget, Method, Record
+from selfsame.report.page import flat
+from selfsame.types import Encoder, Learner, mixed
+
+# Lines of the plan that a run which goes on shows anew.
+MAY_CHANGE = ("data", "epochs", "steps", "workers", "device", "processes", "shard", "activations")
+
+
+class Begun(Record):
+    """What plan.json of a begun run holds of its decisions."""
+
+    fingerprint: str
+    size: int
+    encoder: str
+    loop: Loop
+    method_settings: dict[str, Any]
+    stats: dict[str, Any]
+    cache: dict[str, Any] | None
+    lines: list[Line]
+
+
+class Deciding:
+    """A run before it begins. The parts are made in the order of the lines of `Pretraining.run`."""
+
+    was: dict[str, Any] | None = None  # the job of an earlier run in this folder
+    before: Begun | None = None  # what it decided
+
+    def __init__(self, job: Pretrain) -> None:
+        self.job = job
+        self.folder = job.folder
+        self.on = dist.device(job.device)
+        if job.processes not in (None, dist.world()):
+            raise UserError(
+                f"--processes {job.processes}, but {dist.world()} were started. Leave it out where torchrun or srun "
+                "starts the processes."
+            )
+
+    def opened(self) -> None:
+        """Open and measure the data, and choose the items to learn from."""
+        job = self.job
+        say(f"reading {job.data}")
+        self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder)
+        self.fingerprint = self.data.fingerprint()
+        self.readable = self.data.readable()
+        self.learn_from, self.look_at = self.divided()
+        self.items = len(self.learn_from)
+        number = float(int(hashlib.sha256(self.fingerprint.encode()).hexdigest()[:12], 16))
+        if dist.agreed(number, -number) != [number, -number]:
+            raise UserError(
+                f"{job.data}: the processes find different names there. It must be the same for all of them."
+            )
+
+    # What stands in the folder already
+
+    def earlier(self) -> dict[str, Any] | None:
+        """The job of an earlier run in this folder. Raises UserError when its settings are not these."""
+        path = self.folder / JOB
+        if not path.exists():
+            inside = sorted(p.name for p in self.folder.iterdir()) if self.folder.is_dir() else []
+            # The lock is left by a run that ended before it began, the list by one with too many unreadable items.
+            inside = [name for name in inside if name not in (LOCK, SKIPPED)]
+            if inside:
+                names = ", ".join(inside[:3])
+                raise UserError(f"{self.folder} is no run folder and not empty ({names}, ...). Choose another --out.")
+            return None
+        was, now = read_json(path), self.job.model_dump(mode="json")
+        odd = [key for key in now if key not in FREE_TO_CHANGE and was.get(key) != now[key]]
+        if odd:
+            pairs = "; ".join(f"{key} was {shown(was.get(key))}, now {shown(now[key])}" for key in odd)
+            raise UserError(f"{self.folder} holds a run made with other settings: {pairs}. Choose another --out.")
+        return was
+
+    def begun(self) -> Begun | None:
+        """What an earlier run in this folder decided."""
+        if self.was is None or not (self.folder / PLAN).exists():
+            return None
+        plan = read_json(self.folder / PLAN)
+        try:
+            return Begun.model_validate({key: plan[key] for key in Begun.model_fields})
+        except (KeyError, ValidationError):
+            raise UserError(
+                f"{self.folder / PLAN} is damaged or of another version. Restore it, or choose another --out."
+            ) from None
+
+    def done_already(self) -> bool:
+        return Run(self.folder).result.get("steps", 0) >= self.loop.steps if self.was is not None else False
+
+    # Making the parts
+
+    def divided(self) -> tuple[np.ndarray, np.ndarray]:
+        count = len(self.readable)
+        if count < 4:
+            raise UserError(
+                f"{self.job.data} has {count} readable item{'s' if count != 1 else ''}; "
+                "at least 4 are needed to learn from. Give a folder with more."
+            )
+        return held_out(self.readable, self.job.seed)
+
+    def prepared(self) -> Learner:
+        """Decide everything and build the learner, on its device."""
+        job, stats = self.job, self.data.stats
+        encoder = self.decided()
+        learner = dist.place(self.method.build(encoder, self.items), self.on)
+        saving = self.save_memory(learner)
+        self.lines = [
+            Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
+            Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),
+            Line(name="view size", value=f"{self.size} px", why="given" if job.image_size else "from the data"),
+            Line(name="views", value=str(job.views["name"]), why=changed_line(job.views)),
+            Line(name="encoder", value=f"{self.name}, {encoder.dim}-d", why=f"{count(encoder):.1f} M parameters"),
+            Line(name="method", value=type(job.method).name, why=settings_line(self.method)),
+            *self.lines_of_loop,
+            Line(name="workers", value=str(self.workers), why=self.why_workers),
+            self.line_of_cache,
+            Line(name="device", value=str(self.on), why=dist.machine(self.on)),
+            Line(name="processes", value=str(dist.world()), why=self.started_by()),
+            *saving,
+        ]
+        if self.before is not None:
+            then = {line.name: line for line in self.before.lines if line.name not in MAY_CHANGE}
+            self.lines = [then.get(line.name, line) for line in self.lines]
+        return learner
+
+    def decided(self) -> Encoder:
+        """Decide everything, for `items` items, and make the encoder."""
+        job, modality, stats = self.job, self.data.modality, self.data.stats
+        large = self.on.type == "cuda"
+        self.module = module = job.encoder if not isinstance(job.encoder, str) else None
+        begun = self.before  # what was derived then holds, also on another device
+        default_size = begun.size if begun else modality.default_size(stats, large)
+        self.size: int = job.image_size or default_size
+        name = job.encoder
+        if name == "auto":
+            name = begun.encoder if begun else modality.default_encoder(self.size, large)
+        self.views = strengths(modality, job.views, self.size, stats)
+        torch.manual_seed(mixed(job.seed, 1))
+        weights = str(job.init) if job.init else None
+        if module is None:
+            encoder = modality.make_encoder(name, self.size, stats, weights)
+        else:
+            encoder = modality.own_encoder(module, self.size, stats, weights)
+        self.loop, self.lines_of_loop = plan_loop(self.items, encoder.has_tokens, self.wishes(), self.on, dist.world())
+        if self.before is not None:
+            self.loop = self.continued(self.before, self.loop)
+        if self.loop.batch > self.items:
+            raise UserError(
+                f"--batch-size {self.loop.batch} is larger than the {self.items} items to learn from. "
+                "Give a smaller one."
+            )
+        self.check_shares()
+        budget = Budget(
+            items=self.items,
+            batch=self.loop.batch,
+            steps=self.loop.steps,
+            dim=encoder.dim,
+            cuts=self.loop.accumulate * dist.world(),
+        )
+        self.method: Method = job.method.fitted(budget)
+        if self.before is not None:
+            self.method = checked(type(self.method), self.before.method_settings, ["method"])
+        check_fit(self.method, encoder, budget, self.name_of_encoder(name))
+        in_memory = getattr(self.data.source, "array", None) is not None
+        self.workers, self.why_workers = workers_for(in_memory, job.workers)
+        self.cache, self.line_of_cache = dist.by_first(self.planned_cache)
+        self.name = self.name_of_encoder(name)
+        return encoder
+
+    def name_of_encoder(self, name: Any) -> str:
+        return name if self.module is None else type(self.module).__name__
+
+    def check_shares(self) -> None:
+        """Raise UserError where a batch cannot be divided over processes and micro-batches."""
+        batch, cuts, world = self.loop.batch, self.loop.accumulate, dist.world()
+        if batch % world:
+            fewer = largest_divisor(batch, world)
+            held = "" if self.before is not None else f"Give a multiple of {world}, or "
+            raise UserError(
+                f"--batch-size {batch} cannot be divided over {world} processes. {held or 'Go on with '}"
+                f"--processes {fewer}."
+            )
+        if batch // (cuts * world) < 2:
+            places = f"{cuts} micro-batches" + (f" in each of {world} processes" if world > 1 else "")
+            cure = "Raise --batch-size or lower --accumulate" + (" or --processes." if world > 1 else ".")
+            raise UserError(
+                f"--batch-size {batch} over {places} leaves fewer than 2 items in each; batch statistics need two. "
+                f"{cure}"
+            )
+
+    def wishes(self) -> Wishes:
+        """What the user decided; of a run that goes on, what was decided then, but for its length."""
+        given = {field: getattr(self.job, field) for field in Wishes.model_fields}
+        if self.before is not None:
+            loop = self.before.loop
+            kept = ("optimizer", "lr", "weight_decay", "precision")
+            passes = loop.batch / len(self.learn_from)
+            given |= {"batch_size": loop.batch, "warmup_epochs": loop.warmup * passes}
+            given["epochs"] = self.job.epochs or loop.steps * passes
+            given |= {field: getattr(loop, field) for field in kept}
+        return Wishes(**given)
+
+    def continued(self, begun: Begun, fresh: Loop) -> Loop:
+        """The loop of the run in the folder; only its length may change."""
+        same = begun.stats == self.data.stats.model_dump(mode="json")
+        if begun.fingerprint != self.fingerprint or not same:
+            weights = self.folder / "encoder.safetensors"
+            start = f", and --init {weights} to start from its weights" if weights.exists() else ""
+            then, now = (begun.fingerprint, self.fingerprint) if same else ("other pixels", "the same names")
+            raise UserError(
+                f"{self.job.data} has changed since {self.folder} was begun ({then} then, {now} now), so the run "
+                f"cannot go on exactly. Choose another --out{start}."
+            )
+        before = begun.loop
+        if fresh.steps < before.steps:
+            raise UserError(
+                f"{self.folder} was planned for {before.steps:,} steps; --epochs now asks for {fresh.steps:,}. "
+                "A run can be extended, not shortened. Choose another --out."
+            )
+        free = ("steps", "save_every", "keep_states", "health_every", "shard", "checkpoint_activations")
+        return before.changed(**{field: getattr(fresh, field) for field in free})
+
+    def planned_cache(self) -> tuple[Any, Line]:
+        """What of the items is kept decoded, and the line of the plan that says so."""
+        most = None if self.job.cache is None else int(self.job.cache * 2**30)
+        passes = self.loop.steps * self.loop.batch / self.items
+        plan: Any = None
+        why = "the data are at rest decoded, or there is no place for more"
+        if self.before is not None:
+            plan = self.before.cache and self.data.modality.CachePlan.model_validate(self.before.cache)
+        elif most == 0 or passes < 1.5:
+            why = "given" if most == 0 else "the data are read once"
+        else:
+            plan = self.data.modality.plan_cache(self.data.source, self.readable, self.views, most)
+        value = f"{plan.bytes / 2**30:.2f} GiB" if plan else "none"
+        return plan, Line(name="cache", value=value, why=plan.summary if plan else why)
+
+    def save_memory(self, learner: Learner) -> list[Line]:
+        """Recompute and divide what the user wants so; `shown` is then the encoder to look at and to keep."""
+        lines = []
+        self.shown = learner.encoder
+        if self.loop.checkpoint_activations:
+            found = recomputed(learner.encoder)
+            lines.append(Line(name="activations", value="of block inputs", why=f"given; {found} blocks run again"))
+        if self.loop.shard:
+            self.shown = shard.copied(learner.encoder)
+            shard.sharded(learner, self.on)
+            value = f"1/{dist.world()} of the learner"
+            lines.append(Line(name="shard", value=value, why="given; parameters, gradients, moments in each process"))
+        return lines
+
+    def started_by(self) -> str:
+        """Why there are as many processes as there are."""
+        if self.job.processes is not None:
+            return "given"
+        if dist.world() == 1:
+            return "one device"
+        return "one a GPU" if self.on.type == "cuda" else "as they were started"
+
+
+def check_fit(method: Method, encoder: Encoder, budget: Budget, name: str) -> None:
+    """Raise UserError where the method cannot work with this encoder, or in a run of this size."""
+    cures = {
+        "tokens": "Choose a vision transformer, as --encoder vit_tiny_patch16_224 (at 32 px vit_tiny_patch4_32).",
+        "maps": "Choose a network with dense features, as --encoder resnet18.",
+        "pieces": "Choose a method that does not cut its views into pieces.",
+    }
+    for need in method.needs:
+        if not getattr(encoder, f"has_{need}"):
+            raise UserError(
+                f"--method {type(method).name} needs an encoder with {need}; {name} has none. {cures[need]}"
+            )
+    wrong = method.misfits(budget)
+    if wrong:
+        raise UserError(f"--method {type(method).name} does not go together with this run: {' '.join(wrong)}")
+
+
+def show_lines(lines: list[Line]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for line in lines:
+        table.add_row(line.name, line.value, f"[dim]{line.why}[/dim]")
+    console.print(table)
+
+
+def strengths(modality: Any, wish: dict[str, Any], size: int, stats: Record) -> Record:
+    """The recipe by name, with the values given on top. Raises UserError on unknown keys."""
+    views = modality.recipe(str(wish["name"]), size, stats)
+    return merged(views, {key: value for key, value in wish.items() if key != "name"}, ["views"])
+
+
+def merged(record: Record, changes: dict[str, Any], place: list[str]) -> Record:
+    values = {
+        key: merged(getattr(record, key), value, [*place, key]).model_dump()
+        if isinstance(value, dict) and isinstance(getattr(record, key, None), Record)
+        else value
+        for key, value in changes.items()
+    }
+    return checked(type(record), {**record.model_dump(), **values}, place)
+
+
+def count(module: torch.nn.Module) -> float:
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+def shown(value: Any) -> str:
+    return "unset" if value is None else json.dumps(value)
+
+
+def shown_stats(stats: Any) -> str:
+    return getattr(stats, "summary", "")
+
+
+def settings_line(method: Method) -> str:
+    return ", ".join(f"{name} {getattr(method, name)}" for name in sorted(method.model_fields_set))
+
+
+def changed_line(views: dict[str, Any]) -> str:
+    """The strengths given on top of the recipe, as in: one.area 0.2 to 1.0, one.flip 0.0."""
+    given = [(name, value if isinstance(value, list | tuple) else [value]) for name, value in flat(views)]
+    return ", ".join(f"{name} {' to '.join(map(str, ends))}" for name, ends in given if name != "name")
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
