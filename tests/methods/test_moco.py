@@ -207,7 +207,11 @@ def test_a_wrong_number_of_views_is_refused(tiny, views):
 
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"batch_norm": "sync"}, "give the pairs away"), ({"momentum": 0}, "converge"), ({"momentum": 1}, "never moves")],
+    [
+        ({"batch_norm": "sync"}, "give the pairs away"),
+        ({"momentum": 0.9}, "converge"),
+        ({"momentum": 1}, "never moves"),
+    ],
 )
 def test_settings_known_to_end_badly_have_a_caution(settings, word):
     (text,) = MoCo(**settings).cautions()
@@ -233,7 +237,15 @@ def test_what_does_not_go_together_is_told_with_its_cure(settings, budget, cure)
 def test_the_papers_run_keeps_the_papers_settings():
     budget = Budget(items=1_281_167, batch=256, steps=1_000_000, dim=2048, cuts=8)
     fitted = MoCo().fitted(budget)
-    assert (fitted.queue, fitted.rows, fitted.hidden) == (65_536, 32, 2048) and fitted.misfits(budget) == []
+    assert (fitted.queue, fitted.rows, fitted.hidden, fitted.momentum) == (65_536, 32, 2048, 0.999)
+    assert fitted.misfits(budget) == []
+
+
+def test_a_short_run_gets_a_shorter_queue_and_a_copy_that_is_still_slow():
+    budget = Budget(items=10_000, batch=64, steps=600, dim=256)
+    fitted = MoCo().fitted(budget)
+    assert (fitted.queue, fitted.rows, fitted.hidden, fitted.momentum) == (1250, 8, 512, 0.996)
+    assert fitted.cautions() == []
 
 
 @pytest.mark.parametrize("batch", [4, 7, 12, 30, 64, 96, 256])

