@@ -250,7 +250,7 @@ def ranked(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             verdicts=[run["verdict"] for run in by_method[name]],
             seconds=round(statistics.fmean(run["seconds"] for run in by_method[name]), 1),
             figures=figures[name],
-        ).model_dump()
+        ).model_dump(mode="json")
         for place, name in enumerate(order, 1)
     ]
 
@@ -269,10 +269,11 @@ def show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     with_labels = any("linear" in row["figures"] for row in result["rows"])
-    keys = (["linear", "knn"] if with_labels else []) + [*LABEL_FREE, "uniformity"]
+    keys = [*(["linear", "knn"] if with_labels else []), *LABEL_FREE]
     shown = Table("", "method", *keys, "s", "verdict", box=None, padding=(0, 2, 0, 0))
-    for column in shown.columns[2:-1]:
-        column.justify = "right"
+    for column in shown.columns[:-1]:
+        column.no_wrap = True
+        column.justify = "left" if column.header == "method" else "right"
     for row in result["rows"]:
         cells = [told(key, row["figures"].get(key)) for key in keys]
         verdicts = ", ".join(dict.fromkeys(row["verdicts"]))

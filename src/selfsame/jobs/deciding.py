@@ -86,9 +86,11 @@ class Deciding:
                 raise UserError(f"{self.folder} is no run folder and not empty ({names}, ...). Choose another --out.")
             return None
         was, now = read_json(path), self.job.model_dump(mode="json")
-        odd = [key for key in now if key not in FREE_TO_CHANGE and was.get(key) != now[key]]
+        for key, field in type(self.job).model_fields.items():
+            was.setdefault(key, field.default)  # younger than the run in the folder
+        odd = [key for key in now if key not in FREE_TO_CHANGE and was[key] != now[key]]
         if odd:
-            pairs = "; ".join(f"{key} was {shown(was.get(key))}, now {shown(now[key])}" for key in odd)
+            pairs = "; ".join(f"{key} was {shown(was[key])}, now {shown(now[key])}" for key in odd)
             raise UserError(f"{self.folder} holds a run made with other settings: {pairs}. Choose another --out.")
         return was
 
@@ -116,7 +118,17 @@ class Deciding:
                 f"{self.job.data} has {count} readable item{'s' if count != 1 else ''}; "
                 "at least 4 are needed to learn from. Give a folder with more."
             )
-        return held_out(self.readable, self.job.seed)
+        learn_from, look_at = held_out(self.readable, self.job.seed)
+        wanted = self.job.sample
+        if wanted is None:
+            return learn_from, look_at
+        if wanted > len(learn_from):
+            raise UserError(
+                f"--sample {wanted:,} is more than the {len(learn_from):,} items to learn from "
+                f"({len(look_at):,} are held out). Give a smaller one, or leave it out for all."
+            )
+        order = np.random.default_rng(mixed(self.job.seed, 13)).permutation(len(learn_from))
+        return np.sort(learn_from[order[:wanted]]), look_at
 
     def prepared(self) -> Learner:
         """Decide everything and build the learner, on its device."""
@@ -126,6 +138,7 @@ class Deciding:
         saving = self.save_memory(learner)
         self.lines = [
             Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
+            *self.line_of_sample(),
             Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),
             Line(name="view size", value=f"{self.size} px", why="given" if job.image_size else "from the data"),
             Line(name="views", value=str(job.views["name"]), why=changed_line(job.views)),
@@ -142,6 +155,11 @@ class Deciding:
             then = {line.name: line for line in self.before.lines if line.name not in MAY_CHANGE}
             self.lines = [then.get(line.name, line) for line in self.lines]
         return learner
+
+    def line_of_sample(self) -> list[Line]:
+        if self.job.sample is None:
+            return []
+        return [Line(name="sample", value=f"{self.items:,} items to learn from", why="given; drawn by the seed")]
 
     def decided(self) -> Encoder:
         """Decide everything, for `items` items, and make the encoder."""
