@@ -5,7 +5,7 @@
     python bench/methods.py clothing --methods all
 
 `selfsame compare` does the work, with its defaults but for the budget and the network. CIFAR-10: 10,000 unlabelled
-images, 39,936 samples, ResNet-18 of width 0.25 (or a vision transformer of 6 blocks, 128 wide, where tokens are needed);
+images, 39,936 samples, ResNet-18 of width 0.25 (narrow:tokens is a small vision transformer for methods that need it);
 k-NN and probe as ../shared/bench has them. Clothing: 570 photos at 96 px. Labels only for the measure. Each method is
 stored in bench/results/methods-DATA.json as it ends, over what was stored of it before: the page is made of all.
 """
@@ -66,8 +66,11 @@ def main() -> None:
 
 def measured(data: str, name: str, seeds: int, settings: dict[str, Any]) -> None:
     """Train, measure and store one method."""
+    from cifar10 import judged  # k-NN and probe of ../shared/bench, in per cent
+
     import selfsame as ss
 
+    baselines: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
             result = ss.compare(**settings, methods=name, seeds=seeds, out=Path(folder) / "all", workers=0)
@@ -77,7 +80,9 @@ def measured(data: str, name: str, seeds: int, settings: dict[str, Any]) -> None
         runs = result["runs"]
         for run in runs:
             if run["verdict"] != "stopped" and data == "cifar10":
-                run |= judged(ss.load(Path(folder) / "all" / run["folder"]))
+                encoder = ss.load(Path(folder) / "all" / run["folder"])
+                run |= {f"judge_{key}": value for key, value in judged(encoder).items()}
+                baselines = baselines or {"random": judged(untrained(encoder, run["seed"])), "raw": judged(None)}
         plan = ss.Run(Path(folder) / "all" / runs[0]["folder"]).plan if (Path(folder) / "all").exists() else {}
     path = HERE / "results" / f"methods-{data}.json"
     stored = json.loads(path.read_text()) if path.exists() else {"entries": []}
@@ -92,6 +97,7 @@ def measured(data: str, name: str, seeds: int, settings: dict[str, Any]) -> None
         "machine": result["machine"],
         "runs": runs,
         "baselines": result["baselines"],
+        "judged": baselines,
         "loop": plan.get("loop"),
         "settings": plan.get("method_settings"),
         "views": plan.get("views"),
@@ -101,12 +107,15 @@ def measured(data: str, name: str, seeds: int, settings: dict[str, Any]) -> None
     print(json.dumps(runs), flush=True)
 
 
-def judged(encoder: Any) -> dict[str, float]:
-    """k-NN and probe as ../shared/bench measures them, in per cent."""
-    from cifar10 import judged as of_cifar
+def untrained(encoder: Any, seed: int) -> Any:
+    """The same network with random weights."""
+    import torch
 
-    found = of_cifar(encoder)
-    return {"judge_knn": found["knn"], "judge_probe": found["probe"]}
+    torch.manual_seed(seed)
+    for part in encoder.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    return encoder
 
 
 if __name__ == "__main__":

@@ -77,6 +77,13 @@ class Preset(Record):
     """what was reached with them there, with protocol; as text, for it is another's claim"""
 
 
+QUICK = Preset(
+    source="docs/methods.md, where it is measured",
+    training={"encoder": "resnet18@0.25", "image_size": 32, "epochs": 4.2},
+)
+"""A first try in minutes on a processor: of 10,000 small images about 40,000 samples. All else is derived."""
+
+
 class Method(Record):
     """A method's settings. A file of `methods/` holds one subclass; its fields are the flags `--method.x`."""
 
@@ -97,6 +104,11 @@ class Method(Record):
     def cautions(self) -> list[str]:
         """Settings that are known to end badly, each with its reason; empty when there are none."""
         return []
+
+    @classmethod
+    def known_presets(cls) -> dict[str, Preset]:
+        """Its own and, where a residual net will do, `quick`."""
+        return cls.presets if "tokens" in cls.needs else {"quick": QUICK, **cls.presets}
 
     def misfits(self, budget: Budget) -> list[str]:
         """What does not go together in a run of this size, each with its cure; such a run is refused before it begins.

@@ -44,7 +44,7 @@ def described(method: type[Method]) -> dict[str, Any]:
         "settings": {
             key: {"default": field.default, "help": field.description} for key, field in method.model_fields.items()
         },
-        "presets": {name: preset.model_dump(mode="json") for name, preset in method.presets.items()},
+        "presets": {name: preset.model_dump(mode="json") for name, preset in method.known_presets().items()},
         "notes": notes(method),
     }
 

@@ -77,9 +77,10 @@ class Training(Record):
             own = named(method, "method")
             kind = methods.load(own.pop("name", "byol"))
         name = given["preset"]
-        if name not in kind.presets:
-            raise unknown(f"preset of {kind.name or kind.__qualname__}", str(name), kind.presets)
-        preset = kind.presets[name]
+        presets = kind.known_presets()
+        if name not in presets:
+            raise unknown(f"preset of {kind.name or kind.__qualname__}", str(name), presets)
+        preset = presets[name]
         training = {key: value for key, value in preset.training.items() if key in cls.model_fields}
         merged = checked(kind, {**preset.method, **own}, ["method"])
         return {**training, **given, "method": merged}
