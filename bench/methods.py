@@ -80,6 +80,13 @@ def measured(data: str, name: str, seeds: int, settings: dict[str, Any]) -> None
         runs = result["runs"]
         for run in runs:
             if run["verdict"] != "stopped" and data == "cifar10":
+                done = ss.Run(Path(folder) / "all" / run["folder"])
+                batch = done.plan["loop"]["batch"]
+                run["looks"] = [
+                    {"samples": row["step"] * batch, "agreement": row["health/agreement"], "rank": row["health/rank"]}
+                    for row in done.log
+                    if "verdict" in row
+                ]
                 encoder = ss.load(Path(folder) / "all" / run["folder"])
                 run |= {f"judge_{key}": value for key, value in judged(encoder).items()}
                 baselines = baselines or {"random": judged(untrained(encoder, run["seed"])), "raw": judged(None)}
