@@ -36,7 +36,7 @@ def views_for(plan: ViewPlan, rows: int = ITEMS, dtype: torch.dtype = torch.floa
         return (x + 0.1 * torch.rand(x.shape, generator=generator).to(dtype)).clamp(0, 1)
 
     full = [noisy(item) for _ in range(plan.full)]
-    part = [noisy(item[..., 2 * k : 2 * k + PART, :PART]) for k in range(plan.part)]
+    part = [noisy(item[..., top : top + PART, :PART]) for top in (2 * k % (SIDE - PART) for k in range(plan.part))]
     return full + part + [item] * plan.plain
 
 
