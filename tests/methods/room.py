@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfsame import methods
 from selfsame.records import Budget, Method, ViewPlan
-from selfsame.types import Encoder
+from selfsame.types import Encoder, Learner
 from tests.conftest import Tiny, TinyTokens
 
 ITEMS = 12
@@ -36,7 +36,7 @@ def views_for(plan: ViewPlan, rows: int = ITEMS, dtype: torch.dtype = torch.floa
         return (x + 0.1 * torch.rand(x.shape, generator=generator).to(dtype)).clamp(0, 1)
 
     full = [noisy(item) for _ in range(plan.full)]
-    part = [noisy(item[..., 2 * k : 2 * k + PART, :PART]) for k in range(plan.part)]
+    part = [noisy(item[..., top : top + PART, :PART]) for top in (2 * k % (SIDE - PART) for k in range(plan.part))]
     return full + part + [item] * plan.plain
 
 
@@ -48,3 +48,21 @@ def surveyed(
     for start in range(0, rows, batch):
         mine = slice(start + rank, min(rows, start + batch), world)
         yield [item[mine]], torch.arange(rows)[mine]
+
+
+class AsItIs(Encoder):
+    """Views that are vectors already: [b d] -> [b d], so that a loss can be checked on numbers."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, view: Tensor) -> Tensor:
+        return view
+
+
+def loss_alone(method: Method, dim: int) -> Learner:
+    """The method's learner without encoder and projector: what it makes of vectors."""
+    learner = method.changed(hidden=1, out=dim).build(AsItIs(dim), ITEMS)
+    learner.projector = nn.Identity()
+    return learner
