@@ -100,6 +100,15 @@ class Encoder(nn.Module):
         """Dense features [b c ...], fine to coarse, one a stage. TypeError where the network has none."""
         raise TypeError(f"{type(self).__name__} has no maps")
 
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """The channels of each of `maps`. TypeError where the network has none."""
+        raise TypeError(f"{type(self).__name__} has no maps")
+
+    def with_maps(self, view: Tensor) -> tuple[Float[Tensor, "b d"], list[Tensor]]:
+        """The vector and the maps; in one pass where the encoder can."""
+        return self(view), self.maps(view)
+
     def use_group_norm(self) -> None:
         """Replace batch norms by group norms with weight standardisation, for good."""
         raise TypeError(f"{type(self).__name__} cannot change its norms")
@@ -122,6 +131,13 @@ class Encoder(nn.Module):
 
     def layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
         """The tokens, without the class token, as the `last` last blocks give them, first to last; not normalised."""
+        raise TypeError(f"{type(self).__name__} has no tokens")
+
+    def average_tokens(self) -> None:
+        """Make the mean of the tokens the vector, for good, whatever it was.
+
+        For methods whose loss is on tokens alone: a class token would learn nothing.
+        """
         raise TypeError(f"{type(self).__name__} has no tokens")
 
     def grid(self, view: Tensor) -> tuple[int, ...]:

@@ -54,3 +54,18 @@ def cosine(start: float, end: float, progress: float) -> float:
     if not 0 <= progress <= 1:
         raise UserError(f"progress is {progress}; it is the share of the run that is done, from 0 to 1.")
     return end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def linear(start: float, end: float, progress: float) -> float:
+    """A straight line from `start` (progress 0) to `end` (progress 1). Raises UserError outside [0, 1]."""
+    if not 0 <= progress <= 1:
+        raise UserError(f"progress is {progress}; it is the share of the run that is done, from 0 to 1.")
+    return start + (end - start) * progress
+
+
+def nimble(momentum: float, steps: int) -> float:
+    """The momentum, or a lower one with which the copy can follow in a short run.
+
+    Its memory 1 / (1 - momentum) is at most 1.6 % of the steps, or 5.
+    """
+    return round(min(momentum, 1 - 1 / max(5.0, 0.016 * steps)), 6)
