@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from selfsame.nn.blocks import Recomputed
+from selfsame.nn.split import SplitBatch
 
 FEW = 16  # rows; in trial resnet50 gained at 16 and lost at 32 (bench/step.py measures the step with it)
 KNOWN = ("torch", "torchvision", "timm", "selfsame")  # whose modules treat rows alone, but for batch norms
@@ -70,10 +71,10 @@ def by_size(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
 
 
 def of_known_parts(net: nn.Module) -> bool:
-    """Whether rows meet in batch norms only, and all of it is done in this pass."""
+    """Whether rows meet in batch norms of all rows only, and all of it is done in this pass."""
     parts = list(net.modules())
     known = all(type(part).__module__.partition(".")[0] in KNOWN for part in parts)
-    return known and not any(isinstance(part, Recomputed) for part in parts)
+    return known and not any(isinstance(part, Recomputed | SplitBatch) for part in parts)
 
 
 class Apart(TorchFunctionMode):
