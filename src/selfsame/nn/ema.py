@@ -54,3 +54,11 @@ def cosine(start: float, end: float, progress: float) -> float:
     if not 0 <= progress <= 1:
         raise UserError(f"progress is {progress}; it is the share of the run that is done, from 0 to 1.")
     return end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def able_to_follow(momentum: float, steps: int) -> float:
+    """The momentum, made less where the run is so short that the copy would stay behind.
+
+    Its memory 1 / (1 - momentum) is at most 1.6 % of the run's steps, or 5; the rule that BYOL's default follows here.
+    """
+    return min(momentum, round(1 - 1 / max(5.0, 0.016 * steps), 6))
