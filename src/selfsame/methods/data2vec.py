@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from selfsame import types
 from selfsame.errors import UserError
 from selfsame.nn.diagnose import spread
-from selfsame.nn.ema import Target, linear, nimble
+from selfsame.nn.ema import Target, able_to_follow, linear
 from selfsame.nn.masks import blockwise, scattered
 from selfsame.nn.tokens import picked, standardised, wide
 from selfsame.records import Budget, Preset, ViewPlan
@@ -83,7 +83,7 @@ class Data2Vec(types.Method):
 
     def fitted(self, budget: Budget) -> Self:
         """Momenta that can follow in a short run; at the end the memory is ten times that of the start, as in text."""
-        start = self.momentum if "momentum" in self.model_fields_set else nimble(0.999, budget.steps)
+        start = self.momentum if "momentum" in self.model_fields_set else able_to_follow(0.999, budget.steps)
         derived = {"momentum": start, "end": round(1 - (1 - start) / 10, 6)}
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 

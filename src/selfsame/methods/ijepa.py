@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from selfsame import types
 from selfsame.errors import UserError
 from selfsame.nn.diagnose import spread
-from selfsame.nn.ema import Target, linear, nimble
+from selfsame.nn.ema import Target, able_to_follow, linear
 from selfsame.nn.masks import multi_block
 from selfsame.nn.positions import sincos
 from selfsame.nn.tokens import picked, standardised, transformer, wide
@@ -86,7 +86,7 @@ class IJEPA(types.Method):
         derived = {
             "hidden": min(384, max(32, budget.dim)),
             "depth": 12 if budget.dim >= 1024 else 6 if budget.dim >= 512 else 3,
-            "momentum": nimble(0.996, budget.steps),
+            "momentum": able_to_follow(0.996, budget.steps),
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 

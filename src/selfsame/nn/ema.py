@@ -63,9 +63,9 @@ def linear(start: float, end: float, progress: float) -> float:
     return start + (end - start) * progress
 
 
-def nimble(momentum: float, steps: int) -> float:
-    """The momentum, or a lower one with which the copy can follow in a short run.
+def able_to_follow(momentum: float, steps: int) -> float:
+    """The momentum, made less where the run is so short that the copy would stay behind.
 
-    Its memory 1 / (1 - momentum) is at most 1.6 % of the steps, or 5.
+    Its memory 1 / (1 - momentum) is at most 1.6 % of the run's steps, or 5.
     """
     return round(min(momentum, 1 - 1 / max(5.0, 0.016 * steps)), 6)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import torch.distributed as td
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
@@ -162,6 +162,11 @@ def places(rows: int, device: torch.device) -> Tensor:
     """Where this process's rows stand in the global batch, as `gathered` orders it: long [rows]."""
     rank = td.get_rank() if td.is_initialized() else 0
     return rank + world() * torch.arange(rows, device=device)
+
+
+def own(x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "b ..."]:
+    """This process's rows of what stands whole on every process: the other way of `gathered`."""
+    return x[td.get_rank() :: world()] if td.is_initialized() else x
 
 
 @torch.no_grad()
