@@ -42,6 +42,10 @@ class Tiny(Encoder):
         fine = self.body[:3](view)
         return [fine, self.body[3:](fine)]
 
+    @property
+    def map_dims(self) -> list[int]:
+        return [self.dim, self.dim]
+
     def pieces(self, view: Tensor) -> Tensor:
         return view.unfold(2, 8, 4).unfold(3, 8, 4).permute(0, 2, 3, 1, 4, 5)
 
@@ -84,6 +88,10 @@ class TinyTokens(Tiny):
 
     def grid(self, view: Tensor) -> tuple[int, int]:
         return view.shape[2] // 4, view.shape[3] // 4
+
+    @property
+    def map_dims(self) -> list[int]:
+        return [self.dim]
 
     def maps(self, view: Tensor) -> list[Tensor]:
         return [self.both(view)[1].transpose(1, 2).unflatten(2, self.grid(view))]

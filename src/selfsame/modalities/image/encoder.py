@@ -29,7 +29,7 @@ from selfsame import types
 from selfsame.errors import UserError, unknown
 from selfsame.modalities.image.networks import check_patches, check_saved, library_trunk, resolve, small_stem
 from selfsame.modalities.image.weights import HEADS, load_weights
-from selfsame.nn.norm import use_group_norm
+from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.records import Record
 
 FORMAT = 1  # of encoder.json
@@ -152,17 +152,18 @@ class ImageEncoder(types.Encoder):
         """Whether `maps` gives something, found by running zeros; True of known networks without a try."""
         if self.spec["library"] != "own":
             return True
-        modes = [(part, part.training) for part in self.modules()]
         try:
-            size = self.spec["size"]
-            with torch.no_grad():
-                self.eval().maps(torch.zeros(2, self.spec["channels"], size, size, device=self.mean.device))
+            return bool(self.map_dims)
         except (TypeError, UserError):
             return False
-        finally:
-            for part, mode in modes:
-                part.training = mode
-        return True
+
+    @property
+    def map_dims(self) -> list[int]:
+        """Channels of each of `maps`, found by running zeros. TypeError where there are none."""
+        size = self.spec["size"]
+        with torch.no_grad(), at_rest(self):
+            zeros = torch.zeros(2, self.spec["channels"], size, size, dtype=self.mean.dtype, device=self.mean.device)
+            return [one.shape[1] for one in self.maps(zeros)]
 
     @property
     def has_pieces(self) -> bool:
