@@ -175,8 +175,8 @@ class Learner(nn.Module):
     def survey(self, look: Look) -> None:
         """See every item once as it is: batches of ([plain view], which items), this process's share of all.
 
-        All processes get as many rows, so the last batch is filled up with items from the start. What is not looked at
-        is not read. Called in train mode without gradients; what is random must be seeded by what is in the buffers.
+        They come mixed. All processes get as many rows, so the last batch is filled up with those that came first. What
+        is not looked at is not read. Called in train mode without gradients; what is random is seeded by buffers.
         """
 
     def after_step(self, progress: float) -> None:

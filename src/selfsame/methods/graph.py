@@ -8,7 +8,8 @@ Choices: before a pass over the data a look at all items gives the graph (5 neig
 vectors) and a bank of projections. A positive is an item that is no direct neighbour and is reached, and reached back,
 within two links: a directed cycle of four. Batches are drawn at random, so partners come from the bank by their number:
 for each row one of its positives, and as negatives some items, the landmarks, to which all geodesic distances are known
-exactly; those beyond the percentile count. The bank follows the items that come by. Where the paper trains a
+exactly; those beyond the percentile count. The bank follows the items that come by; projections end with a plain batch
+norm, for without it they all ran from the bank in one direction in trial. Where the paper trains a
 classifier of pairs on top of strong descriptors, the loss here is InfoNCE and the vectors are its own; so that it finds
 a start from random weights, an item's other view is a positive too (`own_view`).
 """
@@ -27,7 +28,7 @@ from selfsame.nn.diagnose import spread
 from selfsame.nn.graph import circles, distances, neighbours
 from selfsame.nn.heads import tower
 from selfsame.nn.joint import each
-from selfsame.nn.norm import at_rest
+from selfsame.nn.norm import frozen_statistics
 from selfsame.nn.survey import vectors_of
 from selfsame.nn.sync import gathered, mean_of_rows, places, shared, world
 from selfsame.records import Budget
@@ -104,7 +105,7 @@ class Learner(types.Learner):
             )
         self.method = method
         self.encoder = encoder
-        self.projector = tower(encoder.dim, method.hidden, method.out)
+        self.projector = tower(encoder.dim, method.hidden, method.out, last="plain")
         self.register_buffer("bank", F.normalize(torch.randn(items, method.out), dim=1))
         self.register_buffer("partners", torch.full((items, method.positives), -1))
         self.register_buffer("landmarks", torch.randperm(items)[: method.landmarks])
@@ -152,7 +153,7 @@ class Learner(types.Learner):
             y = self.encoder(view)
             return torch.cat([y, self.projector(y)], dim=1)
 
-        with at_rest(self.encoder, self.projector):
+        with frozen_statistics(self):
             vectors, projections = vectors_of(look, both, len(self.bank)).split([self.encoder.dim, m.out], dim=1)
         self.bank.copy_(unit(projections))
         links = neighbours(vectors - vectors.mean(dim=0), m.neighbours)
