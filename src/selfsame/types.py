@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 
 from selfsame.records import Method, Record, ViewPlan
 
-__all__ = ["Draws", "Encoder", "Learner", "Method", "Modality", "Record", "Source", "Step", "ViewPlan", "mixed"]
+__all__ = ["Draws", "Encoder", "Learner", "Look", "Method", "Modality", "Record", "Source", "Step", "ViewPlan", "mixed"]
 
 
 def mixed(*numbers: int) -> int:
@@ -157,6 +157,9 @@ class Hidden:
     stand_in: Float[Tensor, "d"]  # put in their place, mostly a parameter of the learner
 
 
+Look = Iterable[tuple[list[Tensor], Int[Tensor, "b"]]]  # of a survey: ([plain view], which items) by the batch
+
+
 class Learner(nn.Module):
     """A method at work: an encoder plus whatever the method adds to train it."""
 
@@ -177,13 +180,14 @@ class Learner(nn.Module):
         """Change what gradients there are, or drop some (`p.grad = None`). Called once an optimiser step, before it."""
 
     def surveys(self, number: int) -> bool:
-        """Whether `survey` is to be called before pass `number` over the data, counted from 0."""
+        """Whether `survey` is to be called at the first step that begins in pass `number` over the data, from 0."""
         return False
 
-    def survey(self, look: Iterable[tuple[list[Tensor], Int[Tensor, "b"]]]) -> None:
+    def survey(self, look: Look) -> None:
         """See every item once as it is: batches of ([plain view], which items), this process's share of all.
 
-        Called in train mode without gradients; whatever is random must be seeded by what is in the buffers.
+        They come mixed. All processes get as many rows, so the last batch is filled up with those that came first. What
+        is not looked at is not read. Called in train mode without gradients; what is random is seeded by buffers.
         """
 
     def after_step(self, progress: float) -> None:

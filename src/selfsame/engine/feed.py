@@ -27,6 +27,7 @@ PATIENCE = 1200  # seconds in which a batch must come: a large one from a slow d
 CHECK = 5  # seconds between two looks whether the reading processes live
 ATTEMPTS = 5  # to read one batch
 CUT, VIEW = 0, 1  # streams of random numbers: worker half, device half
+SURVEY = 11  # mixed into the seed for the order in which all items are looked at
 
 
 class Order:
@@ -205,9 +206,10 @@ class Steps(Dataset):
 
 
 class Survey(Dataset):
-    """Every item once, in order, as it is: batches of this process's share, for `Learner.survey`.
+    """Every item once, as it is: batches of this process's share, for `Learner.survey`.
 
-    The shares are equal: the last batch of all is filled up with items from the start.
+    Items come in an order that mixes them, always the same: a folder sorted by kind must not give batches of one kind.
+    The shares are equal: the last batch of all is filled up with the items that came first.
     """
 
     def __init__(self, steps: Steps, sample: Callable[[Any, Sequence[int], Draws], list[Tensor]]) -> None:
@@ -217,12 +219,14 @@ class Survey(Dataset):
         self.batch = steps.batch
         self.rows = steps.rows
         self.count = -(-len(steps.items) // steps.batch)
+        self.order = order_of(steps.source, steps.items, mixed(steps.seed, SURVEY))  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, number: int) -> Batch:
-        places = np.arange(number * self.batch, (number + 1) * self.batch, dtype=np.int64)[self.rows] % len(self.items)
+        spots = np.arange(number * self.batch, (number + 1) * self.batch, dtype=np.int64)[self.rows]
+        places = self.order.at(spots % len(self.items))
         known = set(self.source.skipped)
         samples = self.sample(self.source, self.items[places].tolist(), Draws(0, 0, self.batch, self.rows, CUT))
         new = {item: why for item, why in self.source.skipped.items() if item not in known}

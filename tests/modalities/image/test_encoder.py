@@ -344,6 +344,21 @@ def test_maps_are_the_last_of_each_resolution_fine_to_coarse():
         torch.testing.assert_close(maps[1], encoder.stage(images(), "layer2"))
 
 
+def test_channels_of_maps_are_known_without_a_view_and_leave_the_network_as_it_was(small):
+    for encoder in (
+        make_encoder("resnet18@0.25", 32, RGB),
+        own_encoder(small, 32, RGB),
+        own_encoder(tiny_vit("timm"), 32, RGB),
+    ):
+        state = {name: value.clone() for name, value in encoder.state_dict().items()}
+        assert encoder.map_widths == [one.shape[1] for one in encoder.maps(images())]
+        encoder.load_state_dict(state)
+        assert encoder.train().map_widths and all(part.training for part in encoder.modules())
+        assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
+    with pytest.raises(TypeError, match="method maps"):
+        _ = own_encoder(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), 8, RGB).map_widths
+
+
 def test_an_own_network_gives_maps_by_its_parts_or_not_at_all(small):
     encoder = own_encoder(small, 32, RGB).eval()
     assert [tuple(one.shape[1:]) for one in encoder.maps(images())] == [(8, 32, 32), (6, 16, 16)]

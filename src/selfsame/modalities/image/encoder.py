@@ -29,7 +29,7 @@ from selfsame import types
 from selfsame.errors import UserError, unknown
 from selfsame.modalities.image.networks import check_patches, check_saved, library_trunk, resolve, small_stem
 from selfsame.modalities.image.weights import HEADS, load_weights
-from selfsame.nn.norm import use_group_norm
+from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.records import Record
 
 FORMAT = 1  # of encoder.json
@@ -171,16 +171,11 @@ class ImageEncoder(types.Encoder):
 
     @property
     def map_widths(self) -> tuple[int, ...]:
-        """The channels of each map, found by running zeros."""
-        modes = [(part, part.training) for part in self.modules()]
+        """The channels of each of `maps`, found by running zeros. TypeError where there are none."""
         size = self.spec["size"]
-        zeros = torch.zeros(2, self.spec["channels"], size, size, dtype=torch.uint8, device=self.mean.device)
-        try:
-            with torch.no_grad():
-                return tuple(one.shape[1] for one in self.eval().maps(zeros))
-        finally:
-            for part, mode in modes:
-                part.training = mode
+        with torch.no_grad(), at_rest(self):
+            zeros = torch.zeros(2, self.spec["channels"], size, size, dtype=self.mean.dtype, device=self.mean.device)
+            return tuple(one.shape[1] for one in self.maps(zeros))
 
     @property
     def has_pieces(self) -> bool:
