@@ -46,10 +46,6 @@ class Tiny(Encoder):
         fine = self.body[:3](view)
         return [fine, self.body[3:](fine)]
 
-    @property
-    def map_widths(self) -> list[int]:
-        return [self.dim, self.dim]
-
     def pieces(self, view: Tensor) -> Tensor:
         return view.unfold(2, 8, 4).unfold(3, 8, 4).permute(0, 2, 3, 1, 4, 5)
 

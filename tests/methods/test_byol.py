@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from selfsame import methods
 from selfsame.errors import UserError
-from selfsame.methods.byol import BYOL, distance, momentum_for
+from selfsame.methods.byol import BYOL, distance
+from selfsame.nn.ema import momentum_for
 from selfsame.records import Budget
 
 P = tensor([[1.0, 2, 2], [0, 3, 4]])

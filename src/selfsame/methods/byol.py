@@ -16,7 +16,7 @@ from selfsame import types
 from selfsame.errors import UserError
 from selfsame.nn.adversary import ascend
 from selfsame.nn.diagnose import spread
-from selfsame.nn.ema import Target, cosine
+from selfsame.nn.ema import Target, cosine, momentum_for
 from selfsame.nn.heads import OutputNorm, mlp
 from selfsame.nn.joint import each
 from selfsame.nn.norm import frozen_statistics
@@ -232,14 +232,3 @@ def distance(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"], method: BYOL) -> 
     if method.loss == "dot":
         return -(p * z).sum(-1).mean()
     return F.cross_entropy(p / method.temperature, (z / method.target_temperature).softmax(-1))
-
-
-def momentum_for(batch: int, steps: int) -> float:
-    """Momentum of the target for a batch size and length of run.
-
-    0.99 at batch 256, as the CIFAR recipes have it, to the power batch / 256 (the scaling rule of arXiv 2307.13813),
-    but the target must be able to follow: its memory 1 / (1 - momentum) is at most 1.6 % of the run's steps, or 5.
-    """
-    scaled = 0.99 ** (batch / 256)
-    shortest = 1 - 1 / max(5.0, 0.016 * steps)
-    return round(min(scaled, shortest), 6)

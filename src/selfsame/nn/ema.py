@@ -69,3 +69,12 @@ def able_to_follow(momentum: float, steps: int) -> float:
     Its memory 1 / (1 - momentum) is at most 1.6 % of the run's steps, or 5.
     """
     return round(min(momentum, 1 - 1 / max(5.0, 0.016 * steps)), 6)
+
+
+def momentum_for(batch: int, steps: int) -> float:
+    """Momentum of the target for a batch size and length of run.
+
+    0.99 at batch 256, as the CIFAR recipes have it, to the power batch / 256 (the scaling rule of arXiv 2307.13813),
+    but the target must be able to follow.
+    """
+    return able_to_follow(0.99 ** (batch / 256), steps)
