@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from selfsame import types
 from selfsame.errors import UserError
+from selfsame.nn.contrast import dots
 from selfsame.nn.diagnose import neighbour_agreement, spread
 from selfsame.nn.heads import tower
 from selfsame.nn.joint import by_size
@@ -107,7 +108,7 @@ def compared(
     """
     every = torch.cat([gathered(one), gathered(two)])
     here = places(len(one), one.device)
-    squares = (2 - 2 * torch.cat([one, two]) @ every.T).clamp(min=0)
+    squares = (2 - 2 * dots(torch.cat([one, two]), every)).clamp(min=0)
     half = len(every) // 2
     other = here.repeat(2)[:, None] != torch.arange(half, device=one.device).repeat(2)
     return (one - two).square().sum(dim=1).repeat(2), squares, other
@@ -153,5 +154,5 @@ def triplet(
 
 def npair(one: Float[Tensor, "b d"], two: Float[Tensor, "b d"], shrink: float) -> Float[Tensor, ""]:
     """Cross-entropy of each row's partner among the second views of the whole batch, by dot products."""
-    loss = F.cross_entropy(one @ gathered(two).T, places(len(one), one.device))
+    loss = F.cross_entropy(dots(one, gathered(two)), places(len(one), one.device))
     return loss + shrink * (one.square().sum(dim=1) + two.square().sum(dim=1)).mean()

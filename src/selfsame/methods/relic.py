@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from selfsame import types
 from selfsame.errors import UserError
+from selfsame.nn.contrast import dots
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine, momentum_for
 from selfsame.nn.heads import mlp
@@ -126,7 +127,7 @@ class Learner(types.Learner):
         def asked(view: int, of: int) -> Float[Tensor, "b n+1"]:
             """Similarities of one view of each item with the candidates among another view."""
             asking = online if of < m.full_views else target
-            return (asking[view] @ found[of].T).gather(1, among) / m.temperature
+            return dots(asking[view], found[of]).gather(1, among) / m.temperature
 
         pairs = [(i, j) for i in range(len(views)) for j in range(m.full_views) if m.itself or i != j]
         scores = {(i, j): asked(i, j) for one in pairs for i, j in (one, one[::-1])}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from selfsame import types
 from selfsame.errors import UserError
-from selfsame.nn.contrast import logits_against
+from selfsame.nn.contrast import dots, logits_against
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine, momentum_for
 from selfsame.nn.heads import tower
@@ -179,7 +179,7 @@ def soft_contrast(
     q, k = F.normalize(q.float(), dim=1), F.normalize(k.float(), dim=1)
     if queue is None:
         every, partner = gathered(k), places(len(k), k.device)
-        scores, alike = q @ every.T, k @ every.T
+        scores, alike = dots(q, every), dots(k, every)
     else:
         partner = torch.zeros(len(k), dtype=torch.long, device=k.device)
         scores, alike = logits_against(q, k, queue), logits_against(k, k, queue)
