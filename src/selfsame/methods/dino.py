@@ -14,15 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.centre import Centre
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, able_to_follow, cosine
-from selfsame.nn.joint import by_size
+from selfsame.nn.joint import SHORT, by_size, check_crops
 from selfsame.nn.prototypes import across_views, prototype_head, warming
 from selfsame.records import Budget, Preset, ViewPlan
-
-SHORT = 20_000  # steps: below this a part view costs more steps than it is worth
 
 
 class DINO(types.Method):
@@ -147,12 +144,7 @@ class Learner(types.Learner):
         return nn.Sequential(self.encoder, self.head)
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 2 + self.method.part_views or len({len(view) for view in views}) != 1:
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(
-                f"DINO needs a list of two full and {self.method.part_views} part views [b ...] of the same items; it "
-                f"was given {shapes}."
-            )
+        check_crops("DINO", views, self.method.part_views)
         rows = len(views[0])
         sorted_by_target = self.target(torch.cat(views[:2]))
         targets = self.centre(sorted_by_target, self.target_temperature)

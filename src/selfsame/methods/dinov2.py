@@ -18,18 +18,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.blockmasks import block_masks, most_hidden
 from selfsame.nn.centre import Centre
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, able_to_follow, cosine
-from selfsame.nn.joint import by_size
+from selfsame.nn.joint import SHORT, by_size, check_crops
 from selfsame.nn.prototypes import across_views, prototype_head, warming
 from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.nn.sync import gathered, own, places, shared, world
 from selfsame.records import Budget, Preset, ViewPlan
 
-SHORT = 20_000  # steps: below this a part view costs more steps than it is worth
 EPS = 1e-8  # of the distance to the nearest, and of its logarithm
 
 
@@ -170,12 +168,7 @@ class Learner(types.Learner):
 
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
-        if len(views) != 2 + m.part_views or len({len(view) for view in views}) != 1:
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(
-                f"DINOv2 needs a list of two full and {m.part_views} part views [b ...] of the same items; it was "
-                f"given {shapes}."
-            )
+        check_crops("DINOv2", views, m.part_views)
         rows, full = len(views[0]), torch.cat(views[:2])
         hidden, in_first = self.draw(rows, self.encoder.grid(full))
         where = torch.cat([hidden & in_first[:, None], hidden & ~in_first[:, None]])

@@ -15,17 +15,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, able_to_follow
 from selfsame.nn.heads import tower
-from selfsame.nn.joint import by_size
+from selfsame.nn.joint import SHORT, by_size, check_crops
 from selfsame.nn.prototypes import Prototypes
 from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.nn.sync import mean_of_rows, own, shared, world
 from selfsame.records import Budget, Preset, ViewPlan
 
-SHORT = 20_000  # steps: below this a part view costs more steps than it is worth
 LONGER = 1.25  # the momentum rises as if the run were so much longer, and does not reach 1 (reference code)
 
 
@@ -129,12 +127,7 @@ class Learner(types.Learner):
 
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
-        if len(views) != 2 + m.part_views or len({len(view) for view in views}) != 1:
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(
-                f"MSN needs a list of two full and {m.part_views} part views [b ...] of the same items; it was given "
-                f"{shapes}."
-            )
+        check_crops("MSN", views, m.part_views)
         whole, anchor, *parts = views
         z = self.target(whole)
         with torch.no_grad():

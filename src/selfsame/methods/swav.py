@@ -17,17 +17,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.diagnose import spread
 from selfsame.nn.heads import tower
-from selfsame.nn.joint import by_size
+from selfsame.nn.joint import SHORT, by_size, check_crops
 from selfsame.nn.prototypes import across_views
 from selfsame.nn.queue import Queue
 from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.nn.sync import own
 from selfsame.records import Budget, Preset, ViewPlan
-
-SHORT = 20_000  # steps: below this a part view costs more steps than it is worth
 
 
 class SwAV(types.Method):
@@ -154,12 +151,7 @@ class Learner(types.Learner):
         self.register_buffer("in_use", torch.tensor(method.queue_from == 0))
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 2 + self.method.part_views or len({len(view) for view in views}) != 1:
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(
-                f"SwAV needs a list of two full and {self.method.part_views} part views [b ...] of the same items; it "
-                f"was given {shapes}."
-            )
+        check_crops("SwAV", views, self.method.part_views)
         vectors = self.projector(torch.cat(by_size(self.encoder, views)))
         z = F.normalize(vectors.float() if vectors.itemsize < 4 else vectors, dim=1)
         scores = self.scores(z).split(len(views[0]))

@@ -4,6 +4,7 @@ The result is that of one pass a view, to rounding: the paper's batch statistics
 pass over all is faster for few rows, where laying out weights and adding up their gradients weighs: both happen once.
 For many it is slower: what the parts of batch norms give is copied side by side, and less of it stays near the core.
 Source of the statistics: BYOL's reference code, which passes view by view (arXiv 2006.07733, appendix).
+Raises: UserError for views that do not go together.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,10 +19,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from selfsame.errors import UserError
 from selfsame.nn.blocks import Recomputed
 from selfsame.nn.split import SplitBatch
 
 FEW = 16  # rows; in trial resnet50 gained at 16 and lost at 32 (bench/step.py measures the step with it)
+SHORT = 20_000  # steps: in a shorter run part views cost more steps than they are worth (not measured: a choice)
 KNOWN = ("torch", "torchvision", "timm", "selfsame")  # whose modules treat rows alone, but for batch norms
 
 
@@ -68,6 +71,15 @@ def by_size(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
         made += net(torch.cat(views[start:end])).chunk(end - start)
         start = end
     return made
+
+
+def check_crops(method: str, views: list[Tensor], part: int) -> None:
+    """Raise UserError unless these are two full views and `part` part views of the same items."""
+    if len(views) != 2 + part or len({len(view) for view in views}) != 1:
+        shapes = ", ".join(str(tuple(view.shape)) for view in views)
+        raise UserError(
+            f"{method} needs a list of two full and {part} part views [b ...] of the same items; it was given {shapes}."
+        )
 
 
 def of_known_parts(net: nn.Module) -> bool:
