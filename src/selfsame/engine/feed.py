@@ -219,7 +219,7 @@ class Survey(Dataset):
         self.batch = steps.batch
         self.rows = steps.rows
         self.count = -(-len(steps.items) // steps.batch)
-        self.order = order_of(steps.source, steps.items, mixed(steps.seed, SURVEY))  # type: ignore[arg-type]
+        self.order = order_of(steps.source, steps.items, mixed(steps.seed, SURVEY))
 
     def __len__(self) -> int:
         return self.count
