@@ -164,18 +164,17 @@ def test_words_of_this_step_are_not_yet_in_its_targets():
         assert_close(bag.sum(dim=1), torch.ones(ITEMS))
 
 
-def test_the_running_distance_starts_with_the_first_and_moves_slowly():
-    learner = obow()
+def test_the_running_distance_is_the_batchs_until_the_vocabulary_is_full_and_then_moves_slowly():
+    learner = obow(words=2 * ITEMS)
     plain = views_for(OBoW(part_views=0).plan)[-1]
-    words = [queue() for queue in learner.vocabularies]
-    learner.bags(plain, words)
-    first = learner.distance.clone()
-    assert (first > 0).all()
-    learner.bags(plain, [0 * word for word in words])  # every word at zero: other distances
-    nearest = learner.distance - MEMORY * first
-    learner.bags(plain, [0 * word for word in words])
-    assert_close(learner.distance, MEMORY * (MEMORY * first + nearest) + nearest, rtol=1e-3, atol=1e-5)
-    assert not torch.allclose(nearest / (1 - MEMORY), first)
+    near, far = ([scale * queue() for queue in learner.vocabularies] for scale in (1, 9))
+    learner.bags(plain, near)
+    of_near = learner.distance.clone()
+    learner.bags(plain, far)  # words of one batch were pushed, and half of it are still random
+    of_far = learner.distance.clone()
+    assert (of_far > 2 * of_near).all() and (of_near > 0).all()
+    learner.bags(plain, near)
+    assert_close(learner.distance, MEMORY * of_far + (1 - MEMORY) * of_near, rtol=1e-3, atol=1e-5)
 
 
 def test_sharper_codes_have_fewer_words():

@@ -27,8 +27,6 @@ from selfsame.nn.survey import vectors_of
 from selfsame.nn.sync import mean_of_rows
 from selfsame.records import Budget, Preset, ViewPlan
 
-SETTLED = 200  # steps in which a new last layer learns to tell the clusters
-
 
 class DeepCluster(types.Method):
     """Learn to tell clusters of your own vectors."""
@@ -52,24 +50,16 @@ class DeepCluster(types.Method):
     iterations: Annotated[int, Field(ge=1)] = 20
     """of the k-means (reference code)"""
     every: Annotated[int, Field(ge=1)] = 1
-    """passes over the data between two clusterings (3.4); more for few items unless given"""
+    """passes over the data between two clusterings (3.4)"""
 
     @property
     def plan(self) -> ViewPlan:
         return ViewPlan(full=1)
 
     def fitted(self, budget: Budget) -> Self:
-        """A hundred items a cluster, about as many as the paper has (128 of ImageNet), and time for the last layer.
-
-        It starts from nothing after each clustering: of 31 steps it learned nothing, so it gets SETTLED at least, but
-        there are three clusterings where the run has as many passes.
-        """
-        settled = -(-SETTLED * budget.batch // budget.items)
-        derived = {
-            "clusters": max(2, min(10_000, budget.items // 100)),
-            "every": max(1, min(settled, int(budget.passes / 3))),
-        }
-        return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
+        """A hundred items a cluster, about as many as the paper has (128 of ImageNet)."""
+        clusters = max(2, min(10_000, budget.items // 100))
+        return self if "clusters" in self.model_fields_set else self.changed(clusters=clusters)
 
     def misfits(self, budget: Budget) -> list[str]:
         if self.clusters <= budget.items:

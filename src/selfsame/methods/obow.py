@@ -6,8 +6,10 @@ are soft, their sharpness goes by the mean distance to the nearest word; a netwo
 from the words themselves, so that a changing vocabulary does not matter.
 
 As in the code, losses of the full and of the small crops are added up, of each kind and over levels averaged.
-Deviations: the running mean of the distance starts with the first batch's, not with 0.5; maps of fewer than five places
-along a side keep their border, for there would be nothing left; a batch need not divide the vocabulary.
+Deviations: until the vocabulary is full of features the distance is the batch's, where the code's running mean starts
+at 0.5: kept on from random words it made the codes of a short run so soft that all items looked alike; maps of fewer
+than five places along a side keep their border, for there would be nothing left; a batch need not divide the
+vocabulary.
 """
 
 from typing import Annotated, Any, ClassVar, Self
@@ -88,7 +90,6 @@ class Learner(types.Learner):
     """OBoW at work. Views: two full ones, the small ones, the plain one."""
 
     distance: Tensor  # [levels] running mean of the squared distance to the nearest word
-    started: Tensor
 
     def __init__(self, method: OBoW, encoder: types.Encoder) -> None:
         super().__init__()
@@ -99,7 +100,6 @@ class Learner(types.Learner):
         self.vocabularies = nn.ModuleList(Queue(method.words, width) for width in widths)
         self.generators = nn.ModuleList(generator(width, method.hidden, encoder.dim) for width in widths)
         self.register_buffer("distance", torch.zeros(len(widths)))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
@@ -133,12 +133,11 @@ class Learner(types.Learner):
                 distance = squared_distances(features, known.to(features.dtype))
                 nearest = mean_of_rows(distance.amin(dim=2)).mean()
                 mean = torch.lerp(nearest, self.distance[level].to(nearest.dtype), MEMORY)
-                self.distance[level] = torch.where(self.started, mean, nearest)
+                self.distance[level] = torch.where(queue.full, mean, nearest)
                 found.append(coded(distance, self.method.sharpness / self.distance[level].to(nearest.dtype)))
                 means = local(averaged(one))
                 at = (chance * means.shape[1]).long()[:, None, None].expand(-1, 1, means.shape[2])
                 queue.push(means.gather(1, at)[:, 0])
-        self.started.fill_(True)
         return found
 
     @torch.no_grad()
