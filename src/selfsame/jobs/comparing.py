@@ -42,13 +42,13 @@ def compared(job: Compare) -> dict[str, Any]:
     if dist.world() > 1:
         raise UserError("compare trains one run after the other in one process. Start it without torchrun or srun.")
     folder = job.folder
-    known = earlier(job, folder)
+    stored = earlier(job, folder)
     names, left_out = fitting(job)
     say(f"{len(names)} methods, {job.seeds} seed{'s' if job.seeds > 1 else ''} each, {job.budget} a run")
     for name, why in left_out.items():
         say(f"left out: {name}: {why}")
-    runs: list[dict[str, Any]] = known.get("runs", [])
-    epochs: dict[str, float] = known.get("epochs", {})
+    runs: list[dict[str, Any]] = stored.get("runs", [])
+    epochs: dict[str, float] = stored.get("epochs", {})
     result: dict[str, Any] = {}
     for seed in range(job.seed, job.seed + job.seeds):
         for name in names:
@@ -61,7 +61,7 @@ def compared(job: Compare) -> dict[str, Any]:
                 "machine": dist.machine(dist.device(job.device)),
                 "epochs": epochs,
                 "left_out": left_out,
-                "baselines": known.get("baselines") or [],
+                "baselines": stored.get("baselines") or [],
                 "runs": runs,
                 "rows": ranked(runs),
             }

@@ -233,7 +233,7 @@ def fixed_views(
     return make
 
 
-def sheet(data: Data, views: Any, count: int, each: int, seed: int) -> Image.Image:
+def sheet(data: Data, views: Any, count: int, plan: ViewPlan, seed: int) -> Image.Image:
     """A contact sheet: some items drawn by the seed, and random views of each."""
     originals: dict[int, Image.Image] = {}
     for item in np.random.default_rng(mixed(seed, 11)).permutation(data.readable()).tolist():
@@ -243,7 +243,7 @@ def sheet(data: Data, views: Any, count: int, each: int, seed: int) -> Image.Ima
             except UnreadableItem as error:
                 data.skipped[item] = str(error)
     items = sorted(originals)
-    made = fixed_views(data, views, items, seed, torch.device("cpu"), ViewPlan(full=each))()
+    made = fixed_views(data, views, items, seed, torch.device("cpu"), plan)()
     of_item = [[view[k] for view in made] for k in range(len(items))]
     names = [printable(data.source.name(i)) for i in items]
     return data.modality.contact_sheet([originals[i] for i in items], of_item, names)

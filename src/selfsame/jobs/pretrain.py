@@ -32,7 +32,7 @@ class Training(Record):
     image_size: Annotated[int | None, Field(ge=4, le=4096)] = None
     """side of a view in pixels [from the data]"""
     views: Any = "auto"
-    """strength of the views: photo, small, weak, or auto by size; --views photo --help shows --views.one.x"""
+    """strength of the views: auto by size, photo, small, weak, moco2, ...; --views photo --help shows --views.one.x"""
     sample: Annotated[int | None, Field(ge=4)] = None
     """learn from so many of the items, drawn by the seed [all]"""
     epochs: Annotated[float | None, Field(gt=0)] = None

@@ -12,18 +12,9 @@ from torch import Tensor
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.image.measure import Stats
 from selfsame.modalities.image.opening import open_source
+from selfsame.modalities.image.recipes import View, Views, part_side, recipe, recipes
 from selfsame.modalities.image.source import ImageSource
-from selfsame.modalities.image.views import (
-    COLUMNS,
-    View,
-    Views,
-    jittered,
-    make_views,
-    part_side,
-    recipe,
-    recipes,
-    sample,
-)
+from selfsame.modalities.image.views import COLUMNS, jittered, make_views, sample
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
 
