@@ -44,6 +44,9 @@ class ViewPlan(Record):
     """the item untransformed, only brought to size"""
 
 
+SHORT = 20_000  # steps; a choice, measured at 600 to 3,000 (docs/numbers.md)
+
+
 class Budget(Record):
     """What a run can spend: the ground for defaults that depend on it."""
 
@@ -57,6 +60,11 @@ class Budget(Record):
     """width of the encoder's vector"""
     cuts: int = 1
     """parts of a batch that pass the network one by one or on different processes: processes times micro-batches"""
+
+    @property
+    def short(self) -> bool:
+        """Whether a method must get going soon: then whitening helps, and part views cost too many steps."""
+        return self.steps < SHORT
 
     @property
     def passes(self) -> float:

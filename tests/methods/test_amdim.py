@@ -132,7 +132,7 @@ def test_the_width_is_fitted_to_the_encoder_unless_given():
 
 def test_views_and_batches_that_cannot_work_are_refused(learner, views):
     for wrong in (views[:1], [views[0], views[1][:3]]):
-        with pytest.raises(UserError, match="two views"):
+        with pytest.raises(UserError, match="2 full views"):
             learner(wrong)
     assert "rivals" in AMDIM().misfits(Budget(items=9, batch=1, steps=9, dim=8))[0]
     assert isinstance(learner.encoder, Tiny)

@@ -116,7 +116,7 @@ def test_bownet_is_fitted_and_refused_in_words():
         BoWNet(level=2).build(TinyTokens(), ITEMS)
     with pytest.raises(UserError, match="how many there are"):
         BoWNet().build(Tiny())
-    with pytest.raises(UserError, match="a full and a plain view"):
+    with pytest.raises(UserError, match="1 full and 1 plain views"):
         bownet()([torch.rand(4, 3, 16, 16)])
 
 
@@ -216,5 +216,5 @@ def test_obow_is_fitted_unless_given():
     long = Budget(items=1_281_167, batch=256, steps=1_000_000, dim=2048)
     assert OBoW().fitted(long) == OBoW(words=8192, hidden=4096, part_views=5, momentum=0.99)
     assert "never moves" in OBoW(momentum=1.0).cautions()[0]
-    with pytest.raises(UserError, match="needs 3 views"):
+    with pytest.raises(UserError, match="a list of 2 full and 1 plain views"):
         obow()([torch.rand(4, 3, 16, 16)] * 2)

@@ -157,7 +157,7 @@ def test_what_cannot_work_is_refused(view):
     budget = Budget(items=2000, batch=64, steps=600, dim=64)
     assert "nothing is predicted" in CPC(ahead=2, skip=2).misfits(budget)[0]
     learner = built()
-    with pytest.raises(UserError, match="one view"):
+    with pytest.raises(UserError, match="1 full view "):
         learner([view, view])
     with pytest.raises(UserError, match=r"2 x 2 pieces.*at least 3.*larger views"):
         learner([view[..., :12, :12]])

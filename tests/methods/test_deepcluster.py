@@ -228,11 +228,11 @@ def test_an_own_loop_is_told_of_missing_items_and_wrong_views():
     with pytest.raises(UserError, match="at least as many items, not in 2"):
         DeepClusterV2(prototypes=3).build(Tiny(), 2)
     views = torch.rand(2, 4, 3, 16, 16)
-    with pytest.raises(UserError, match="needs one view"):
+    with pytest.raises(UserError, match="a list of 1 full view "):
         one()(list(views), EVERY[:4])
-    with pytest.raises(UserError, match="needs one view"):
+    with pytest.raises(UserError, match="a list of 1 full view "):
         one()([views[0]], EVERY[:3])
-    with pytest.raises(UserError, match="needs 2 views"):
+    with pytest.raises(UserError, match="a list of 2 full view"):
         two()([views[0]], EVERY[:4])
     with pytest.raises(UserError, match="the survey showed no items"):
         one().survey([])

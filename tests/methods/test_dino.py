@@ -119,7 +119,7 @@ def test_the_entropy_of_the_targets_is_logged(tiny, views):
 
 def test_wrong_views_are_refused(tiny, views):
     for wrong in (views[:1], [*views, views[0]], [views[0], views[1][:3]]):
-        with pytest.raises(UserError, match="two full and 0 part views"):
+        with pytest.raises(UserError, match="2 full views"):
             built(tiny)(wrong)
 
 

@@ -172,7 +172,7 @@ def test_the_targets_temperature_rises_with_the_run():
 def test_wrong_views_are_refused():
     views = views_for(built().method.plan)
     for wrong in (views[:1], [*views, views[0]], [views[0], views[1][:3]]):
-        with pytest.raises(UserError, match="two full and 0 part views"):
+        with pytest.raises(UserError, match="2 full views"):
             built()(wrong)
 
 

@@ -51,5 +51,5 @@ def test_it_asks_for_one_view_and_is_told_which_items_they_are(tiny, views):
     learner = method.build(tiny, items=12)
     assert learner.by_item
     for wrong in ((views, torch.arange(12)), (views[:1],), (views[:1], torch.arange(5))):
-        with pytest.raises(UserError, match="one view"):
+        with pytest.raises(UserError, match="1 full view "):
             learner(*wrong)

@@ -138,5 +138,5 @@ def test_settings_that_do_not_go_with_the_run_are_refused_with_the_cure():
     assert "colours" in Graph(own_view=False).cautions()[0]
     with pytest.raises(UserError, match="among more items than 0"):
         Graph().build(Tiny())
-    with pytest.raises(UserError, match="two views"):
+    with pytest.raises(UserError, match="2 full views"):
         made()([torch.rand(4, 3, 16, 16)], EVERY[:4])

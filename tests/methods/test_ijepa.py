@@ -107,7 +107,7 @@ def test_momenta_that_end_badly_are_warned_about(momentum, word):
 
 
 def test_views_and_grids_that_cannot_work_are_refused(learner, view):
-    with pytest.raises(UserError, match="one view"):
+    with pytest.raises(UserError, match="1 full view "):
         learner([view, view])
     with pytest.raises(UserError, match=r"1 x 1 tokens is too small.*smaller patches"):
         learner([view[..., :4, :4]])

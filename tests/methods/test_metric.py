@@ -119,5 +119,5 @@ def test_hard_mining_alone_is_warned_of():
 
 def test_wrong_views_are_refused(tiny, views):
     for wrong in (views[:1], [views[0], views[1][:3]]):
-        with pytest.raises(UserError, match="two views"):
+        with pytest.raises(UserError, match="2 full views"):
             learner_of(tiny)(wrong)

@@ -159,5 +159,5 @@ def test_settings_of_the_papers_and_what_is_fitted(tiny):
 
 def test_wrong_views_are_refused(tiny, views):
     for wrong in (views[:1], [views[0], views[1][:3]], [*views, views[0]]):
-        with pytest.raises(UserError, match="2 full and 0 part views"):
+        with pytest.raises(UserError, match="2 full views"):
             learner_of(tiny)(wrong)

@@ -63,5 +63,5 @@ def test_the_papers_settings_and_what_is_fitted_of_them():
 def test_wrong_views_are_refused(tiny, views):
     learner = learner_of(tiny)
     for wrong in (views[:1], [views[0], views[1][:3]], [*views, views[0]]):
-        with pytest.raises(UserError, match="two views"):
+        with pytest.raises(UserError, match="2 full views"):
             learner(wrong)

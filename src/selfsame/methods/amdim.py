@@ -20,10 +20,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.diagnose import spread
 from selfsame.nn.sync import gathered, places, shared, world
 from selfsame.nn.tokens import picked, wide
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset
 
 Features = tuple[Float[Tensor, "b 1 d"], Float[Tensor, "b p d"], Float[Tensor, "b q d"]]  # vector, fine, coarse
@@ -88,9 +88,7 @@ class Learner(types.Learner):
         self.of_coarse = Head(coarse, method.out)
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 2 or len(views[0]) != len(views[1]):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(f"AMDIM needs a list of two views [b ...] of the same items; it was given {shapes}.")
+        views = as_planned(views, self.method.plan, "AMDIM")
         one, two = (self.features(view) for view in views)
         loss, squares, known = zip(*(self.told(*pair) for pair in ((one, two), (two, one))), strict=True)
         penalty = self.method.penalty * torch.stack(squares).mean()

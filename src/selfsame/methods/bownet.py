@@ -25,6 +25,7 @@ from selfsame.errors import UserError
 from selfsame.nn.diagnose import spread
 from selfsame.nn.kmeans import kmeans
 from selfsame.nn.survey import vectors_of
+from selfsame.nn.views import as_planned
 from selfsame.nn.words import counted, divergence, local, perplexity
 from selfsame.records import Budget, Preset, ViewPlan
 
@@ -115,9 +116,7 @@ class Learner(types.Learner):
         return self
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 2 or len(views[0]) != len(views[1]):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(f"BoWNet needs a full and a plain view [b ...] of the same items; it was given {shapes}.")
+        views = as_planned(views, self.method.plan, "BoWNet")
         changed, plain = views
         vectors = self.encoder(changed)
         scores = self.scale * F.linear(vectors, F.normalize(self.directions, dim=1))

@@ -27,6 +27,7 @@ from selfsame.errors import UserError
 from selfsame.nn.diagnose import spread
 from selfsame.nn.sync import gathered, places, shared
 from selfsame.nn.tokens import wide
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 SCALE = 0.1  # of the predictions, so that scores begin small (v2, appendix)
@@ -117,8 +118,7 @@ class Learner(types.Learner):
         self.readers = nn.ModuleList(Reader(method, encoder.dim) for _ in range(method.directions))
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 1:
-            raise UserError(f"CPC needs a list of one view [b ...]; it was given {len(views)}.")
+        views = as_planned(views, self.method.plan, "CPC")
         m = self.method
         z = self.vectors(views[0])
         goals = self.into(z)

@@ -19,11 +19,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, able_to_follow, linear
 from selfsame.nn.masks import blockwise, scattered
 from selfsame.nn.tokens import picked, standardised, wide
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 
@@ -108,8 +108,7 @@ class Learner(types.Learner):
         self.target = Target(encoder)
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 1:
-            raise UserError(f"data2vec needs a list of one view [b ...]; it was given {len(views)}.")
+        views = as_planned(views, self.method.plan, "data2vec")
         (view,) = views
         m = self.method
         goals, grid = self.goals(view), self.encoder.grid(view)

@@ -25,6 +25,7 @@ from selfsame.nn.kmeans import agreement, kmeans, whitened
 from selfsame.nn.norm import at_rest
 from selfsame.nn.survey import vectors_of
 from selfsame.nn.sync import mean_of_rows
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 
@@ -94,8 +95,7 @@ class Learner(types.Learner):
         self.register_buffer("clusterings", torch.zeros((), dtype=torch.long))
 
     def forward(self, views: list[Tensor], items: Int[Tensor, "b"]) -> types.Step:  # type: ignore[override]
-        if len(views) != 1 or len(views[0]) != len(items):
-            raise UserError(f"DeepCluster needs one view [b ...] and its items [b]; it was given {len(views)} views.")
+        views = as_planned(views, self.method.plan, "DeepCluster", items)
         vectors = self.encoder(views[0])
         scores = self.top(vectors)
         labels = self.labels[items]

@@ -27,6 +27,7 @@ from selfsame.nn.kmeans import kmeans
 from selfsame.nn.norm import frozen_statistics
 from selfsame.nn.survey import vectors_of
 from selfsame.nn.sync import gathered, mean_of_rows
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 NONE = -100  # label of an item that has none yet
@@ -81,7 +82,7 @@ class DeepClusterV2(types.Method):
         derived = {
             "prototypes": max(2, min(3000, budget.items // 30)),
             "hidden": min(2048, max(512, 2 * budget.dim)),
-            "part_views": 0 if budget.steps < SHORT else 4,
+            "part_views": 0 if budget.short else 4,
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
@@ -92,9 +93,6 @@ class DeepClusterV2(types.Method):
 
     def build(self, encoder: types.Encoder, items: int = 0) -> "Learner":
         return Learner(self, encoder, items)
-
-
-SHORT = 20_000  # steps: below this a run has no time for the small crops, of which each costs a part of a step
 
 
 class Learner(types.Learner):
@@ -125,12 +123,7 @@ class Learner(types.Learner):
 
     def forward(self, views: list[Tensor], items: Int[Tensor, "b"]) -> types.Step:  # type: ignore[override]
         m = self.method
-        if len(views) != STORED + m.part_views or any(len(view) != len(items) for view in views):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(
-                f"DeepCluster v2 needs {STORED + m.part_views} views [b ...] of the same items and their numbers [b]; "
-                f"it was given {shapes}."
-            )
+        views = as_planned(views, self.method.plan, "DeepCluster v2", items)
         vectors = self.unit(torch.cat(by_size(self.encoder, views))).chunk(len(views))
         labels = self.labels[:, items]
         losses = [over_heads(z, self.prototypes, labels, m.temperature) for z in vectors]

@@ -17,8 +17,9 @@ from selfsame import types
 from selfsame.nn.centre import Centre
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, able_to_follow, cosine
-from selfsame.nn.joint import SHORT, by_size, check_crops
+from selfsame.nn.joint import by_size
 from selfsame.nn.prototypes import across_views, prototype_head, warming
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 
@@ -118,7 +119,7 @@ class DINO(types.Method):
             "hidden": min(2048, max(512, 4 * budget.dim)),
             "out": min(65_536, max(256, budget.items // 12)),
             "momentum": able_to_follow(0.996, budget.steps),
-            "part_views": 8 if budget.steps >= SHORT else 0,
+            "part_views": 0 if budget.short else 8,
             "freeze": round(min(0.05, 1 / budget.passes), 6),
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
@@ -144,7 +145,7 @@ class Learner(types.Learner):
         return nn.Sequential(self.encoder, self.head)
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        check_crops("DINO", views, self.method.part_views)
+        views = as_planned(views, self.method.plan, "DINO")
         rows = len(views[0])
         sorted_by_target = self.target(torch.cat(views[:2]))
         targets = self.centre(sorted_by_target, self.target_temperature)

@@ -22,10 +22,11 @@ from selfsame.nn.blockmasks import block_masks, most_hidden
 from selfsame.nn.centre import Centre
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, able_to_follow, cosine
-from selfsame.nn.joint import SHORT, by_size, check_crops
+from selfsame.nn.joint import by_size
 from selfsame.nn.prototypes import across_views, prototype_head, warming
 from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.nn.sync import gathered, own, places, shared, world
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 EPS = 1e-8  # of the distance to the nearest, and of its logarithm
@@ -139,7 +140,7 @@ class DINOv2(types.Method):
             "hidden": min(2048, max(512, 4 * budget.dim)),
             "out": min(65_536, max(256, budget.items // 12), budget.items if self.targets == "sinkhorn" else 65_536),
             "momentum": able_to_follow(0.992, budget.steps),
-            "part_views": 8 if budget.steps >= SHORT else 0,
+            "part_views": 0 if budget.short else 8,
             "freeze": round(min(0.05, 1 / budget.passes), 6),
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
@@ -168,7 +169,7 @@ class Learner(types.Learner):
 
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
-        check_crops("DINOv2", views, m.part_views)
+        views = as_planned(views, self.method.plan, "DINOv2")
         rows, full = len(views[0]), torch.cat(views[:2])
         hidden, in_first = self.draw(rows, self.encoder.grid(full))
         where = torch.cat([hidden & in_first[:, None], hidden & ~in_first[:, None]])

@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.diagnose import spread
+from selfsame.nn.views import as_planned
 from selfsame.records import Preset, ViewPlan
 
 
@@ -61,11 +61,7 @@ class Learner(types.Learner):
         self.classifier = nn.Linear(encoder.dim, classes)
 
     def forward(self, views: list[Tensor], items: Int[Tensor, "b"] | None = None) -> types.Step:
-        if len(views) != 1 or items is None or len(items) != len(views[0]):
-            raise UserError(
-                f"Exemplar needs a list of one view [b ...] and which item each row is, long [b]; it was given "
-                f"{len(views)} views and {'no items' if items is None else f'{len(items)} items'}."
-            )
+        views = as_planned(views, self.method.plan, "Exemplar", items)
         vectors = self.encoder(views[0])
         scores = self.classifier(vectors)
         named = items % scores.shape[1]

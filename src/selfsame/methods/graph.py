@@ -31,6 +31,7 @@ from selfsame.nn.joint import each
 from selfsame.nn.norm import frozen_statistics
 from selfsame.nn.survey import vectors_of
 from selfsame.nn.sync import gathered, mean_of_rows, places, shared, world
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget
 
 
@@ -114,9 +115,7 @@ class Learner(types.Learner):
         self.register_buffer("graphs", torch.zeros((), dtype=torch.long))
 
     def forward(self, views: list[Tensor], items: Int[Tensor, "b"]) -> types.Step:  # type: ignore[override]
-        if len(views) != 2 or any(len(view) != len(items) for view in views):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(f"Graph needs two views [b ...] of the same items and their numbers [b]; given: {shapes}.")
+        views = as_planned(views, self.method.plan, "Graph", items)
         m = self.method
         one, two = (unit(self.projector(y)) for y in each(self.encoder, views))
         partner, found = self.partner_of(items)

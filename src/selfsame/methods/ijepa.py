@@ -20,12 +20,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, able_to_follow, linear
 from selfsame.nn.masks import multi_block
 from selfsame.nn.positions import sincos
 from selfsame.nn.tokens import picked, standardised, transformer, wide
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -108,8 +108,7 @@ class Learner(types.Learner):
         self.target = Target(encoder)
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 1:
-            raise UserError(f"I-JEPA needs a list of one view [b ...]; it was given {len(views)}.")
+        views = as_planned(views, self.method.plan, "I-JEPA")
         (view,) = views
         m = self.method
         grid = self.encoder.grid(view)

@@ -19,12 +19,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.contrast import dots
 from selfsame.nn.diagnose import neighbour_agreement, spread
 from selfsame.nn.heads import tower
 from selfsame.nn.joint import by_size
 from selfsame.nn.sync import gathered, places, summed, world
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset
 
 MARGIN = {"contrastive": 1.0, "triplet": 0.2, "npair": 0.0}  # of distances; of squared distances, FaceNet's; none
@@ -82,9 +82,7 @@ class Learner(types.Learner):
         self.projector = tower(encoder.dim, method.hidden, method.out, last_bias=True)
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 2 or len(views[0]) != len(views[1]):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(f"Metric needs a list of two views [b ...] of the same items; it was given {shapes}.")
+        views = as_planned(views, self.method.plan, "Metric")
         one, two = (z.float() for z in by_size(nn.Sequential(self.encoder, self.projector), views))
         logs = {"spread": spread(one.detach()), "accuracy": neighbour_agreement(one.detach(), two.detach())}
         m = self.method

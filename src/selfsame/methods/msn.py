@@ -18,10 +18,11 @@ from selfsame import types
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, able_to_follow
 from selfsame.nn.heads import tower
-from selfsame.nn.joint import SHORT, by_size, check_crops
+from selfsame.nn.joint import by_size
 from selfsame.nn.prototypes import Prototypes
 from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.nn.sync import mean_of_rows, own, shared, world
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 LONGER = 1.25  # the momentum rises as if the run were so much longer, and does not reach 1 (reference code)
@@ -104,7 +105,7 @@ class MSN(types.Method):
             "hidden": min(2048, max(512, 4 * budget.dim)),
             "prototypes": min(1024, max(30, budget.items // 20), budget.items),
             "momentum": able_to_follow(0.996, budget.steps),
-            "part_views": 10 if budget.steps >= SHORT else 0,
+            "part_views": 0 if budget.short else 10,
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
@@ -127,7 +128,7 @@ class Learner(types.Learner):
 
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
-        check_crops("MSN", views, m.part_views)
+        views = as_planned(views, self.method.plan, "MSN")
         whole, anchor, *parts = views
         z = self.target(whole)
         with torch.no_grad():

@@ -21,16 +21,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine
 from selfsame.nn.joint import by_size
 from selfsame.nn.queue import Queue
 from selfsame.nn.sync import mean_of_rows, places, shared, world
+from selfsame.nn.views import as_planned
 from selfsame.nn.words import averaged, coded, divergence, inner, local, perplexity, squared_distances
 from selfsame.records import Budget, Preset, ViewPlan
 
-SHORT = 20_000  # steps: below this a run has no time for the small crops, of which each costs a part of a step
 MEMORY = 0.99  # of the running mean of the distance to the nearest word (reference code)
 
 
@@ -77,7 +76,7 @@ class OBoW(types.Method):
         derived = {
             "words": max(budget.batch, min(8192, budget.items // 4)),
             "hidden": 2 * budget.dim,
-            "part_views": 0 if budget.steps < SHORT else 5,
+            "part_views": 0 if budget.short else 5,
             "momentum": min(0.99, round(1 - 1 / max(5.0, 0.016 * budget.steps), 6)),
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
@@ -103,9 +102,7 @@ class Learner(types.Learner):
 
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
-        if len(views) != 3 + m.part_views or len({len(view) for view in views}) != 1:
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(f"OBoW needs {3 + m.part_views} views [b ...] of the same items; it was given {shapes}.")
+        views = as_planned(views, self.method.plan, "OBoW")
         *crops, plain = views
         vectors = by_size(self.encoder, crops)
         words = [vocabulary() for vocabulary in self.vocabularies]

@@ -23,13 +23,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.contrast import dots
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine, momentum_for
 from selfsame.nn.heads import mlp
 from selfsame.nn.joint import each
 from selfsame.nn.sync import gathered, places, shared, world
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 PAPER = {
@@ -113,12 +113,7 @@ class Learner(types.Learner):
 
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
-        if len(views) != m.full_views + m.part_views or len({len(view) for view in views}) != 1:
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(
-                f"ReLIC needs a list of {m.full_views} full and {m.part_views} part views [b ...] of the same items; "
-                f"it was given {shapes}."
-            )
+        views = as_planned(views, self.method.plan, "ReLIC")
         online = [F.normalize(o.float(), dim=1) for o in each(nn.Sequential(*self.online, self.predictor), views)]
         target = [F.normalize(t.float(), dim=1) for t in self.target(views[: m.full_views])]
         found = [gathered(t) for t in target] + [gathered(o) for o in online[m.full_views :]]

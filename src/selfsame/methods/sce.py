@@ -19,7 +19,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.contrast import dots, logits_against
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine, momentum_for
@@ -27,6 +26,7 @@ from selfsame.nn.heads import tower
 from selfsame.nn.joint import each
 from selfsame.nn.queue import Queue
 from selfsame.nn.sync import gathered, places
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 
@@ -144,12 +144,7 @@ class Learner(types.Learner):
 
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
-        if len(views) != 2 + m.part_views or len({len(view) for view in views}) != 1:
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(
-                f"SCE needs a list of two full and {m.part_views} part views [b ...] of the same items; "
-                f"it was given {shapes}."
-            )
+        views = as_planned(views, self.method.plan, "SCE")
         answering = [0, 1] if m.symmetric else [1]
         asking = [i for i in range(len(views)) if m.symmetric or i != 1]
         q = dict(

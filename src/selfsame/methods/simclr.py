@@ -15,11 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.contrast import nt_xent
 from selfsame.nn.diagnose import neighbour_agreement, spread
 from selfsame.nn.heads import tower
 from selfsame.nn.joint import by_size
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset
 
 
@@ -75,9 +75,7 @@ class Learner(types.Learner):
         self.projector = tower(encoder.dim, *[method.hidden] * (method.layers - 1), method.out, last="affine")
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 2 or len(views[0]) != len(views[1]):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(f"SimCLR needs a list of two views [b ...] of the same items; it was given {shapes}.")
+        views = as_planned(views, self.method.plan, "SimCLR")
         one, two = by_size(nn.Sequential(self.encoder, self.projector), views)
         loss = nt_xent(one, two, self.method.temperature)
         found = neighbour_agreement(one.detach(), two.detach())

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from selfsame import types
 from selfsame.nn.diagnose import spread
 from selfsame.nn.heads import tower
-from selfsame.nn.joint import SHORT, by_size, check_crops
+from selfsame.nn.joint import by_size
 from selfsame.nn.prototypes import across_views
 from selfsame.nn.queue import Queue
 from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.nn.sync import own
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 
@@ -129,7 +130,7 @@ class SwAV(types.Method):
         derived = {
             "hidden": min(2048, max(512, 2 * budget.dim)),
             "prototypes": prototypes,
-            "part_views": 6 if budget.steps >= SHORT else 0,
+            "part_views": 0 if budget.short else 6,
             "queue": 0 if budget.batch >= prototypes else min(3840, prototypes, budget.items // 2),
             "freeze": round(min(0.05, 1 / budget.passes), 6),
         }
@@ -151,7 +152,7 @@ class Learner(types.Learner):
         self.register_buffer("in_use", torch.tensor(method.queue_from == 0))
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        check_crops("SwAV", views, self.method.part_views)
+        views = as_planned(views, self.method.plan, "SwAV")
         vectors = self.projector(torch.cat(by_size(self.encoder, views)))
         z = F.normalize(vectors.float() if vectors.itemsize < 4 else vectors, dim=1)
         scores = self.scores(z).split(len(views[0]))

@@ -19,12 +19,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from selfsame.errors import UserError
 from selfsame.nn.blocks import Recomputed
 from selfsame.nn.split import SplitBatch
 
 FEW = 16  # rows; in trial resnet50 gained at 16 and lost at 32 (bench/step.py measures the step with it)
-SHORT = 20_000  # steps: in a shorter run part views cost more steps than they are worth (not measured: a choice)
 KNOWN = ("torch", "torchvision", "timm", "selfsame")  # whose modules treat rows alone, but for batch norms
 
 
@@ -71,15 +69,6 @@ def by_size(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
         made += net(torch.cat(views[start:end])).chunk(end - start)
         start = end
     return made
-
-
-def check_crops(method: str, views: list[Tensor], part: int) -> None:
-    """Raise UserError unless these are two full views and `part` part views of the same items."""
-    if len(views) != 2 + part or len({len(view) for view in views}) != 1:
-        shapes = ", ".join(str(tuple(view.shape)) for view in views)
-        raise UserError(
-            f"{method} needs a list of two full and {part} part views [b ...] of the same items; it was given {shapes}."
-        )
 
 
 def of_known_parts(net: nn.Module) -> bool:
