@@ -66,6 +66,10 @@ class TinyTokens(Tiny):
         self.body = nn.ModuleList([nn.Conv2d(3, dim, 4, stride=4), *(Mixing(dim) for _ in range(2))])
         self.places = nn.Parameter(0.1 * torch.randn(1, 64, dim))
 
+    @property
+    def embedding(self) -> nn.Module:
+        return self.body[0]
+
     def forward(self, view: Tensor) -> Tensor:
         return self.both(view)[0]
 

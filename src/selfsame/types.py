@@ -96,6 +96,11 @@ class Encoder(nn.Module):
         """Whether `pieces` works."""
         return False
 
+    @property
+    def embedding(self) -> nn.Module | None:
+        """What makes tokens of the parts of a view, before the first block; None where there are no tokens."""
+        return None
+
     def maps(self, view: Tensor) -> list[Tensor]:
         """Dense features [b c ...], fine to coarse, one a stage. TypeError where the network has none."""
         raise TypeError(f"{type(self).__name__} has no maps")

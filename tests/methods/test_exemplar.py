@@ -50,6 +50,6 @@ def test_it_asks_for_one_view_and_is_told_which_items_they_are(tiny, views):
     assert (method.plan.full, method.plan.part, method.plan.plain) == (1, 0, 0)
     learner = method.build(tiny, items=12)
     assert learner.by_item
-    for wrong in ((views, torch.arange(12)), (views[:1],), (views[:1], torch.arange(5))):
+    for wrong in ((views, torch.arange(12)), (views[:1], torch.arange(5))):
         with pytest.raises(UserError, match="1 full view "):
             learner(*wrong)

@@ -60,7 +60,7 @@ class Learner(types.Learner):
         self.encoder = encoder
         self.classifier = nn.Linear(encoder.dim, classes)
 
-    def forward(self, views: list[Tensor], items: Int[Tensor, "b"] | None = None) -> types.Step:
+    def forward(self, views: list[Tensor], items: Int[Tensor, "b"]) -> types.Step:  # type: ignore[override]
         views = as_planned(views, self.method.plan, "Exemplar", items)
         vectors = self.encoder(views[0])
         scores = self.classifier(vectors)

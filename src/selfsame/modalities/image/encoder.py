@@ -187,6 +187,13 @@ class ImageEncoder(types.Encoder):
         """Whether the network is a transformer over patches."""
         return isinstance(self.trunk, TimmViT | VisionTransformer)
 
+    @property
+    def embedding(self) -> nn.Module | None:
+        """The projection of patches of a vision transformer."""
+        if isinstance(self.trunk, VisionTransformer):
+            return self.trunk.conv_proj
+        return self.trunk.patch_embed if isinstance(self.trunk, TimmViT) else None
+
     def both(
         self, view: Tensor, keep: Int[Tensor, "b m"] | None = None, hide: types.Hidden | None = None
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
