@@ -31,6 +31,10 @@ class Training(Record):
     """side of a view in pixels [from the data]"""
     views: Any = "auto"
     """strength of the views: auto by size, photo, small, weak, moco2, ...; --views photo --help shows --views.one.x"""
+    related: str | None = None
+    """pairs of related items: "folders" (items of a folder belong together), or a CSV path,group[,time]; reads twice"""
+    related_window: Annotated[float | None, Field(gt=0)] = None
+    """largest difference in time, or in the order of names where no times are given [the whole group]"""
     epochs: Annotated[float | None, Field(gt=0)] = None
     """passes over the data; raise it to extend a finished run"""
     batch_size: Annotated[int | None, Field(ge=2)] = None
@@ -101,6 +105,8 @@ class Training(Record):
                 raise UserError(
                     f"--compile and --{name.replace('_', '-')} do not work together. Leave one of them out."
                 )
+        if self.related_window is not None and self.related is None:
+            raise UserError("--related-window says how far related items may be apart: give --related too.")
         return self
 
     @field_validator("views")

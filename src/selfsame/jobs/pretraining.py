@@ -19,6 +19,7 @@ from selfsame.engine.feed import VIEW, Batch, Steps, Survey, feed
 from selfsame.engine.health import ADVICE, Health
 from selfsame.engine.loop import Loop, train
 from selfsame.engine.plan import Line, Wishes, plan_loop, workers_for
+from selfsame.engine.related import Related
 from selfsame.engine.state import LOCK, claimed, saved, step_of, write_text, writing
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
@@ -28,11 +29,13 @@ from selfsame.jobs.data import (
     all_vectors,
     check_share,
     describe,
+    digest_of,
     fixed_views,
     held_out,
     open_data,
     printable,
     read_skipped,
+    relations,
     warn_skipped,
     write_skipped,
 )
@@ -108,6 +111,9 @@ class Pretraining:
         say(f"reading {job.data}")
         self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder)
         self.fingerprint = self.data.fingerprint()
+        self.relations = relations(self.data, job.related, job.related_window) if job.related else None
+        if self.relations is not None:
+            self.fingerprint += f", {digest_of(self.relations)}"
         self.readable = self.data.readable()
         self.learn_from, self.look_at = self.divided()
         self.items = len(self.learn_from)
@@ -192,6 +198,7 @@ class Pretraining:
         self.lines = [
             Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
             Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),
+            *self.line_of_pairs(),
             Line(name="view size", value=f"{self.size} px", why="given" if job.image_size else "from the data"),
             Line(name="views", value=str(job.views["name"]), why=changed_line(job.views)),
             Line(name="encoder", value=f"{self.name}, {encoder.dim}-d", why=f"{count(encoder):.1f} M parameters"),
@@ -347,7 +354,34 @@ class Pretraining:
         source = self.data.source
         if self.cache is not None:
             source = self.data.modality.cached(source, self.readable, self.cache)
-        return Steps(source, self.learn_from, self.sampler(self.method.plan), self.loop.batch, rows, job.seed, by_item)
+        return Steps(
+            source, self.learn_from, self.sampler(self.method.plan), self.loop.batch, rows, job.seed, by_item,
+            self.related, self.method.plan.full,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def related(self) -> Related | None:
+        return None if self.relations is None else Related(self.relations, self.learn_from)
+
+    def line_of_pairs(self) -> list[Line]:
+        """What the plan says of related items. Raises UserError where they make no pairs."""
+        if self.relations is None or self.related is None:
+            return []
+        job, alone = self.job, self.related.alone()
+        if self.method.plan.full < 2:
+            raise UserError(
+                f"--related {job.related}: --method {type(job.method).name} takes one full view of an item, "
+                "so there is no pair. Leave --related out, or choose a method that compares two."
+            )
+        total = len(self.learn_from)
+        if alone == total:
+            window = "" if job.related_window is None else f" within {job.related_window:g}"
+            raise UserError(
+                f"--related {job.related}: none of the {total:,} items to learn from has a related one{window}. "
+                + ("Raise --related-window." if window else "Give groups of at least two items.")
+            )
+        single = f"; {alone:,} of {total:,} items have no relative and pair with themselves" if alone else ""
+        return [Line(name="pairs", value="related items", why=f"{self.relations.summary}{single}")]
 
     def sampler(self, plan: ViewPlan) -> Any:
         return functools.partial(sampled, modality=self.data.modality.name, plan=plan, views=self.views)
