@@ -18,10 +18,12 @@ from torch.utils.data import Dataset
 from selfsame import modalities
 from selfsame.engine import dist
 from selfsame.engine.feed import CUT, VIEW, Batch, Patient, feed
+from selfsame.engine.related import Relations
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.records import Record, ViewPlan
+from selfsame.storage.relations import groups_of_folders, groups_of_list, ranks
 from selfsame.types import Draws, Encoder, Modality, Source, mixed
 
 PLAIN = ViewPlan(full=0, plain=1)
@@ -210,6 +212,34 @@ def held_out(readable: Int64[np.ndarray, "n"], seed: int, most: int = 256) -> tu
     count = min(most, max(2, len(readable) // 20))
     order = np.random.default_rng(mixed(seed, 7)).permutation(len(readable))
     return np.sort(readable[order[count:]]), np.sort(readable[order[:count]])
+
+
+def relations(data: Data, related: str, window: float | None) -> Relations:
+    """Which items belong together, as `--related` and `--related-window` say. Raises UserError."""
+    source = data.source
+    names = [source.name(i) for i in range(len(source))]
+    times = None
+    if related == "folders":
+        groups, by = groups_of_folders(names, data.path), "by folder"
+        if window is None and len(np.unique(groups)) == 1:
+            raise UserError(
+                f"--related folders: all items of {data.path} lie in one folder, so all would be related. Give "
+                "--related-window, for near ones in the order of names, or a CSV."
+            )
+    else:
+        path = Path(related).expanduser()
+        groups, times = groups_of_list(path, names, getattr(source, "place", None), data.path)
+        by = f"by {path.name}"
+    by = f"{by}, {len(np.unique(groups[groups >= 0])):,} groups"
+    if window is not None:
+        by += f", up to {window:g} apart in {'the order of names' if times is None else 'time'}"
+    return Relations(groups, ranks(names, groups) if times is None else times, window, by)
+
+
+def digest_of(found: Relations) -> str:
+    """Changes when other items belong together."""
+    digest = hashlib.sha256(found.groups.tobytes() + found.times.tobytes())
+    return f"relations {digest.hexdigest()[:16]}"
 
 
 def fixed_views(

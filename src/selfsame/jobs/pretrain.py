@@ -35,6 +35,10 @@ class Training(Record):
     """strength of the views: auto by size, photo, small, weak, moco2, ...; --views photo --help shows --views.one.x"""
     sample: Annotated[int | None, Field(ge=4)] = None
     """learn from so many of the items, drawn by the seed [all]"""
+    related: str | None = None
+    """pairs of related items: "folders" (items of a folder belong together), or a CSV path,group[,time]; reads twice"""
+    related_window: Annotated[float | None, Field(gt=0)] = None
+    """largest difference in time, or in the order of names where no times are given [the whole group]"""
     epochs: Annotated[float | None, Field(gt=0)] = None
     """passes over the data; raise it to extend a finished run"""
     batch_size: Annotated[int | None, Field(ge=2)] = None
@@ -126,6 +130,8 @@ class Training(Record):
                 raise UserError(
                     f"--compile and --{name.replace('_', '-')} do not work together. Leave one of them out."
                 )
+        if self.related_window is not None and self.related is None:
+            raise UserError("--related-window says how far related items may be apart: give --related too.")
         return self
 
     @field_validator("views")

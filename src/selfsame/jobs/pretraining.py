@@ -95,7 +95,10 @@ class Pretraining(Deciding):
         source = self.data.source
         if self.cache is not None:
             source = self.data.modality.cached(source, self.readable, self.cache)
-        return Steps(source, self.learn_from, self.sampler(self.method.plan), self.loop.batch, rows, job.seed, by_item)
+        return Steps(
+            source, self.learn_from, self.sampler(self.method.plan), self.loop.batch, rows, job.seed, by_item,
+            self.related, self.method.plan.full,
+        )  # fmt: skip
 
     def sampler(self, plan: ViewPlan) -> Any:
         return functools.partial(sampled, modality=self.data.modality.name, plan=plan, views=self.views)

@@ -60,12 +60,11 @@ def brought_together(
 ) -> Int[np.ndarray, "b 4"]:
     """The other boxes (top, left, height, width), moved as little as needed to share `least` of the smaller area.
 
-    They move straight towards the first ones' middles, in sixteenths of the way, and no further than those: boxes of
-    very different shapes may share less even there.
+    They move straight, in sixteenths of the way, to the nearest place where they share all that their shapes allow:
+    boxes of very different shapes may share less even there.
     """
-    goal = other.copy()
-    goal[:, :2] = first[:, :2] + (first[:, 2:] - other[:, 2:]) // 2
-    goal[:, :2] = goal[:, :2].clip(np.minimum(first[:, :2], other[:, :2]), np.maximum(first[:, :2], other[:, :2]))
+    goal, slack = other.copy(), first[:, 2:] - other[:, 2:]
+    goal[:, :2] = other[:, :2].clip(first[:, :2] + np.minimum(slack, 0), first[:, :2] + np.maximum(slack, 0))
     moved = other.copy()
     for part in range(1, 17):
         apart = shared(first, moved) < least
