@@ -62,7 +62,7 @@ class OBoW(types.Method):
     part_views: Annotated[int, Field(ge=0)] = 5
     """small crops beside the two full views (4.1); none in short runs unless given"""
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99
-    """of the slow copy at the start, rising to 1 (reference code); less in short runs unless given"""
+    """of the slow copy at the start, rising to 1 (reference code)"""
 
     @property
     def plan(self) -> ViewPlan:
@@ -72,12 +72,11 @@ class OBoW(types.Method):
         return ["a slow copy that never moves gives the words of its first weights"] if self.momentum == 1 else []
 
     def fitted(self, budget: Budget) -> Self:
-        """The slow copy remembers 1.6 % of the run or five steps at most, so that it can follow."""
+        """Words that fit the items; the slow copy stays as slow: one of five steps' memory collapsed in trial."""
         derived = {
             "words": max(budget.batch, min(8192, budget.items // 4)),
             "hidden": 2 * budget.dim,
             "part_views": 0 if budget.short else 5,
-            "momentum": min(0.99, round(1 - 1 / max(5.0, 0.016 * budget.steps), 6)),
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
