@@ -59,7 +59,7 @@ class SimSiam(types.Method):
     bottleneck: Annotated[int, Field(ge=1)] = 512
     """width of the predictor's hidden layer (section 3: a quarter of the projection); fitted to it unless given"""
     output_norm: Literal["plain", "whiten"] = "plain"
-    """end of the projector: a norm without scale and shift (section 3), or removes correlations too; whiten in short runs unless given"""
+    """end of the projector: a norm without scale and shift (section 3), or one that removes correlations too"""
     stop_gradient: bool = True
     """what is predicted gets no gradient; without that it collapses (section 4.1)"""
     predictor: bool = True
