@@ -86,12 +86,24 @@ def test_heads_are_those_of_the_paper(tiny):
     assert [tuple(part.weight.shape) for part in two.projector if isinstance(part, nn.Linear)] == [(16, 8), (8, 16)]
 
 
+def test_a_whitened_projection_has_no_correlated_columns(tiny, views):
+    learner = SimSiam(**SMALL, output_norm="whiten").build(tiny).train()
+    z = learner.projector(torch.randn(500, 8, generator=torch.Generator().manual_seed(0)))
+    assert_close(z.T @ z / 500, torch.eye(8), rtol=0, atol=0.1)
+
+
 def test_the_head_of_a_small_encoder_is_narrower_unless_given():
-    small, large = (Budget(items=500, batch=32, steps=1000, dim=dim) for dim in (64, 2048))
+    small, large = (Budget(items=500, batch=32, steps=100_000, dim=dim) for dim in (64, 2048))
     assert [SimSiam().fitted(small).bottleneck, SimSiam().fitted(large).bottleneck] == [128, 512]
-    assert SimSiam().fitted(large) == SimSiam(hidden=2048, out=2048, bottleneck=512)
+    assert SimSiam().fitted(large) == SimSiam(hidden=2048, out=2048, bottleneck=512, output_norm="plain")
     assert SimSiam(out=100).fitted(small).bottleneck == 25
     assert SimSiam(out=100, bottleneck=7).fitted(small).bottleneck == 7
+
+
+def test_projections_are_whitened_in_short_runs_unless_given():
+    budget = Budget(items=500, batch=64, steps=600, dim=64)
+    assert SimSiam().fitted(budget).output_norm == "whiten"
+    assert SimSiam(output_norm="plain").fitted(budget).output_norm == "plain"
 
 
 @pytest.mark.parametrize("name", ["stop_gradient", "predictor"])

@@ -89,13 +89,13 @@ class Learner(types.Learner):
 
     def __init__(self, method: BarlowTwins, encoder: types.Encoder) -> None:
         super().__init__()
-        self.method = method
+        self.method, self.plan = method, method.plan
         self.encoder = encoder
         self.projector = tower(encoder.dim, method.hidden, method.hidden, method.out)
 
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
-        views = as_planned(views, m.plan, "Barlow Twins")
+        views = as_planned(views, self.plan, "Barlow Twins")
         one, two = each(nn.Sequential(self.encoder, self.projector), views)
         invariance, redundancy = distances(correlation(one, two))
         pairs = m.out * (m.out - 1)

@@ -36,7 +36,7 @@ class LeJEPA(types.Method):
     presets: ClassVar = {
         "imagenet": Preset(
             source="arXiv 2511.08544, and README.md of its reference code",
-            method={"part_views": 6, "directions": 1024, "weight": 0.05},
+            method={"part_views": 6, "hidden": 2048, "directions": 1024, "weight": 0.05},
             training={
                 "optimizer": "adamw", "lr": 5e-4, "batch_size": 256, "epochs": 100, "warmup_epochs": 10,
                 "weight_decay": 5e-2, "encoder": "vit_large_patch14_224", "image_size": 224,
@@ -49,7 +49,7 @@ class LeJEPA(types.Method):
         ),
         "cifar": Preset(
             source="MINIMAL.md of the reference code (Imagenette at 128 pixels), its rate and weight, on small images",
-            method={"part_views": 2, "directions": 256, "weight": 0.02, "out": 16, "centre": "all"},
+            method={"part_views": 2, "hidden": 2048, "out": 16, "directions": 256, "weight": 0.02, "centre": "all"},
             training={
                 "optimizer": "adamw", "lr": 2e-3, "batch_size": 256, "epochs": 800, "warmup_epochs": 1,
                 "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32, "views": "small",
@@ -102,17 +102,17 @@ class Learner(types.Learner):
 
     def __init__(self, method: LeJEPA, encoder: types.Encoder) -> None:
         super().__init__()
-        self.method = method
+        self.method, self.plan = method, method.plan
         self.encoder = encoder
         self.projector = tower(encoder.dim, method.hidden, method.hidden, method.out, bias=True, last_bias=True)
 
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
-        views = as_planned(views, m.plan, "LeJEPA")
+        views = as_planned(views, self.plan, "LeJEPA")
         projected = self.projector(torch.cat(by_size(self.encoder, views)))
         z = wide(projected).unflatten(0, (len(views), -1)).transpose(0, 1)  # [b v d]
         directions = F.normalize(shared(torch.randn(m.out, m.directions, device=z.device)), dim=0).to(z.dtype)
-        centre = z[:, : m.plan.full if m.centre == "full" else None].mean(dim=1, keepdim=True)
+        centre = z[:, : self.plan.full if m.centre == "full" else None].mean(dim=1, keepdim=True)
         invariance = (centre - z).square().mean()
         normality = sigreg(z, directions)
         logs = {"spread": spread(z[:, 0].detach()), "invariance": invariance, "sigreg": normality}

@@ -6,7 +6,7 @@ Left out, as it changes nothing: the bias before the projector's last norm, whic
 norm subtracts. Deviations: weight decay spares biases and norms; the learning rate falls by the step, not the epoch.
 """
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -18,7 +18,10 @@ from selfsame.nn.diagnose import spread
 from selfsame.nn.heads import tower
 from selfsame.nn.joint import each
 from selfsame.nn.views import as_planned
+from selfsame.nn.whiten import Whiten
 from selfsame.records import Budget, Preset
+
+SHORT = 20_000  # steps: below this a run is short, and whitening keeps projections from lying along few directions
 
 
 class SimSiam(types.Method):
@@ -28,6 +31,7 @@ class SimSiam(types.Method):
     presets: ClassVar = {
         "imagenet": Preset(
             source="arXiv 2011.10566, section 3, and its reference code",
+            method={"hidden": 2048, "out": 2048, "bottleneck": 512, "output_norm": "plain"},
             training={
                 "optimizer": "sgd", "lr": 0.1, "batch_size": 512, "epochs": 100, "warmup_epochs": 0,
                 "weight_decay": 1e-4, "encoder": "resnet50", "image_size": 224, "views": "moco2",
@@ -36,7 +40,7 @@ class SimSiam(types.Method):
         ),
         "cifar": Preset(
             source="arXiv 2011.10566, experiments on CIFAR-10",
-            method={"layers": 2},
+            method={"layers": 2, "hidden": 2048, "out": 2048, "bottleneck": 512, "output_norm": "plain"},
             training={
                 "optimizer": "sgd", "lr": 0.06, "batch_size": 512, "epochs": 800, "warmup_epochs": 0,
                 "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32,
@@ -54,6 +58,8 @@ class SimSiam(types.Method):
     """width of the projection (section 3); fitted to the encoder unless given"""
     bottleneck: Annotated[int, Field(ge=1)] = 512
     """width of the predictor's hidden layer (section 3: a quarter of the projection); fitted to it unless given"""
+    output_norm: Literal["plain", "whiten"] = "plain"
+    """end of the projector: a norm without scale and shift (section 3), or one that removes correlations too"""
     stop_gradient: bool = True
     """what is predicted gets no gradient; without that it collapses (section 4.1)"""
     predictor: bool = True
@@ -71,9 +77,12 @@ class SimSiam(types.Method):
         return found
 
     def fitted(self, budget: Budget) -> Self:
-        """Heads no wider than a small encoder can use; the predictor a quarter as wide inside, as in the paper."""
+        """Heads no wider than a small encoder can use, the predictor a quarter as wide inside, as in the paper.
+
+        Deviation: projections are whitened in short runs. With a plain norm they soon lie along few directions there.
+        """
         width = min(2048, max(512, 4 * budget.dim))
-        derived = {"hidden": width, "out": width}
+        derived = {"hidden": width, "out": width, "output_norm": "whiten" if budget.steps < SHORT else "plain"}
         out = self.out if "out" in self.model_fields_set else width
         derived["bottleneck"] = max(2, out // 4)
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
@@ -86,15 +95,19 @@ class Learner(types.Learner):
 
     def __init__(self, method: SimSiam, encoder: types.Encoder) -> None:
         super().__init__()
-        self.method = method
+        self.method, self.plan = method, method.plan
         self.encoder = encoder
-        self.projector = tower(encoder.dim, *[method.hidden] * (method.layers - 1), method.out, last="plain")
+        widths = (encoder.dim, *[method.hidden] * (method.layers - 1), method.out)
+        whitened = method.output_norm == "whiten"
+        self.projector = tower(*widths, last="none" if whitened else "plain")
+        if whitened:
+            self.projector.append(Whiten(method.out))
         self.predictor = (
             tower(method.out, method.bottleneck, method.out, last_bias=True) if method.predictor else nn.Identity()
         )
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        views = as_planned(views, self.method.plan, "SimSiam")
+        views = as_planned(views, self.plan, "SimSiam")
         z_one, z_two = each(nn.Sequential(self.encoder, self.projector), views)
         p_one, p_two = self.predictor(z_one), self.predictor(z_two)
         if self.method.stop_gradient:

@@ -94,13 +94,13 @@ class Learner(types.Learner):
 
     def __init__(self, method: VICReg, encoder: types.Encoder) -> None:
         super().__init__()
-        self.method = method
+        self.method, self.plan = method, method.plan
         self.encoder = encoder
         self.projector = tower(encoder.dim, method.hidden, method.hidden, method.out, bias=True)
 
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
-        views = as_planned(views, m.plan, "VICReg")
+        views = as_planned(views, self.plan, "VICReg")
         one, two = (wide(z) for z in each(nn.Sequential(self.encoder, self.projector), views))
         with torch.autocast(one.device.type, enabled=False):
             invariance = F.mse_loss(one, two)
