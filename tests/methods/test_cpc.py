@@ -153,6 +153,13 @@ def test_four_directions_are_taken_unless_given():
     assert CPC(context="gru").fitted(budget).directions == 1
 
 
+def test_readers_are_no_wider_than_a_small_encoder_needs_unless_given():
+    small = CPC().fitted(Budget(items=2000, batch=64, steps=600, dim=256))
+    large = CPC().fitted(Budget(items=10**6, batch=512, steps=500_000, dim=2048))
+    assert [(one.hidden, one.candidates) for one in (small, large)] == [(128, 1024), (256, 4096)]
+    assert CPC(hidden=99).fitted(Budget(items=9, batch=3, steps=9, dim=8)).hidden == 99
+
+
 def test_what_cannot_work_is_refused(view):
     budget = Budget(items=2000, batch=64, steps=600, dim=64)
     assert "nothing is predicted" in CPC(ahead=2, skip=2).misfits(budget)[0]

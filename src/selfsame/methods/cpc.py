@@ -30,6 +30,7 @@ from selfsame.nn.tokens import wide
 from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
+SHORT = 20_000  # steps: below this a run is short, and is to be cheap
 SCALE = 0.1  # of the predictions, so that scores begin small (v2, appendix)
 
 
@@ -59,7 +60,7 @@ class CPC(types.Method):
     }  # fmt: skip
 
     hidden: Annotated[int, Field(ge=1)] = 256
-    """inner width of the context network (v2, appendix; v1's GRU for sound: 256)"""
+    """inner width of the context network (v2, appendix; v1's GRU: 256); fitted to the encoder unless given"""
     out: Annotated[int, Field(ge=1)] = 64
     """width in which predictions and pieces are compared (v2, appendix)"""
     context: Literal["conv", "gru"] = "conv"
@@ -71,11 +72,11 @@ class CPC(types.Method):
     skip: Annotated[int, Field(ge=0)] = 1
     """rows on that are left out because their pieces overlap with the present one"""
     directions: Literal[1, 2, 4] = 1
-    """1: downwards (v1); 2: upwards too; 4: to the right and left too (v2)"""
+    """1: downwards (v1); 2: upwards too; 4: to the right and left too (v2); 4 for pictures unless given"""
     norm: Literal["group", "batch"] = "group"
     """batch norms of the encoder are replaced, or stay"""
     candidates: Annotated[int, Field(ge=0)] = 4096
-    """pieces of the batch, drawn anew at each step, among which to tell the right one; 0: all"""
+    """pieces of the batch, drawn at each step, among which to tell the right one; 0: all; fewer in short runs"""
 
     @property
     def plan(self) -> ViewPlan:
@@ -85,9 +86,13 @@ class CPC(types.Method):
         return Learner(self, encoder)
 
     def fitted(self, budget: Budget) -> Self:
-        """Four directions in short runs, where they give four times as much to learn from an item (v2, table 1)."""
-        given = "directions" in self.model_fields_set or self.context == "gru"
-        return self if given else self.changed(directions=4)
+        """All four directions (v2) unless the grid may be a sequence; readers no dearer than a small encoder."""
+        derived = {
+            "directions": 1 if self.context == "gru" else 4,
+            "hidden": min(256, max(64, budget.dim // 2)),
+            "candidates": 1024 if budget.steps < SHORT else 4096,
+        }
+        return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
     def misfits(self, budget: Budget) -> list[str]:
         if self.skip < self.ahead:
