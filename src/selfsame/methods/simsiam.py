@@ -21,8 +21,6 @@ from selfsame.nn.views import as_planned
 from selfsame.nn.whiten import Whiten
 from selfsame.records import Budget, Preset
 
-SHORT = 20_000  # steps: below this a run is short, and whitening keeps projections from lying along few directions
-
 
 class SimSiam(types.Method):
     """Learn by predicting one view of an item from another, with one network."""
@@ -82,7 +80,7 @@ class SimSiam(types.Method):
         Deviation: projections are whitened in short runs. With a plain norm they soon lie along few directions there.
         """
         width = min(2048, max(512, 4 * budget.dim))
-        derived = {"hidden": width, "out": width, "output_norm": "whiten" if budget.steps < SHORT else "plain"}
+        derived = {"hidden": width, "out": width, "output_norm": "whiten" if budget.short else "plain"}
         out = self.out if "out" in self.model_fields_set else width
         derived["bottleneck"] = max(2, out // 4)
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
