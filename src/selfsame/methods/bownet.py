@@ -9,6 +9,8 @@ Deviations: the first teacher is the encoder as it is given, random or `--init`,
 rotations; with random weights words are colours and edges, and later rounds must do the rest. The student goes on from
 round to round where the paper's starts anew, but its last layer does start anew. There is no CutMix. Uncertain: the
 scale at its start, and which of the dense features, for the paper was not at hand.
+Known limit: from random weights, 119 steps at batch 64 on 2,000 images of CIFAR-10 left vectors that were worse than
+random ones. Longer runs, and a start from trained weights, were not tried.
 """
 
 import copy

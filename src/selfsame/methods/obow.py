@@ -7,9 +7,10 @@ from the words themselves, so that a changing vocabulary does not matter.
 
 As in the code, losses of the full and of the small crops are added up, of each kind and over levels averaged.
 Deviations: until the vocabulary is full of features the distance is the batch's, where the code's running mean starts
-at 0.5: kept on from random words it made the codes of a short run so soft that all items looked alike; maps of fewer
-than five places along a side keep their border, for there would be nothing left; a batch need not divide the
-vocabulary.
+at 0.5, so that the random words of the start are forgotten; maps of fewer than five places along a side keep their
+border, for there would be nothing left; a batch need not divide the vocabulary.
+Known limit: from random weights, 119 steps at batch 64 on 2,000 images of CIFAR-10 left vectors that were worse than
+random ones; bags were nearly uniform. Longer runs were not tried.
 """
 
 from typing import Annotated, Any, ClassVar, Self
@@ -72,7 +73,7 @@ class OBoW(types.Method):
         return ["a slow copy that never moves gives the words of its first weights"] if self.momentum == 1 else []
 
     def fitted(self, budget: Budget) -> Self:
-        """Words that fit the items; the slow copy stays as slow: one of five steps' memory collapsed in trial."""
+        """Words that fit the items, a head that fits the encoder, and no small crops in short runs."""
         derived = {
             "words": max(budget.batch, min(8192, budget.items // 4)),
             "hidden": 2 * budget.dim,
