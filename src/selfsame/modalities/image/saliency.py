@@ -21,7 +21,6 @@ ROUNDS = 3 * SIDE // 4  # relaxations: ways of as many pixels, and some longer o
 BORDER = 0.1  # of the side, whose colours are those of the background
 BINS = 64  # of Otsu's histogram
 LEAST, MOST = 0.05, 0.9  # share of the view that an object covers; outside of it nothing can be told
-OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (0.5, -0.5, 0.0), (0.25, 0.25, -0.5))  # luma, red - green, yellow - blue
 WHITEN = 1e-3  # added to the variance of the border's colours: noise of 3 % is no contrast
 
 
@@ -56,9 +55,11 @@ def saliency(x: Float[Tensor, "b c s s"]) -> Float[Tensor, "b t t"]:
 
 
 def opponent(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Mean, half of red - green, half of yellow - blue of 3 channels; any others as they are."""
     if x.shape[1] != 3:
         return x
-    return torch.einsum("ij,bjhw->bihw", x.new_tensor(OPPONENT), x)
+    red, green, blue = x.unbind(1)
+    return torch.stack([x.mean(1), (red - green) / 2, (red + green) / 4 - blue / 2], dim=1)
 
 
 def barrier(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w"]:
@@ -92,8 +93,9 @@ def mahalanobis(x: Float[Tensor, "b c h w"], of: Float[Tensor, "b c n"]) -> Floa
     mean = of.mean(2, keepdim=True)
     away = of - mean
     spread = away @ away.transpose(1, 2) / of.shape[2] + WHITEN * torch.eye(x.shape[1], device=x.device)
-    root = torch.linalg.inv(torch.linalg.cholesky_ex(spread)[0])
-    return (root @ (x.flatten(2) - mean)).square().sum(1).sqrt().reshape(len(x), *x.shape[2:])
+    gap = x.flatten(2) - mean
+    solved = torch.linalg.solve_ex(spread, gap)[0]  # without a look at its success, which would wait for the device
+    return (gap * solved).sum(1).clamp(min=0).sqrt().reshape(len(x), *x.shape[2:])
 
 
 def unit(x: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
