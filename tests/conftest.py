@@ -38,6 +38,10 @@ class Tiny(Encoder):
     def forward(self, view: Tensor) -> Tensor:
         return self.body(view).mean((2, 3))
 
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        return self.dim, self.dim
+
     def maps(self, view: Tensor) -> list[Tensor]:
         fine = self.body[:3](view)
         return [fine, self.body[3:](fine)]
@@ -48,7 +52,7 @@ class Tiny(Encoder):
     def use_group_norm(self) -> None:
         from selfsame.nn.norm import use_group_norm
 
-        use_group_norm(self.body)
+        use_group_norm(self.body, 1)  # with a channel each, the mean over the places would be a constant
 
 
 class TinyTokens(Tiny):
@@ -61,6 +65,10 @@ class TinyTokens(Tiny):
         super().__init__(dim)
         self.body = nn.ModuleList([nn.Conv2d(3, dim, 4, stride=4), *(Mixing(dim) for _ in range(2))])
         self.places = nn.Parameter(0.1 * torch.randn(1, 64, dim))
+
+    @property
+    def embedding(self) -> nn.Module:
+        return self.body[0]
 
     def forward(self, view: Tensor) -> Tensor:
         return self.both(view)[0]
@@ -82,8 +90,15 @@ class TinyTokens(Tiny):
             outputs.append(x)
         return outputs[-last:]
 
+    def average_tokens(self) -> None:
+        """It does."""
+
     def grid(self, view: Tensor) -> tuple[int, int]:
         return view.shape[2] // 4, view.shape[3] // 4
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        return (self.dim,)
 
     def maps(self, view: Tensor) -> list[Tensor]:
         return [self.both(view)[1].transpose(1, 2).unflatten(2, self.grid(view))]

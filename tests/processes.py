@@ -32,6 +32,7 @@ from selfsame.errors import UserError
 from selfsame.methods.byol import BYOL
 from selfsame.nn.blocks import recomputed
 from selfsame.nn.norm import frozen_statistics
+from selfsame.nn.split import agree, in_groups, shuffled, split
 from selfsame.nn.sync import gathered, synchronised
 from selfsame.nn.whiten import Whiten
 from selfsame.types import mixed
@@ -150,6 +151,26 @@ def whitened(rows: slice) -> dict[str, torch.Tensor]:
     y = Whiten(6)(part)
     (y * pull[rows]).sum().backward()
     return {"y": y.detach(), "x": part.grad}
+
+
+def split_apart(rows: slice) -> dict[str, torch.Tensor]:
+    """Queries and shuffled keys of a network whose batch norms see groups of two rows, gradients and statistics."""
+    torch.manual_seed(6)
+    net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
+    x, pull = torch.randn(2, 12, 5, dtype=torch.float64)
+    split(net, 2)
+    synchronised(net)
+    torch.manual_seed(mixed(0, 0, 2, dist.rank()))
+    y = in_groups(net, x[rows], 2)
+    (y * pull[rows, :3]).sum().backward()
+    keys = shuffled(net, x[rows], 2)
+    agree(net)
+    return {
+        "y": y.detach(),
+        "keys": keys,
+        **{f"{n}.grad": p.grad for n, p in net.named_parameters()},
+        **net.state_dict(),
+    }
 
 
 def in_bf16(rows: slice, spread: bool = True) -> dict[str, torch.Tensor]:
@@ -362,6 +383,7 @@ def together(folder: Path) -> dict[str, object]:
         told["norm"] = {kind: normalised(kind, SHARES[rank]) for kind in KINDS}
         told["channels last"] = normalised("maps", SHARES[rank], channels_last=True)
         told["whitened"] = whitened(SHARES[rank])
+        told["split"] = split_apart(rows_of(rank, 12))
         told["bf16"] = in_bf16(SHARES[rank])
         told["contrasted"] = {kind: contrasted(rows_of(rank, 8), kind) for kind in CONTRASTS}
         told["learned"] = {variant: learned(variant, rows_of(rank, 8)) for variant in VARIANTS}

@@ -79,7 +79,7 @@ def test_a_method_says_what_it_is_good_for_and_what_it_needs(method):
 
 
 def test_presets_are_settings_that_exist(method):
-    for name, preset in type(method).presets.items():
+    for name, preset in type(method).known_presets().items():
         assert isinstance(preset, Preset) and name.islower() and preset.source
         chosen = type(method)(**preset.method)
         assert chosen.cautions() == [] or preset.published, name
@@ -148,7 +148,8 @@ def test_the_state_of_a_learner_is_all_of_it(method):
 def test_a_few_steps_lower_the_loss(method):
     torch.manual_seed(0)
     losses = trained(learner_of(method), views_for(method.plan), 30)
-    assert sum(losses[-3:]) / 3 < losses[0] - 0.02 * abs(losses[0])
+    start = max(losses[:3])  # a queue holds random vectors at first, which are easy to tell from a key
+    assert sum(losses[-3:]) / 3 < start - 0.02 * abs(start)
 
 
 def test_no_gradient_reaches_the_slow_copies(method):

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "pretrain": "selfsame.jobs.pretrain",
+    "compare": "selfsame.jobs.compare",
     "evaluate": "selfsame.jobs.evaluate",
     "embed": "selfsame.jobs.embed",
     "export": "selfsame.jobs.export",

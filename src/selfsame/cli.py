@@ -25,6 +25,7 @@ from selfsame.records import Record
 
 JOBS = {  # command -> the record that is its definition
     "pretrain": "Pretrain",
+    "compare": "Compare",
     "evaluate": "Evaluate",
     "embed": "Embed",
     "export": "Export",

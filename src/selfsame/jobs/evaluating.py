@@ -45,47 +45,46 @@ class Part:
     labels: Tensor
 
 
-def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
-    protocols, budgets = job.protocols.split(","), job.budgets.split(",")
-    for wanted in budgets:  # what can be refused at once is not refused after hours
-        read_budget(wanted)
-    encoder = load(job.run_folder, module)
-    check_writable(job.run_folder)
-    on = dist.device(job.device)
-    encoder.to(on)
-    train, test, names = parts(job, encoder)
-    views = train.data.modality.recipe("weak", encoder.spec["size"], train.data.stats)
-    workers, _ = workers_for(getattr(train.data.source, "array", None) is not None, job.workers)
-    say(f"{len(train.items):,} train and {len(test.items):,} test items of {len(names)} classes")
+class Labelled:
+    """Train and test items as an encoder of one architecture sees them, whatever its weights."""
 
-    def fresh(seed: int) -> Encoder:
-        """The same network with random weights."""
-        torch.manual_seed(mixed(seed, 3))
-        try:
-            new = train.data.modality.build_encoder(encoder.spec)
-        except UserError:  # a module given in Python cannot be built again: a copy with all weights drawn anew
-            new = copy.deepcopy(encoder)
-            reinitialise(new)
-        return new.to(on).eval()
+    def __init__(
+        self, encoder: Encoder, train: Part, test: Part, on: torch.device, workers: int, max_skipped: float
+    ) -> None:
+        self.encoder, self.train, self.test = encoder, train, test
+        self.on, self.workers, self.max_skipped = on, workers, max_skipped
+        self.views = train.data.modality.recipe("weak", encoder.spec["size"], train.data.stats)
 
-    def vectors(of: Encoder) -> tuple[Tensor, Tensor]:
+    def vectors(self, of: Encoder) -> tuple[Tensor, Tensor]:
+        """Of the train and of the test items; those that cannot be read are left out from now on."""
         both = []
-        for part in (train, test):
-            kept, found = all_vectors(of, part.data, views, part.items, on, workers)
+        for part in (self.train, self.test):
+            kept, found = all_vectors(of, part.data, self.views, part.items, self.on, self.workers)
             forget(part, kept)
-            check_share(part.data, job.max_skipped)
+            check_share(part.data, self.max_skipped)
             both.append(torch.from_numpy(found))
         return both[0], both[1]
 
-    def untrained(seed: int) -> tuple[Tensor, Tensor]:
+    def fresh(self, seed: int) -> Encoder:
+        """The same network with random weights."""
+        torch.manual_seed(mixed(seed, 3))
+        try:
+            new = self.train.data.modality.build_encoder(self.encoder.spec)
+        except UserError:  # a module given in Python cannot be built again: a copy with all weights drawn anew
+            new = copy.deepcopy(self.encoder)
+            reinitialise(new)
+        return new.to(self.on).eval()
+
+    def untrained(self, seed: int) -> tuple[Tensor, Tensor]:
         """Vectors of random weights: with batch-norm statistics as they are made, or with the data's.
 
         Either can be far better, so the baseline is the one whose k-NN is better within the train part.
         """
-        plainly, some = vectors(fresh(seed)), np.random.default_rng(mixed(seed, 4)).permutation(train.items)
+        train = self.train
+        plainly, some = self.vectors(self.fresh(seed)), np.random.default_rng(mixed(seed, 4)).permutation(train.items)
         chosen = some[:CALIBRATED].tolist()
-        met = plain(train.data, views, chosen, chunk=-(-len(chosen) // -(-len(chosen) // 128)))
-        knowing = vectors(calibrated(fresh(seed), (view.to(on) for view in met)))
+        met = plain(train.data, self.views, chosen, chunk=-(-len(chosen) // -(-len(chosen) // 128)))
+        knowing = self.vectors(calibrated(self.fresh(seed), (view.to(self.on) for view in met)))
         half, other = stratified_split(train.labels, 0.5, seed)
         if not len(other):  # one item a class: nothing to choose by
             return knowing
@@ -95,11 +94,25 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
 
         return max((plainly, knowing), key=within)
 
+
+def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
+    protocols, budgets = job.protocols.split(","), job.budgets.split(",")
+    for wanted in budgets:  # what can be refused at once is not refused after hours
+        read_budget(wanted)
+    encoder = load(job.run_folder, module)
+    check_writable(job.run_folder)
+    on = dist.device(job.device)
+    encoder.to(on)
+    train, test, names = parts(job, encoder)
+    workers, _ = workers_for(getattr(train.data.source, "array", None) is not None, job.workers)
+    say(f"{len(train.items):,} train and {len(test.items):,} test items of {len(names)} classes")
+    labelled = Labelled(encoder, train, test, on, workers, job.max_skipped)
+
     # The encoder goes first: it finds the unreadable items, so that all features are of the same items.
-    trained = vectors(encoder)
+    trained = labelled.vectors(encoder)
     features: dict[Literal["encoder", "random", "raw", "supervised"], Features] = {
         "encoder": lambda seed: trained,
-        "random": untrained,
+        "random": labelled.untrained,
         "raw": lambda seed: (raw(train), raw(test)),
     }
     frozen = [name for name in protocols if name != "finetune"]
@@ -122,9 +135,9 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
     starts: dict[tuple[str, str], Callable[[int], Encoder]] = {}
     if "finetune" in protocols:
         starts["encoder", "finetune"] = lambda seed: encoder
-        starts["random", "finetune"] = fresh
+        starts["random", "finetune"] = labelled.fresh
     elif job.supervised:
-        starts["supervised", "finetune"] = fresh
+        starts["supervised", "finetune"] = labelled.fresh
     for (kind, protocol), start in starts.items():
         # Fine-tuning random weights is training with labels only: one row serves as both.
         shown = "supervised" if kind == "random" else kind
@@ -133,7 +146,9 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
             write_text(job.run_folder / EVALUATION, json.dumps(result(), indent=1) + "\n")  # before the slow part
             for seed in seeds:
                 say(f"fine-tuning: {shown}, labels {wanted}, seed {seed}")
-                runs.append(tuned(job, start(seed), train, test, views, wanted, seed, shown != "encoder", len(names)))
+                runs.append(
+                    tuned(job, start(seed), train, test, labelled.views, wanted, seed, shown != "encoder", len(names))
+                )
             rows.append(Row.of(shown, protocol, wanted, runs))  # type: ignore[arg-type]
     found = result()
     console.print(table_of(rows))

@@ -13,16 +13,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.adversary import ascend
 from selfsame.nn.diagnose import spread
-from selfsame.nn.ema import Target, cosine
+from selfsame.nn.ema import Target, cosine, momentum_for
 from selfsame.nn.heads import OutputNorm, mlp
 from selfsame.nn.joint import each
 from selfsame.nn.norm import frozen_statistics
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
-SHORT = 20_000  # steps: below this a run is short, and whitening helps it to get going
 Loss = Literal["nmse", "mse", "l2", "cosine", "dot", "xent"]
 
 
@@ -140,7 +139,7 @@ class BYOL(types.Method):
         derived = {
             "momentum": momentum_for(budget.batch, budget.steps),
             "hidden": min(4096, max(1024, 2 * budget.dim)),
-            "output_norm": ("whiten" if self.norm == "batch" else "plain") if budget.steps < SHORT else "none",
+            "output_norm": ("whiten" if self.norm == "batch" else "plain") if budget.short else "none",
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
@@ -169,9 +168,7 @@ class Learner(types.Learner):
         return nn.Sequential(self.encoder, self.projector)
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 2 or len(views[0]) != len(views[1]):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(f"BYOL needs a list of two views [b ...] of the same items; it was given {shapes}.")
+        views = as_planned(views, self.method.plan, "BYOL")
         one, two = views
         m = self.method
         if m.adversary:
@@ -232,14 +229,3 @@ def distance(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"], method: BYOL) -> 
     if method.loss == "dot":
         return -(p * z).sum(-1).mean()
     return F.cross_entropy(p / method.temperature, (z / method.target_temperature).softmax(-1))
-
-
-def momentum_for(batch: int, steps: int) -> float:
-    """Momentum of the target for a batch size and length of run.
-
-    0.99 at batch 256, as the CIFAR recipes have it, to the power batch / 256 (the scaling rule of arXiv 2307.13813),
-    but the target must be able to follow: its memory 1 / (1 - momentum) is at most 1.6 % of the run's steps, or 5.
-    """
-    scaled = 0.99 ** (batch / 256)
-    shortest = 1 - 1 / max(5.0, 0.016 * steps)
-    return round(min(scaled, shortest), 6)

@@ -4,6 +4,7 @@ The result is that of one pass a view, to rounding: the paper's batch statistics
 pass over all is faster for few rows, where laying out weights and adding up their gradients weighs: both happen once.
 For many it is slower: what the parts of batch norms give is copied side by side, and less of it stays near the core.
 Source of the statistics: BYOL's reference code, which passes view by view (arXiv 2006.07733, appendix).
+Raises: UserError for views that do not go together.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from selfsame.nn.blocks import Recomputed
+from selfsame.nn.split import SplitBatch
 
 FEW = 16  # rows; in trial resnet50 gained at 16 and lost at 32 (bench/step.py measures the step with it)
 KNOWN = ("torch", "torchvision", "timm", "selfsame")  # whose modules treat rows alone, but for batch norms
@@ -70,10 +72,10 @@ def by_size(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
 
 
 def of_known_parts(net: nn.Module) -> bool:
-    """Whether rows meet in batch norms only, and all of it is done in this pass."""
+    """Whether rows meet in batch norms of all rows only, and all of it is done in this pass."""
     parts = list(net.modules())
     known = all(type(part).__module__.partition(".")[0] in KNOWN for part in parts)
-    return known and not any(isinstance(part, Recomputed) for part in parts)
+    return known and not any(isinstance(part, Recomputed | SplitBatch) for part in parts)
 
 
 class Apart(TorchFunctionMode):

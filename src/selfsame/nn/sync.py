@@ -4,14 +4,15 @@ Source: Ioffe & Szegedy 2015, arXiv 1502.03167; the processes' statistics are co
 Raises: UserError for a batch norm with a forward of its own.
 """
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as td
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,24 +26,47 @@ def synchronised(module: M) -> M:
     """Let every batch norm in it, in train mode, see the whole batch of all processes; returns the same module.
 
     Only the class of the layers changes: parameters, buffers, settings and the keys of the state stay as they are.
-    In eval mode, and outside a process group, the layers are what they were. Torch's own SyncBatchNorm is left alone.
+    In eval mode, and outside a process group, the layers are what they were. Torch's own SyncBatchNorm is left alone,
+    and so are those that have a training mode of their own already, as of `nn.split`.
+    """
+    fronted(module, WholeBatch)
+    return module
+
+
+def fronted(module: nn.Module, front: type["Front"]) -> list[Any]:
+    """Put `front` before the class of each batch norm that has none before it; returns these layers.
+
+    Raises UserError for one with a forward of its own.
     """
     made: dict[type, type] = {}
+    changed = []
     for name, part in module.named_modules():
-        if not isinstance(part, _BatchNorm) or isinstance(part, WholeBatch | nn.SyncBatchNorm):
+        if not isinstance(part, _BatchNorm) or isinstance(part, Front | nn.SyncBatchNorm):
             continue
         kind = type(part)
         if kind.forward not in (_BatchNorm.forward, BatchNormAct2d.forward):
             raise UserError(
-                f"the batch norm {name} is a {kind.__name__}, whose own forward cannot be spread over processes. "
-                "Use torch's or timm's BatchNorm, --method.norm group, or one process."
+                f"the batch norm {name} is a {kind.__name__}, whose own forward cannot be {front.becomes}. "
+                f"Use torch's or timm's BatchNorm, {front.instead}."
             )
-        part.__class__ = made.setdefault(kind, type(f"Whole{kind.__name__}", (WholeBatch, kind), {}))
-    return module
+        named = f"{front.__name__.removesuffix('Batch')}{kind.__name__}"
+        part.__class__ = made.setdefault(kind, type(named, (front, kind), {}))
+        changed.append(part)
+    return changed
 
 
-class WholeBatch(_BatchNorm):
-    """In front of a batch norm class: its training mode over all processes. They may have different row counts."""
+class Front(_BatchNorm):
+    """In front of a batch norm class: another training mode."""
+
+    becomes: ClassVar[str]  # what it makes of a batch norm, and what to do where it cannot, for the error
+    instead: ClassVar[str]
+
+
+class WholeBatch(Front):
+    """The training mode over all processes. They may have different row counts."""
+
+    becomes = "spread over processes"
+    instead = "--method.norm group, or one process"
 
     @torch.compiler.disable  # the compiler cannot follow collectives inside a backward of one's own
     def forward(self, x: Float[Tensor, "b c *rest"]) -> Float[Tensor, "b c *rest"]:
@@ -140,6 +164,11 @@ def places(rows: int, device: torch.device) -> Tensor:
     return rank + world() * torch.arange(rows, device=device)
 
 
+def own(x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "b ..."]:
+    """This process's rows of what stands whole on every process: the other way of `gathered`."""
+    return x[td.get_rank() :: world()] if td.is_initialized() else x
+
+
 @torch.no_grad()
 def shared(x: Tensor) -> Tensor:
     """The first process's tensor on all: for what is drawn once for the whole batch."""
@@ -148,6 +177,19 @@ def shared(x: Tensor) -> Tensor:
     whole = x.contiguous()
     td.broadcast(whole, 0)
     return whole
+
+
+def alike(device: torch.device) -> torch.Generator:
+    """A generator on the CPU that draws the same on all processes; its seed is the first one's next random number.
+
+    For draws that decide shapes, which the host must know. With several processes on GPUs each call waits for `device`.
+    A step that is only counted (`engine.rehearse`) gets real numbers too.
+    """
+    with unset_fake_temporarily():
+        seed = torch.randint(2**62, (1,))
+        if td.is_initialized() and device.type != "cpu":
+            seed = shared(seed.to(device))
+        return torch.Generator().manual_seed(int(shared(seed)))
 
 
 def mean_of_rows(x: Float[Tensor, "b ..."]) -> Float[Tensor, "..."]:

@@ -95,6 +95,11 @@ def write_page(
         ("skipped", "Skipped files", _skipped(skipped)),
         ("versions", "Versions", _pairs(versions) if versions else ""),
     ]
+    return written(folder, title, f"<h1>{escape(title)}</h1>{_verdict(verdict)}", sections)
+
+
+def written(folder: Path, title: str, header: str, sections: Sequence[tuple[str, str, str]]) -> Path:
+    """report.html of (key, heading, HTML) sections, empty ones left out; `header` is HTML that stands above them."""
     kept = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in kept)
     body = "".join(f'<section id="{key}"><h2>{escape(name)}</h2>{html}</section>' for key, name, html in kept)
@@ -104,7 +109,7 @@ def write_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
         '<meta name="color-scheme" content="light dark"/>'
         f"<title>{escape(title)} – selfsame report</title><style>{_part('page.css')}</style></head><body><main>"
-        f'<header><p class="brand">selfsame report</p><h1>{escape(title)}</h1>{_verdict(verdict)}</header>'
+        f'<header><p class="brand">selfsame report</p>{header}</header>'
         f"<nav>{links}</nav>{body}</main><script>{_part('page.js')}</script></body></html>\n"
     )
     path = folder / "report.html"

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from selfsame.modalities.image import graph, kernel
 from selfsame.modalities.image.measure import Stats
-from selfsame.modalities.image.views import View, Views, graph_of, make_views, recipe
+from selfsame.modalities.image.recipes import View, Views, recipe
+from selfsame.modalities.image.views import graph_of, make_views
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
 
@@ -103,6 +104,16 @@ def test_compiled_to_machine_code_a_pipeline_gives_what_its_steps_give(monkeypat
 def test_every_step_has_its_place_in_a_graph():
     views = Views(size=24, one=RARE, two=RARE, part=RARE, part_size=24)
     values = samples(3, 255, 12, (24, 24, 24, 24))
+    alike(made(values, views), one_by_one(values, views))
+
+
+@pytest.mark.parametrize("fill", ["gray", "other"])
+def test_backgrounds_are_replaced_before_a_graph_begins(fill):
+    view = RARE.changed(rotate=0, box_blur=0, background=0.5, background_fill=fill)
+    views = Views(size=24, one=view, two=view, part=view, part_size=24)
+    values = [x // 2 for x in samples(3, 255, 12, (24, 24, 24, 24))]
+    for x in values:
+        x[:, :, 8:16, 8:16] += 120
     alike(made(values, views), one_by_one(values, views))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 __all__ = [
     "box_taps",
+    "brought_together",
     "colour_matrices",
     "crop_boxes",
     "cut_out",
@@ -53,6 +54,32 @@ def crop_boxes(
     wide = np.sqrt(share * aspect).round().clip(1, width)
     top, left = np.floor(down * (height - high + 1)), np.floor(across * (width - wide + 1))
     return np.stack([top, left, high, wide], axis=1).astype(np.int64)
+
+
+def brought_together(
+    first: Int[np.ndarray, "b 4"], other: Int[np.ndarray, "b 4"], least: float
+) -> Int[np.ndarray, "b 4"]:
+    """The other boxes (top, left, height, width), moved as little as needed to share `least` of the smaller area.
+
+    They move straight, in sixteenths of the way, to the nearest place where they share all that their shapes allow:
+    boxes of very different shapes may share less even there.
+    """
+    goal, slack = other.copy(), first[:, 2:] - other[:, 2:]
+    goal[:, :2] = other[:, :2].clip(first[:, :2] + np.minimum(slack, 0), first[:, :2] + np.maximum(slack, 0))
+    moved = other.copy()
+    for part in range(1, 17):
+        apart = shared(first, moved) < least
+        if not apart.any():
+            break
+        moved[apart, :2] = (other[:, :2] + (goal[:, :2] - other[:, :2]) * part // 16)[apart]
+    return moved
+
+
+def shared(one: Int[np.ndarray, "b 4"], two: Int[np.ndarray, "b 4"]) -> Float[np.ndarray, "b"]:
+    """The area that two boxes have in common, as a share of the smaller one's."""
+    near = np.maximum(one[:, :2], two[:, :2])
+    far = np.minimum(one[:, :2] + one[:, 2:], two[:, :2] + two[:, 2:])
+    return (far - near).clip(0).prod(1) / np.minimum(one[:, 2:].prod(1), two[:, 2:].prod(1))
 
 
 def between(uniform: Numbers, ends: tuple[float, float]) -> Numbers:
