@@ -77,7 +77,9 @@ class TinyTokens(Tiny):
         tokens = self.last_layers(view, len(self.body) - 1, keep, hide)[-1]
         return tokens.mean(1), tokens
 
-    def last_layers(self, view: Tensor, last: int, keep: Tensor | None = None, hide: Hidden | None = None) -> list[Tensor]:
+    def last_layers(
+        self, view: Tensor, last: int, keep: Tensor | None = None, hide: Hidden | None = None
+    ) -> list[Tensor]:
         x = self.body[0](view).flatten(2).transpose(1, 2)
         if hide is not None:
             x = torch.where(hide.where[..., None], hide.stand_in.to(x.dtype), x)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from selfsame.errors import UnreadableItem, UserError
-from selfsame.modalities.image import steps
+from selfsame.modalities.image import graph, steps
 from selfsame.modalities.image.measure import Stats
 from selfsame.modalities.image.opening import open_source
 from selfsame.modalities.image.recipes import RECIPES, View, Views, part_side, recipe, recipes
@@ -350,15 +350,20 @@ def test_steps_that_the_kernel_lacks_are_left_to_torch(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_the_device_is_never_waited_for():
+@pytest.mark.parametrize("compiled", ["1", "0"])
+def test_the_device_is_never_waited_for(compiled, monkeypatch):
+    monkeypatch.setenv("SELFSAME_COMPILE", compiled)
     plan, views = ViewPlan(full=2, part=1, plain=1), Views(size=24, part_size=24, one=ALL, two=ALL, part=ALL)
     samples = [torch.from_numpy(pixels(16, 3, 24, 24))] * 4
     moved = [view.cuda() for view in samples]
+    make_views(moved, plan, views, stats(), Draws(0, 1, 16))  # the compiler may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
         on_gpu = make_views(moved, plan, views, stats(), Draws(0, 0, 16))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert not graph.failed
+    monkeypatch.setenv("SELFSAME_COMPILE", "0")
     for one, other in zip(on_gpu, make_views(samples, plan, views, stats(), Draws(0, 0, 16)), strict=True):
         assert (one.cpu() - other).abs().mean() < 1e-3
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
-from selfsame.modalities.image import kernel, saliency, steps
+from selfsame.modalities.image import graph, kernel, saliency, steps
 from selfsame.modalities.image.measure import Stats
 from selfsame.modalities.image.recipes import SMALL, View, Views
 from selfsame.records import ViewPlan
@@ -138,6 +138,8 @@ LATER = ("background", "background_gray")
 """The same for steps that came later: drawn after those of all views, and only where a view has such a step, so that
 runs without them see what they always saw."""
 
+RARE = ("rotate", "box_blur", "sharpen", "cutout")  # steps that the compiled kernel lacks
+
 
 def make_views(
     samples: list[Integer[Tensor, "b c s s"]], plan: ViewPlan, views: Views, stats: Stats, draws: Draws
@@ -150,19 +152,76 @@ def make_views(
         draws: each random view takes one `uniform(len(COLUMNS))`; after them, where any has such a step, each one
             `uniform(len(LATER))`.
 
-    Which rows a step is for is known on the CPU: the device is never waited for. Plain views are only scaled.
+    Which rows a step is for, and how much of it, is known on the CPU: the device is never waited for. On a GPU each
+    pipeline is one compiled graph. Plain views are only scaled.
     """
     kinds = views.strengths(plan)
     numbers = [dict(zip(COLUMNS, draws.uniform(len(COLUMNS)).unbind(1), strict=True)) for _ in kinds]
     if any(kind.background for kind in kinds):
         for drawn in numbers:
             drawn.update(zip(LATER, draws.uniform(len(LATER)).unbind(1), strict=True))
-    made = []
-    for pixels, kind, drawn in zip(samples, kinds, numbers, strict=False):
-        rare = kind.rotate or kind.box_blur or kind.sharpen or kind.cutout or kind.background
-        fused = kernel.finishes(pixels, stats.white) and not rare
-        made.append(at_once(pixels, kind, drawn) if fused else transformed(scaled(pixels, stats.white), kind, drawn))
+    random = list(zip(samples, kinds, numbers, strict=False))
+    made = None
+    if random and graph.wanted(samples[0].device):
+        made = graph.attempted(lambda: in_graphs(random, stats.white))
+    if made is None:
+        made = [one_by_one(pixels, kind, drawn, stats.white) for pixels, kind, drawn in random]
     return made + [scaled(pixels, stats.white) for pixels in samples[len(kinds) :]]
+
+
+def in_graphs(
+    random: Sequence[tuple[Integer[Tensor, "b c s s"], View, dict[str, Tensor]]], white: int
+) -> list[Float[Tensor, "b c s s"]]:
+    """The views as compiled graphs make them, from one transfer of all that is known of their rows."""
+    # A background is found in hundreds of small steps, which would take minutes to compile: it is replaced before.
+    ready = [
+        (regrounded(scaled(pixels, white), kind, drawn), kind.changed(background=0.0), 1)
+        if kind.background
+        else (pixels, kind, white)
+        for pixels, kind, drawn in random
+    ]
+    known = [chosen(kind, drawn, *pixels.shape[1:3]) for pixels, kind, drawn in random]
+    tables = [torch.cat([part.reshape(len(part), -1).float() for part in numbers.values()], dim=1) for numbers in known]
+    tables = graph.moved(tables, random[0][0].device)
+    made = []
+    for (pixels, kind, white), numbers, table in zip(ready, known, tables, strict=True):
+        shapes = tuple((name, tuple(part.shape[1:])) for name, part in numbers.items())
+        made.append(graph_of(kind, tuple(pixels.shape[1:]), shapes, white)(pixels, table))
+    return made
+
+
+@functools.cache
+def graph_of(
+    view: View, shape: tuple[int, ...], shapes: tuple[tuple[str, tuple[int, ...]], ...], white: int
+) -> Callable[..., Tensor]:
+    """`transformed` of stored values [b *shape] for these strengths, compiled: (pixels, table of numbers) -> view.
+
+    All rows go through every step that there is, and keep what came of it where the step is for them: shapes are then
+    the same whatever was drawn.
+    """
+    names, sizes = [name for name, _ in shapes], [math.prod(shape) for _, shape in shapes]
+
+    def make(pixels: Tensor, table: Tensor) -> Tensor:
+        parts = zip(table.split(sizes, dim=1), shapes, strict=True)
+        number = dict(zip(names, (part.reshape(-1, *shape) for part, (_, shape) in parts), strict=True))
+
+        def only(name: str, x: Tensor, step: Callable[..., Tensor], *given: str) -> Tensor:
+            if not getattr(view, name):
+                return x
+            return torch.where(number[name][:, None, None, None] > 0, step(x, *(number[one] for one in given)), x)
+
+        x = pipeline(scaled(pixels, white), view, number, only)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    return graph.compiled(make)
+
+
+def one_by_one(
+    pixels: Integer[Tensor, "b c s s"], kind: View, drawn: dict[str, Tensor], white: int
+) -> Float[Tensor, "b c s s"]:
+    """A view without torch's compiler: by the compiled kernel where that can, else each step on the rows it is for."""
+    fused = kernel.finishes(pixels, white) and not any(getattr(kind, name) for name in (*RARE, "background"))
+    return at_once(pixels, kind, drawn) if fused else transformed(scaled(pixels, white), kind, drawn)
 
 
 def scaled(pixels: Integer[Tensor, "b c s s"], white: int) -> Float[Tensor, "b c s s"]:
@@ -172,14 +231,76 @@ def scaled(pixels: Integer[Tensor, "b c s s"], white: int) -> Float[Tensor, "b c
 
 def at_once(pixels: Integer[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor]) -> Float[Tensor, "b c s s"]:
     """`transformed` of stored values in one pass, for pipelines of flips, colour, Gaussian blur and solarisation."""
-    channels, side = pixels.shape[1:3]
-    happens = {name: drawn[name] < getattr(view, name) for name in ("flip", "vertical_flip", "blur", "solarize")}
+    number = chosen(view, drawn, *pixels.shape[1:3])
+    taps = number["taps"]
+    taps = torch.where(number["blur"][:, None], taps, steps.box_taps(torch.zeros(1).long(), taps.shape[1] // 2))
+    does = torch.stack([number["flip"], number["vertical_flip"], number["solarize"]], dim=1)
+    return kernel.finish(pixels, number["on_pixel"], number["on_mean"], does, taps)
+
+
+def transformed(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor]) -> Float[Tensor, "b c s s"]:
+    """One pipeline: the background, and then each step done to the rows it is for alone, in place. Overwrites x."""
+    x = regrounded(x, view, drawn) if view.background else x
+    known = chosen(view, drawn, *x.shape[1:3])
+    number = dict(zip(known, graph.moved([part.float() for part in known.values()], x.device), strict=True))
+    rows = {name: part.nonzero()[:, 0] for name, part in known.items() if part.dtype == torch.bool}
+    places = dict(zip(rows, graph.moved(list(rows.values()), x.device), strict=True))
+
+    def only(name: str, x: Tensor, step: Callable[..., Tensor], *given: str) -> Tensor:
+        return on_rows(x, places[name], step, *(number[one] for one in given)) if name in places else x
+
+    return pipeline(x, view, number, only)
+
+
+def pipeline(
+    x: Float[Tensor, "b c s s"], view: View, number: dict[str, Tensor], only: Callable[..., Tensor]
+) -> Float[Tensor, "b c s s"]:
+    """Flips, rotation, colour jitter and grayscale, filters, solarisation, cut-out.
+
+    Args:
+        number: what `chosen` gives, on the device of x.
+        only: `only(name, x, step, *names)` is x with the step done to the rows that `number[name]` is true for; the
+            step takes x and the numbers of the other names.
+    """
+    x = only("flip", x, lambda rows: rows.flip(3))
+    x = only("vertical_flip", x, lambda rows: rows.flip(2))
+    x = only("rotate", x, steps.rotated, "degrees")
+    if view.jitter or view.gray:
+        x = steps.recolour(x, number["on_pixel"], number["on_mean"])
+    x = only("blur", x, steps.smoothed, "taps")
+    x = only("box_blur", x, steps.smoothed, "box_taps")
+    x = only("sharpen", x, steps.sharpened, "amount")
+    x = only("solarize", x, steps.solarized)
+    x = only("cutout", x, steps.cut_out, "box", "value")
+    return x.clamp_(0, 1)
+
+
+def chosen(view: View, drawn: dict[str, Tensor], channels: int, side: int) -> dict[str, Tensor]:
+    """What is known of each row before it is looked at, by name [b ...]: which steps are for it, how much of each."""
+
+    def within(name: str) -> Float[Tensor, "b"]:
+        return steps.between(drawn[name], getattr(view, name))
+
+    known = {name: drawn[name] < getattr(view, name) for name in ("flip", "vertical_flip", "blur", "solarize")}
     jitter, gray = drawn["jitter"] < view.jitter, (drawn["gray"] < view.gray) & (channels == 3)
     matrices = steps.colour_matrices(channels, **jittered(view, drawn, jitter), gray=gray)
-    taps = blur_taps(steps.between(drawn["sigma"], view.sigma), view, side)
-    taps = torch.where(happens["blur"][:, None], taps, steps.box_taps(torch.zeros(1).long(), taps.shape[1] // 2))
-    does = torch.stack([happens["flip"], happens["vertical_flip"], happens["solarize"]], dim=1)
-    return kernel.finish(pixels, *matrices, does, taps)
+    known |= {"on_pixel": matrices[0], "on_mean": matrices[1], "taps": blur_taps(within("sigma"), view, side)}
+    rare = {name: drawn[name] < getattr(view, name) for name in RARE if getattr(view, name)}
+    if "rotate" in rare:
+        rare["degrees"] = within("degrees")
+    if "box_blur" in rare:
+        low, high = view.box_radius
+        radius = min(high, side - 1)
+        reach = steps.between(drawn["box_radius"], (low, high + 1)).long().clamp(max=radius)
+        rare["box_taps"] = steps.box_taps(reach, radius)
+    if "sharpen" in rare:
+        rare["amount"] = within("sharpen_amount")
+    if "cutout" in rare:
+        place = torch.stack([drawn[f"cutout_{name}"] for name in ("area", "aspect", "top", "left")], dim=1)
+        rare["box"] = torch.from_numpy(steps.crop_boxes(place.numpy(), side, side, view.cutout_area, CUTOUT_RATIO))
+        value = drawn["cutout_value"]
+        rare["value"] = value if view.cutout_value is None else torch.full_like(value, view.cutout_value)
+    return known | rare
 
 
 def blur_taps(sigma: Float[Tensor, "b"], view: View, side: int) -> Float[Tensor, "b k"]:
@@ -187,52 +308,8 @@ def blur_taps(sigma: Float[Tensor, "b"], view: View, side: int) -> Float[Tensor,
     return steps.gaussian_taps(sigma, min(max(1, side // 20), math.ceil(3 * view.sigma[1]), side - 1))
 
 
-def transformed(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor]) -> Float[Tensor, "b c s s"]:
-    """One pipeline: background, flips, rotation, colours, gray, filters, solarisation, cut-out. Overwrites x."""
-    channels, side = x.shape[1:3]
-
-    def happens(name: str) -> Bool[Tensor, "b"]:
-        return drawn[name] < getattr(view, name)
-
-    def within(name: str) -> Float[Tensor, "b"]:
-        return steps.between(drawn[name], getattr(view, name))
-
-    if view.background:
-        x = regrounded(x, view, happens("background"), drawn["background_gray"])
-    x = on_rows(x, happens("flip"), lambda rows: rows.flip(3))
-    x = on_rows(x, happens("vertical_flip"), lambda rows: rows.flip(2))
-    x = on_rows(x, happens("rotate"), steps.rotated, within("degrees"))
-
-    jitter, gray = happens("jitter"), happens("gray") & (channels == 3)
-    if bool((jitter | gray).any()):
-        matrices = steps.colour_matrices(channels, **jittered(view, drawn, jitter), gray=gray)
-        x = steps.recolour(x, *(matrix.to(x.device, non_blocking=True) for matrix in matrices))
-
-    def blurred(rows: Tensor, sigma: Tensor) -> Tensor:
-        return steps.smoothed(rows, blur_taps(sigma, view, side))
-
-    def box_blurred(rows: Tensor, reach: Tensor) -> Tensor:
-        radius = min(view.box_radius[1], side - 1)
-        return steps.smoothed(rows, steps.box_taps(reach.clamp(max=radius), radius))
-
-    low, high = view.box_radius
-    reach = steps.between(drawn["box_radius"], (low, high + 1)).long()
-    x = on_rows(x, happens("blur"), blurred, within("sigma"))
-    x = on_rows(x, happens("box_blur"), box_blurred, reach)
-    x = on_rows(x, happens("sharpen"), steps.sharpened, within("sharpen_amount"))
-    x = on_rows(x, happens("solarize"), steps.solarized)
-
-    place = torch.stack([drawn[f"cutout_{name}"] for name in ("area", "aspect", "top", "left")], dim=1)
-    boxes = torch.from_numpy(steps.crop_boxes(place.numpy(), side, side, view.cutout_area, CUTOUT_RATIO))
-    value = drawn["cutout_value"] if view.cutout_value is None else torch.full((len(x),), view.cutout_value)
-    x = on_rows(x, happens("cutout"), steps.cut_out, boxes, value)
-    return x.clamp_(0, 1)
-
-
-def regrounded(
-    x: Float[Tensor, "b c s s"], view: View, rows: Bool[Tensor, "b"], gray: Float[Tensor, "b"]
-) -> Float[Tensor, "b c s s"]:
-    """The chosen rows, what stands out of them left as it is and all about it replaced. May overwrite x.
+def regrounded(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor]) -> Float[Tensor, "b c s s"]:
+    """Some rows, what stands out of them left as it is and all about it replaced. May overwrite x.
 
     Source: Ryali et al. 2021, arXiv 2103.12719, BG_RM ("gray") and BG_Random ("other"), with the masks of `saliency`
     in place of a trained network's, and of the crop itself. The other item is the one before in the micro-batch, its
@@ -247,9 +324,10 @@ def regrounded(
         ground = saliency.background_of(other, saliency.mask_of(other))
         return torch.where(saliency.mask_of(chosen)[:, None], chosen, ground)
 
+    here = graph.moved([(drawn["background"] < view.background).nonzero()[:, 0]], x.device)[0]
     if view.background_fill == "gray":
-        return on_rows(x, rows, on_gray, gray)
-    return on_rows(x, rows, on_other, torch.arange(-1, len(x) - 1) % len(x))
+        return on_rows(x, here, on_gray, *graph.moved([drawn["background_gray"]], x.device))
+    return on_rows(x, here, on_other, torch.arange(-1, len(x) - 1, device=x.device) % len(x))
 
 
 def jittered(view: View, drawn: dict[str, Tensor], rows: Bool[Tensor, "b"]) -> dict[str, Tensor]:
@@ -267,14 +345,11 @@ def jittered(view: View, drawn: dict[str, Tensor], rows: Bool[Tensor, "b"]) -> d
 
 
 def on_rows(
-    x: Float[Tensor, "b c s s"], rows: Bool[Tensor, "b"], step: Callable[..., Tensor], *numbers: Tensor
+    x: Float[Tensor, "b c s s"], here: Int[Tensor, "m"], step: Callable[..., Tensor], *numbers: Tensor
 ) -> Float[Tensor, "b c s s"]:
-    """The step done to the chosen rows only, in place. `rows` and `numbers` (one for each row) are on the CPU."""
-    chosen = rows.nonzero()[:, 0]
-    if not len(chosen):
+    """The step done to the rows `here` only, in place. `numbers` has one for each row of x."""
+    if not len(here):
         return x
-    moved = [number[chosen].to(x.device, non_blocking=True) for number in numbers]
-    if len(chosen) == len(x):
-        return step(x, *moved)
-    places = chosen.to(x.device, non_blocking=True)
-    return x.index_copy_(0, places, step(x.index_select(0, places), *moved))
+    if len(here) == len(x):
+        return step(x, *numbers)
+    return x.index_copy_(0, here, step(x.index_select(0, here), *(number[here] for number in numbers)))
