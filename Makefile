@@ -1,6 +1,7 @@
 # make demo   set up, then learn from handwritten digits and measure the encoder
 # make test   set up, then every check there is: format, lint, types, import directions, tests
 # make learns the slow tests, which train for minutes and must reach stated figures
+# make compiles  every recipe of views, compiled by torch, against the steps one by one: minutes of compiling
 # make hosts  two hosts on this machine, in network namespaces (needs root), train together
 # make bench  measure what docs/performance.md states (about an hour), and write it; make bench-page writes it alone
 PYTHON ?= python3
@@ -11,7 +12,7 @@ install = if command -v uv >/dev/null; \
 	  then uv pip install --quiet --python $(BIN)/python -e '.[$(1)]'; \
 	  else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'; fi
 
-.PHONY: demo test check learns hosts bench bench-page clean
+.PHONY: demo test check learns compiles hosts bench bench-page clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/digits.py
@@ -27,6 +28,9 @@ check: $(VENV)/ready
 
 learns: $(VENV)/ready
 	$(BIN)/python -m pytest -m learns -s
+
+compiles: $(VENV)/ready
+	$(BIN)/python -m pytest -m compiles
 
 hosts: $(VENV)/ready
 	$(BIN)/python -m pytest -m hosts -rs

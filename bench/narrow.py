@@ -52,3 +52,10 @@ def photo() -> nn.Module:
     return timm.create_model(
         "resnet10t", num_classes=0, channels=(32, 64, 128, 256), stem_width=16, zero_init_last=False
     )
+
+
+def tokens() -> nn.Module:
+    """A vision transformer of 6 blocks, 128 wide, for 32 px in patches of 4: [b 3 32 32] -> [b 128]."""
+    return timm.models.VisionTransformer(
+        img_size=32, patch_size=4, embed_dim=128, depth=6, num_heads=4, num_classes=0, dynamic_img_size=True
+    )

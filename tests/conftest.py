@@ -38,6 +38,10 @@ class Tiny(Encoder):
     def forward(self, view: Tensor) -> Tensor:
         return self.body(view).mean((2, 3))
 
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        return self.dim, self.dim
+
     def maps(self, view: Tensor) -> list[Tensor]:
         fine = self.body[:3](view)
         return [fine, self.body[3:](fine)]
@@ -48,7 +52,7 @@ class Tiny(Encoder):
     def use_group_norm(self) -> None:
         from selfsame.nn.norm import use_group_norm
 
-        use_group_norm(self.body)
+        use_group_norm(self.body, 1)  # with a channel each, the mean over the places would be a constant
 
 
 class TinyTokens(Tiny):
@@ -70,10 +74,12 @@ class TinyTokens(Tiny):
         return self.both(view)[0]
 
     def both(self, view: Tensor, keep: Tensor | None = None, hide: Hidden | None = None) -> tuple[Tensor, Tensor]:
-        tokens = self.layers(view, len(self.body) - 1, keep, hide)[-1]
+        tokens = self.last_layers(view, len(self.body) - 1, keep, hide)[-1]
         return tokens.mean(1), tokens
 
-    def layers(self, view: Tensor, last: int, keep: Tensor | None = None, hide: Hidden | None = None) -> list[Tensor]:
+    def last_layers(
+        self, view: Tensor, last: int, keep: Tensor | None = None, hide: Hidden | None = None
+    ) -> list[Tensor]:
         x = self.body[0](view).flatten(2).transpose(1, 2)
         if hide is not None:
             x = torch.where(hide.where[..., None], hide.stand_in.to(x.dtype), x)
@@ -86,8 +92,15 @@ class TinyTokens(Tiny):
             outputs.append(x)
         return outputs[-last:]
 
+    def average_tokens(self) -> None:
+        """It does."""
+
     def grid(self, view: Tensor) -> tuple[int, int]:
         return view.shape[2] // 4, view.shape[3] // 4
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        return (self.dim,)
 
     def maps(self, view: Tensor) -> list[Tensor]:
         return [self.both(view)[1].transpose(1, 2).unflatten(2, self.grid(view))]

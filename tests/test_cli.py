@@ -203,10 +203,12 @@ def test_without_json_stdout_stays_empty(pictures, tmp_path, capfd):
 def test_methods_lists_the_methods_and_the_settings_of_one(capsys):
     assert main(["methods", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert set(listed) == set(ss.methods.names()) and listed["byol"].startswith("BYOL: ")
+    assert set(listed) == set(ss.methods.names()) and listed["byol"]["about"].startswith("BYOL: ")
+    assert listed["byol"]["needs"] == "views: 2 random" and {"imagenet", "cifar"} <= set(listed["byol"]["presets"])
     assert main(["methods", "--name", "byol", "--json"]) == 0
     one = json.loads(capsys.readouterr().out)
     assert one["settings"]["momentum"]["default"] == 0.996 and one["settings"]["loss"]["help"]
+    assert one["presets"]["imagenet"]["training"]["encoder"] == "resnet50" and "2006.07733" in one["notes"]
     assert "unknown method 'byl'. Did you mean 'byol'?" in error_of(capsys, "methods", "--name", "byl")
 
 
@@ -347,6 +349,13 @@ def test_methods_shows_the_settings_of_one(capsys):
     assert main(["methods", "byol"]) == 0
     shown = capsys.readouterr().err
     assert "--method.momentum" in shown and "--method.output-norm" in shown
+    assert "--preset imagenet" in shown and "74.3 %" in shown and "Good for: " in shown
+
+
+def test_methods_lists_each_with_what_it_needs(capsys):
+    assert main(["methods"]) == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert all(name in shown for name in ss.methods.names()) and "views: 2 random" in shown
 
 
 def test_a_switch_of_a_method_can_be_turned_off(monkeypatch):

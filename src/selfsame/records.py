@@ -44,6 +44,9 @@ class ViewPlan(Record):
     """the item untransformed, only brought to size"""
 
 
+SHORT = 20_000  # steps; a choice, measured at 600 to 3,000 (docs/numbers.md)
+
+
 class Budget(Record):
     """What a run can spend: the ground for defaults that depend on it."""
 
@@ -57,6 +60,11 @@ class Budget(Record):
     """width of the encoder's vector"""
     cuts: int = 1
     """parts of a batch that pass the network one by one or on different processes: processes times micro-batches"""
+
+    @property
+    def short(self) -> bool:
+        """Whether a method must get going soon: then whitening helps, and part views cost too many steps."""
+        return self.steps < SHORT
 
     @property
     def passes(self) -> float:
@@ -75,6 +83,13 @@ class Preset(Record):
     """fields of `pretrain`: epochs, batch_size, optimizer, lr, ..., encoder, views"""
     published: str = ""
     """what was reached with them there, with protocol; as text, for it is another's claim"""
+
+
+QUICK = Preset(
+    source="docs/methods.md, where it is measured",
+    training={"encoder": "resnet18@0.25", "image_size": 32, "epochs": 4.2},
+)
+"""A first try in minutes on a processor: of 10,000 small images about 40,000 samples. All else is derived."""
 
 
 class Method(Record):
@@ -97,6 +112,11 @@ class Method(Record):
     def cautions(self) -> list[str]:
         """Settings that are known to end badly, each with its reason; empty when there are none."""
         return []
+
+    @classmethod
+    def known_presets(cls) -> dict[str, Preset]:
+        """Its own and, where a residual net will do, `quick`."""
+        return cls.presets if "tokens" in cls.needs else {"quick": QUICK, **cls.presets}
 
     def misfits(self, budget: Budget) -> list[str]:
         """What does not go together in a run of this size, each with its cure; such a run is refused before it begins.

@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 
 from selfsame.records import Method, Record, ViewPlan
 
-__all__ = ["Draws", "Encoder", "Learner", "Method", "Modality", "Record", "Source", "Step", "ViewPlan", "mixed"]
+__all__ = ["Draws", "Encoder", "Learner", "Look", "Method", "Modality", "Record", "Source", "Step", "ViewPlan", "mixed"]
 
 
 def mixed(*numbers: int) -> int:
@@ -105,6 +105,15 @@ class Encoder(nn.Module):
         """Dense features [b c ...], fine to coarse, one a stage. TypeError where the network has none."""
         raise TypeError(f"{type(self).__name__} has no maps")
 
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """The channels of each of `maps`. TypeError where the network has none."""
+        raise TypeError(f"{type(self).__name__} has no maps")
+
+    def with_maps(self, view: Tensor) -> tuple[Float[Tensor, "b d"], list[Tensor]]:
+        """The vector and the maps; in one pass where the encoder can."""
+        return self(view), self.maps(view)
+
     def use_group_norm(self) -> None:
         """Replace batch norms by group norms with weight standardisation, for good."""
         raise TypeError(f"{type(self).__name__} cannot change its norms")
@@ -125,8 +134,15 @@ class Encoder(nn.Module):
         """The vector (what `forward` gives of such a view) and the tokens, in one pass."""
         raise TypeError(f"{type(self).__name__} has no tokens")
 
-    def layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
+    def last_layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
         """The tokens, without the class token, as the `last` last blocks give them, first to last; not normalised."""
+        raise TypeError(f"{type(self).__name__} has no tokens")
+
+    def average_tokens(self) -> None:
+        """Make the mean of the tokens the vector, for good, whatever it was.
+
+        For methods whose loss is on tokens alone: a class token would learn nothing.
+        """
         raise TypeError(f"{type(self).__name__} has no tokens")
 
     def grid(self, view: Tensor) -> tuple[int, ...]:
@@ -144,6 +160,9 @@ class Hidden:
 
     where: Bool[Tensor, "b n"]
     stand_in: Float[Tensor, "d"]  # put in their place, mostly a parameter of the learner
+
+
+Look = Iterable[tuple[list[Tensor], Int[Tensor, "b"]]]  # of a survey: ([plain view], which items) by the batch
 
 
 class Learner(nn.Module):
@@ -166,13 +185,14 @@ class Learner(nn.Module):
         """Change what gradients there are, or drop some (`p.grad = None`). Called once an optimiser step, before it."""
 
     def surveys(self, number: int) -> bool:
-        """Whether `survey` is to be called before pass `number` over the data, counted from 0."""
+        """Whether `survey` is to be called at the first step that begins in pass `number` over the data, from 0."""
         return False
 
-    def survey(self, look: Iterable[tuple[list[Tensor], Int[Tensor, "b"]]]) -> None:
+    def survey(self, look: Look) -> None:
         """See every item once as it is: batches of ([plain view], which items), this process's share of all.
 
-        Called in train mode without gradients; whatever is random must be seeded by what is in the buffers.
+        They come mixed. All processes get as many rows, so the last batch is filled up with those that came first. What
+        is not looked at is not read. Called in train mode without gradients; what is random is seeded by buffers.
         """
 
     def after_step(self, progress: float) -> None:

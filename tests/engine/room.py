@@ -1,7 +1,7 @@
 """A small room to train in: 64 painted pictures in memory, crops as views, the tiny encoder."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selfsame import methods
-from selfsame.engine.feed import Steps
+from selfsame.engine.feed import Batch, Steps, Survey, feed
 from selfsame.engine.health import Health
 from selfsame.engine.loop import Loop, train
 from selfsame.errors import UnreadableItem
@@ -69,6 +69,20 @@ def make_views(samples: list[Tensor], draws: Draws) -> list[Tensor]:
     return views
 
 
+def plain(source: Any, items: Any, draws: Draws) -> list[Tensor]:
+    """The middle of each picture."""
+    pictures = [source.attempt(i, source.read)[4:-4, 4:-4] for i in items]
+    return [torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()]
+
+
+def surveyed(steps: Steps, workers: int = 0) -> Iterator[Batch]:
+    """All items as they are, as `pretrain` shows them."""
+    everything = Survey(steps, plain)
+    for batch in feed(everything, 0, len(everything), workers):
+        batch.samples = [sample / 255 for sample in batch.samples]
+        yield batch
+
+
 class Bare(Tiny):
     """Without norms: nothing keeps its vectors apart."""
 
@@ -107,5 +121,9 @@ def run(
     found: Callable[[dict[int, str]], None] = lambda _: None,
 ) -> int:
     """Train as `pretrain` does."""
-    steps = Steps(source or Pictures(), np.arange(64), cut, plan.batch, slice(0, plan.batch), plan.seed)
-    return train(one, steps, views, plan, folder, torch.device("cpu"), workers, health or health_of(one), found)
+    rows = slice(0, plan.batch)
+    steps = Steps(source or Pictures(), np.arange(64), cut, plan.batch, rows, plan.seed, one.by_item)
+    return train(
+        one, steps, views, plan, folder, torch.device("cpu"), workers, health or health_of(one), found,
+        survey=functools.partial(surveyed, steps, workers),
+    )  # fmt: skip

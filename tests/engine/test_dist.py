@@ -14,9 +14,10 @@ import pytest
 import torch.distributed as td
 
 import selfsame
-from selfsame.engine import dist
+from selfsame.engine import dist, shard
 from selfsame.errors import UserError
-from tests.conftest import paint
+from selfsame.methods.deepcluster import DeepCluster
+from tests.conftest import Tiny, paint
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,3 +80,8 @@ def test_when_one_of_two_processes_is_killed_the_job_goes_on_by_itself_to_the_sa
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("calm", "run")]
     steps = [[row["step"] for row in map(json.loads, log) if "loss" in row] for log in logs]
     assert steps[0] == steps[1]
+
+
+def test_a_learner_that_looks_at_all_items_is_not_divided():
+    with pytest.raises(UserError, match="--shard does not work with methods that look at all items between passes"):
+        shard.sharded(DeepCluster(clusters=2).build(Tiny(), 4), dist.device("cpu"))

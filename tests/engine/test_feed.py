@@ -2,6 +2,7 @@ import os
 import pickle
 import signal
 import time
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfsame.engine.feed import Batch, BlockOrder, Order, Patient, Steps, feed, order_of
+from selfsame.engine.feed import Batch, BlockOrder, Order, Patient, Steps, Survey, feed, order_of
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.types import Draws, mixed
 
@@ -178,6 +179,52 @@ def test_only_items_to_learn_from_stand_in_for_an_unreadable_one():
 def test_a_batch_pins_its_own_samples(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
     assert Batch(0, [torch.zeros(2)]).pin_memory().samples[0].tolist() == [1, 1]
+
+
+# Which item each row is, and a look at all of them
+
+
+def test_a_batch_says_which_of_the_items_to_learn_from_its_rows_are():
+    items = np.arange(3, 60, 3)  # others are held out
+    steps = Steps(Numbers(60), items, sample, 6, slice(1, 6, 2), seed=3, by_item=True)
+    for step in range(8):
+        batch = steps[step]
+        assert batch.items.dtype == torch.long and len(batch.items) == 3
+        assert items[batch.items].tolist() == batch.samples[0].floor().int().flatten().tolist()
+    seen = torch.cat([Steps(Numbers(60), items, sample, 19, slice(0, 19), 3, True)[0].items])
+    assert sorted(seen.tolist()) == list(range(19))
+    assert Steps(Numbers(60), items, sample, 6, slice(0, 6), seed=3)[0].items is None
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_survey_shows_every_item_once_mixed_and_fills_up_the_last_batch_with_the_first(world):
+    items = np.arange(1, 41, 2)  # 20 of them
+    shares = []
+    for rank in range(world):
+        steps = Steps(Numbers(41), items, sample, 6, slice(rank, 6, world), seed=3)
+        survey = Survey(steps, sample)
+        shares.append(list(feed(survey, 0, len(survey), 0)))
+        assert [len(batch.items) for batch in shares[-1]] == [6 // world] * 4
+        for batch in shares[-1]:
+            assert items[batch.items].tolist() == batch.samples[0].floor().int().flatten().tolist()
+    rows = [torch.stack([share[k].items for share in shares], dim=1).flatten().tolist() for k in range(4)]
+    order = [*chain(*rows)]
+    assert sorted(order[:20]) == list(range(20)) and order[20:] == order[:4]
+    assert np.abs(np.diff(order)).mean() > 3  # items that lie side by side do not come together
+    again = Survey(Steps(Numbers(41), items, sample, 10, slice(0, 10), seed=3), sample)
+    assert again[0].items.tolist() == order[:10]  # whatever the batch
+
+
+def test_in_a_survey_another_item_stands_in_for_an_unreadable_one_which_is_told():
+    steps = made(n=20, broken=[2, 9], batch=6)
+    survey = Survey(steps, sample)
+    batches = list(feed(survey, 0, len(survey), 0))
+    told = [item for batch in batches for item in batch.skipped]
+    assert sorted(told) == [2, 9] and {2, 9} <= set(torch.cat([batch.items for batch in batches]).tolist())
+    for batch in batches:  # they are told where they were met
+        assert batch.skipped.keys() <= set(batch.items.tolist()) and set(batch.skipped.values()) <= {"cut short"}
+    read = torch.cat([batch.samples[0] for batch in batches]).floor().int().flatten().tolist()
+    assert not {2, 9} & set(read)
 
 
 # Reading processes that fail

@@ -3,14 +3,21 @@ import os
 import signal
 import threading
 import time
+from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfsame.engine.loop import Interrupted
+from selfsame import methods
+from selfsame.engine.feed import Order, Steps
+from selfsame.engine.loop import Interrupted, train
 from selfsame.engine.state import saved
 from selfsame.errors import TrainingStopped, UserError
+from selfsame.records import Budget
+from selfsame.types import Learner, Step
+from tests.conftest import Tiny
 from tests.engine import room
 
 
@@ -162,6 +169,108 @@ def test_training_works_outside_the_main_thread_where_signals_cannot_be_caught(t
     thread.start()
     thread.join()
     assert began == [0] and len(saved(tmp_path / "state")) == 1
+
+
+# Items and surveys ---------------------------------------------------------------------------------------------------
+
+
+class Noting(Learner):
+    """Keeps which items it learned from and when it looked at all of them."""
+
+    by_item = True
+
+    def __init__(self, every=1):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = room.Bare()
+        self.every, self.looks, self.rows, self.steps_done = every, [], [], 0
+
+    def forward(self, views, items):
+        self.rows.append(items.tolist())
+        assert len(views[0]) == len(items)
+        return Step(torch.stack([self.encoder(view).square().mean() for view in views]).mean())
+
+    def surveys(self, number):
+        return number % self.every == 0
+
+    def survey(self, look):
+        assert self.training and not torch.is_grad_enabled()
+        shown = list(look)
+        self.looks.append((self.steps_done, [i for _, which in shown for i in which.tolist()]))
+        assert all(len(views) == 1 and len(views[0]) == len(which) for views, which in shown)
+
+    def after_step(self, progress):
+        self.steps_done += 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "every", "at"), [(16, 1, [0, 4, 8]), (24, 1, [0, 3, 6, 8, 11]), (16, 2, [0, 8]), (64, 1, [*range(12)])]
+)
+def test_a_survey_comes_with_the_first_step_that_begins_in_a_pass(tmp_path, batch, every, at):
+    """So that all items have been seen in the passes before."""
+    learner = Noting(every)
+    room.run(tmp_path, learner, room.loop(12, batch=batch))
+    assert [step for step, _ in learner.looks] == at
+    assert all(sorted(set(items)) == list(range(64)) for _, items in learner.looks)
+    for step in at[1:2]:
+        assert set(chain(*learner.rows[:step])) == set(range(64))
+
+
+def test_micro_batches_are_told_their_own_items(tmp_path):
+    whole, cut = Noting(), Noting()
+    room.run(tmp_path / "whole", whole, room.loop(6))
+    room.run(tmp_path / "cut", cut, room.loop(6, accumulate=4))
+    assert [len(rows) for rows in cut.rows] == [4] * 24
+    assert [*chain(*cut.rows)] == [*chain(*whole.rows)]
+    assert whole.rows == [room_items(step) for step in range(6)]
+
+
+def room_items(step):
+    """Places of the items of a step, from the order itself."""
+    return Order(64, 0).at(np.arange(16 * step, 16 * (step + 1))).tolist()
+
+
+def test_what_a_survey_cannot_read_is_told_with_the_rest(tmp_path):
+    told = []
+    source = room.Pictures(broken=(3, 4, 40))
+    room.run(tmp_path, Noting(), room.loop(2), source=source, found=told.append)
+    assert told == [{3: "cut short", 4: "cut short", 40: "cut short"}]  # at the first step, of a quarter of the items
+
+
+def test_a_loop_without_a_survey_is_refused_where_one_is_wanted(tmp_path):
+    learner = Noting()
+    steps = Steps(room.Pictures(), np.arange(64), room.cut, 16, slice(0, 16), 0, True)
+    with pytest.raises(UserError, match=r"test_loop wants to see all items between passes: `train` needs a survey"):
+        train(learner, steps, room.make_views, room.loop(), tmp_path, torch.device("cpu"), 0, room.health_of(learner),
+              lambda _: None)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["deepcluster", "deepclusterv2", "graph", "bownet"])
+@pytest.mark.parametrize("at", [3, 5])  # exactly where a pass ends, and within one
+def test_a_run_with_surveys_that_was_stopped_goes_on_to_the_same_bits(tmp_path, name, at):
+    def made(seed):
+        torch.manual_seed(seed)
+        kind = methods.load(name)
+        small = {key: value for key, value in {"hidden": 16, "out": 8, "every": 1}.items() if key in kind.model_fields}
+        method = kind(**small).fitted(Budget(items=64, batch=16, steps=12, dim=8))
+        return method.build(Tiny(), 64)
+
+    def views(samples, draws):
+        return room.make_views(samples, draws)[: whole.method.plan.full + whole.method.plan.plain]
+
+    halting = stopping(at)
+
+    def stopped(samples, draws):
+        return halting(samples, draws)[: whole.method.plan.full + whole.method.plan.plain]
+
+    whole = made(0)
+    room.run(tmp_path / "whole", whole, room.loop(10), views=views)
+    with pytest.raises(Interrupted, match=f"after step {at + 1}"):
+        room.run(tmp_path / "parts", made(0), room.loop(10), views=stopped)
+    again = made(99)
+    assert room.run(tmp_path / "parts", again, room.loop(10), workers=1, views=views) == at + 1
+    assert_same(again, whole)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 
 
 # Accumulation --------------------------------------------------------------------------------------------------------

@@ -72,3 +72,23 @@ def test_every_optimizer_lowers_a_square(name):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_a_weight_may_get_its_first_gradient_later_than_others(name):
+    """As prototypes do that stand still at first; and it is then as if it had had none of the steps before."""
+    late, alone = (nn.Linear(2, 2, bias=False) for _ in range(2))
+    alone.load_state_dict(late.state_dict())
+    both = nn.ModuleList([nn.Linear(2, 2), late])
+    pull = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
+    optimizer = make_optimizer(name, both, 0.1, 0.0)
+    for step in range(3):
+        for p in both[0].parameters():
+            p.grad = torch.ones_like(p)
+        late.weight.grad = pull.clone() if step else None
+        optimizer.step()
+    optimizer = make_optimizer(name, alone, 0.1, 0.0)
+    for _ in range(2):
+        alone.weight.grad = pull.clone()
+        optimizer.step()
+    torch.testing.assert_close(late.weight, alone.weight)

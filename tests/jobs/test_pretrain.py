@@ -135,6 +135,40 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(finished, pictures, tmp_
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+CLUSTERED = {**QUICK, "epochs": 3, "method": {"name": "deepcluster", "clusters": 4}}
+
+
+def test_a_run_that_looks_at_all_items_is_stopped_where_a_pass_ends_and_goes_on_to_the_same_end(pictures, tmp_path):
+    """There are 61 items to learn from: a pass begins within the fourth step, and its look comes before the fifth."""
+    from selfsame.jobs import pretraining
+
+    whole = ss.pretrain(pictures, out=tmp_path / "whole", **CLUSTERED)
+    assert whole.plan["method_settings"]["clusters"] == 4
+    looks, survey = [], pretraining.Pretraining.survey
+
+    def stopping(self, steps):
+        looks.append(steps)
+        if len(looks) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield from survey(self, steps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining.Pretraining, "survey", stopping)
+        with pytest.raises(Interrupted, match="stopped after step 5"):
+            ss.pretrain(pictures, out=tmp_path / "run", **CLUSTERED)
+    run = ss.pretrain(pictures, out=tmp_path / "run", **CLUSTERED, accumulate=1)
+    assert log_of(run) == log_of(whole)
+    ends = [torch.load(saved(one.folder / "state")[-1], weights_only=True)["learner"] for one in (whole, run)]
+    assert int(ends[0]["clusterings"]) == 3
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_method_with_more_clusters_than_items_is_refused_before_it_begins(pictures, tmp_path):
+    words = "--method deepcluster does not go together with this run: 900 clusters cannot be found in"
+    refused(pictures, words, out=tmp_path / "run", method={"name": "deepcluster", "clusters": 900})
+    assert not (tmp_path / "run" / "plan.json").exists()
+
+
 def test_a_finished_run_is_extended_and_only_its_length_changes(finished, pictures, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     before = ss.Run(tmp_path / "run")

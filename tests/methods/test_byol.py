@@ -249,7 +249,7 @@ def test_an_output_norm_standardises_every_coordinate_of_the_projection(kind, ti
 def test_an_own_loop_is_told_of_wrong_views_and_progress(tiny, views):
     learner = BYOL(hidden=16, out=4).build(tiny)
     for wrong in (views[:1], [views[0], views[1][:3]]):
-        with pytest.raises(UserError, match="two views"):
+        with pytest.raises(UserError, match="2 full views"):
             learner(wrong)
     for progress in (float("nan"), -0.1, 5.0):
         with pytest.raises(UserError, match="from 0 to 1"):

@@ -102,7 +102,7 @@ def test_one_encoder_is_one():
 def test_a_wrong_number_of_views_is_refused(tiny, views):
     learner = InfoNCE(**SMALL).build(tiny)
     for given in (views[:1], [views[0], views[1][:3]]):
-        with pytest.raises(UserError, match="InfoNCE needs a list of two views"):
+        with pytest.raises(UserError, match="InfoNCE needs a list of 2 full views"):
             learner(given)
 
 

@@ -119,7 +119,7 @@ def test_without_the_number_of_items_it_cannot_be_built(tiny):
 def test_a_wrong_number_of_views_or_items_is_refused(tiny, views):
     learner = MemoryBank(out=8).build(tiny, 12)
     for given in (views, []):
-        with pytest.raises(UserError, match="MemoryBank needs a list of one view"):
+        with pytest.raises(UserError, match="memory bank needs a list of 1 full view"):
             learner(given, torch.arange(12))
     with pytest.raises(UserError, match=r"the number of each row's item"):
         learner(views[:1], torch.arange(5))

@@ -201,7 +201,7 @@ def test_an_encoder_without_batch_norm_needs_no_shuffling():
 def test_a_wrong_number_of_views_is_refused(tiny, views):
     learner = MoCo(**SMALL).build(tiny)
     for given in (views[:1], [*views, views[0]], [views[0], views[1][:3]]):
-        with pytest.raises(UserError, match="MoCo needs a list of two views"):
+        with pytest.raises(UserError, match="MoCo needs a list of 2 full views"):
             learner(given)
 
 

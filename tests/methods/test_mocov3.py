@@ -134,7 +134,7 @@ def test_encoders_name_their_patch_embedding():
 def test_a_wrong_number_of_views_is_refused(tiny, views):
     learner = MoCoV3(**SMALL).build(tiny)
     for given in (views[:1], [views[0], views[1][:3]]):
-        with pytest.raises(UserError, match="MoCoV3 needs a list of two views"):
+        with pytest.raises(UserError, match="MoCo v3 needs a list of 2 full views"):
             learner(given)
 
 

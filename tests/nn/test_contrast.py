@@ -47,3 +47,11 @@ def test_the_order_and_length_of_vectors_do_not_matter_nor_does_half_precision()
         assert loss(one[turn], two[turn], 0.2) == pytest.approx(float(loss(one, two, 0.2)), abs=1e-5)
         assert loss(100 * one, two, 0.2) == pytest.approx(float(loss(one, two, 0.2)), abs=1e-5)
         assert loss(100 * one.half(), 100 * two.half(), 0.05).isfinite()
+
+
+def test_similarities_are_float32_under_autocast():
+    one, two = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    for loss in (in_batch, nt_xent, lambda q, k, t: against(q, k, one, t)):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = float(loss(one, two, 0.05))
+        assert found == pytest.approx(float(loss(one, two, 0.05)), abs=1e-5)

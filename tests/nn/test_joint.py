@@ -10,7 +10,7 @@ from torch import nn
 
 from selfsame.nn import joint
 from selfsame.nn.blocks import recomputed
-from selfsame.nn.joint import each
+from selfsame.nn.joint import by_size, each
 
 NETS = {
     "timm": lambda: timm.create_model("resnet10t", num_classes=0),
@@ -90,3 +90,25 @@ def test_where_it_would_not_be_the_same_views_pass_one_by_one(why, monkeypatch):
     rows = 40 if why == "many rows" else 4
     views = [torch.rand(rows, 3, 32, 32), torch.rand(rows, 3, 32, 48 if why == "sizes" else 32)]
     assert [len(made) for made in each(nn.Sequential(net), views)] == [rows, rows]
+
+
+class Noting(nn.Module):
+    """Its rows and side of each pass; a batch norm whose rows meet."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.passes = nn.BatchNorm2d(3, affine=False), []
+
+    def forward(self, x):
+        self.passes.append((len(x), x.shape[-1]))
+        return self.norm(x).mean((2, 3))
+
+
+def test_views_of_one_size_pass_together_and_come_back_in_their_order():
+    views = [torch.rand(4, 3, side, side) * k for k, side in enumerate((8, 8, 4, 4, 4), 1)]
+    net = Noting()
+    made = by_size(net, views)
+    assert net.passes == [(8, 8), (12, 4)] and [len(one) for one in made] == [4] * 5
+    expected = torch.cat([Noting()(torch.cat(views[:2])), Noting()(torch.cat(views[2:]))])
+    assert torch.equal(torch.cat(made), expected)
+    assert by_size(net, []) == []

@@ -30,3 +30,13 @@ def test_rows_sum_to_one_and_no_scores_are_too_large():
         found = sinkhorn(scores)
         assert found.isfinite().all() and torch.allclose(found.sum(1), torch.ones(len(found)).to(found), atol=1e-5)
     assert torch.allclose(sinkhorn(torch.zeros(5, 4)), torch.full((5, 4), 0.25))
+
+
+def test_rows_that_are_not_counted_are_assigned_and_change_nothing_for_the_others():
+    extra = torch.tensor([[0.1, 0.9, 0.3], [0.2, 0.1, 0.8]], dtype=torch.float64)
+    counted = torch.tensor([True, True, False, True, True, False])
+    rows = torch.cat([S[:2], extra[:1], S[2:], extra[1:]])
+    found = sinkhorn(rows, 0.05, 3, counted)
+    assert torch.allclose(found[counted], sinkhorn(S, 0.05, 3))
+    assert torch.allclose(found.sum(1), torch.ones(6, dtype=torch.float64))
+    assert found[2].argmax() == 1 and found[5].argmax() == 2

@@ -19,6 +19,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from selfsame.engine.related import Related, alternated
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.types import Draws, Source, mixed
@@ -26,7 +27,8 @@ from selfsame.types import Draws, Source, mixed
 PATIENCE = 1200  # seconds in which a batch must come: a large one from a slow disk takes minutes at most
 CHECK = 5  # seconds between two looks whether the reading processes live
 ATTEMPTS = 5  # to read one batch
-CUT, VIEW = 0, 1  # streams of random numbers: worker half, device half
+CUT, VIEW, PAIR = 0, 1, 2  # streams of random numbers: worker half, device half, choice of relatives
+SURVEY = 11  # mixed into the seed for the order in which all items are looked at
 
 
 class Order:
@@ -167,7 +169,12 @@ class Batch:
 
 
 class Steps(Dataset):
-    """Step number -> the samples of this process's rows of that step's batch."""
+    """Step number -> the samples of this process's rows of that step's batch.
+
+    With `related` every second of the first `full` samples of a row is of a relative of its item, with the random
+    numbers it would have had for the item itself. Both are read and cut whole, so that reading costs twice as much;
+    where items can only be read in blocks, relatives should lie in one.
+    """
 
     def __init__(
         self,
@@ -178,7 +185,11 @@ class Steps(Dataset):
         rows: slice,
         seed: int,
         by_item: bool = False,
+        related: Related | None = None,
+        full: int = 2,
     ) -> None:
+        self.related = related
+        self.full = full
         self.source = Patient(source, items)
         self.by_item = by_item
         self.items = items
@@ -197,17 +208,33 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> Batch:
         known = set(self.source.skipped)
-        draws = Draws(self.seed, step, self.batch, self.rows, CUT)
         places = self.places_at(step)
-        samples = self.sample(self.source, self.items[places].tolist(), draws)
+        samples = self.samples(step, places)
+        if self.related is not None:
+            partners = self.partners_at(step, places)
+            others = self.samples(step, partners)
+            # Of what cannot be read another item stands in, which is no relative: the row then pairs with itself.
+            lost = [any(i in self.source.skipped for i in pair) for pair in self.items[[places, partners]].T.tolist()]
+            samples = alternated(samples, others, self.full, lost)
         new = {item: why for item, why in self.source.skipped.items() if item not in known}
         return Batch(step, samples, new, torch.from_numpy(places) if self.by_item else None)
 
+    def samples(self, step: int, places: Int64[np.ndarray, "b"]) -> list[Tensor]:
+        draws = Draws(self.seed, step, self.batch, self.rows, CUT)
+        return self.sample(self.source, self.items[places].tolist(), draws)
+
+    def partners_at(self, step: int, places: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
+        """Where in `items` the relatives of a step's items stand."""
+        assert self.related is not None
+        chances = Draws(self.seed, step, self.batch, self.rows, PAIR).uniform(1)[:, 0].double().numpy()
+        return self.related.partners(places, chances)
+
 
 class Survey(Dataset):
-    """Every item once, in order, as it is: batches of this process's share, for `Learner.survey`.
+    """Every item once, as it is: batches of this process's share, for `Learner.survey`.
 
-    The shares are equal: the last batch of all is filled up with items from the start.
+    Items come in an order that mixes them, always the same: a folder sorted by kind must not give batches of one kind.
+    The shares are equal: the last batch of all is filled up with the items that came first.
     """
 
     def __init__(self, steps: Steps, sample: Callable[[Any, Sequence[int], Draws], list[Tensor]]) -> None:
@@ -217,12 +244,14 @@ class Survey(Dataset):
         self.batch = steps.batch
         self.rows = steps.rows
         self.count = -(-len(steps.items) // steps.batch)
+        self.order = order_of(steps.source, steps.items, mixed(steps.seed, SURVEY))
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, number: int) -> Batch:
-        places = np.arange(number * self.batch, (number + 1) * self.batch, dtype=np.int64)[self.rows] % len(self.items)
+        spots = np.arange(number * self.batch, (number + 1) * self.batch, dtype=np.int64)[self.rows]
+        places = self.order.at(spots % len(self.items))
         known = set(self.source.skipped)
         samples = self.sample(self.source, self.items[places].tolist(), Draws(0, 0, self.batch, self.rows, CUT))
         new = {item: why for item, why in self.source.skipped.items() if item not in known}

@@ -128,7 +128,7 @@ def train(
             looked()
         for batch in feed(steps, step, loop.steps, workers, pin=on.type == "cuda"):
             unreadable.update(batch.skipped)
-            surveyed(learner, survey, step, loop, len(steps.items), on)
+            unreadable.update(surveyed(learner, survey, step, loop, len(steps.items), on))
             lr = lr_at(step, loop.steps, loop.warmup, loop.lr, loop.schedule)
             set_rates(optimizer, lr, loop.lr, decay_at(step, loop.steps, loop.weight_decay, loop.weight_decay_end))
             ready = partial(learner.before_update, step / loop.steps)
@@ -165,24 +165,30 @@ def train(
 @torch.no_grad()
 def surveyed(
     learner: Learner, survey: Callable[[], Iterator[Batch]] | None, step: int, loop: Loop, items: int, on: torch.device
-) -> None:
-    """Let the learner see all items where it wants to, before the first step of a pass over the data."""
-    number = -(-step * loop.batch // items)  # the first pass that begins at this step or after it
-    if step and number == -(-(step - 1) * loop.batch // items):
-        return
+) -> dict[int, str]:
+    """Let the learner see all items where it wants to, at the first step that begins in a pass over the data.
+
+    So all items have been learned from in the passes before. Returns the unreadable items that were met.
+    """
+    number = step * loop.batch // items
+    if step and number == (step - 1) * loop.batch // items:
+        return {}
     if not learner.surveys(number):
-        return
+        return {}
     if survey is None:
         raise UserError(f"{type(learner).__module__} wants to see all items between passes: `train` needs a survey.")
+    met: dict[int, str] = {}
 
     def look() -> Iterator[tuple[list[Tensor], Tensor]]:
         for batch in survey():
+            met.update(batch.skipped)
             assert batch.items is not None
             with torch.autocast(on.type, torch.bfloat16, enabled=loop.precision == "bf16"):
                 yield [move(sample, on) for sample in batch.samples], move(batch.items, on)
 
     torch.manual_seed(mixed(loop.seed, step, 3))
     learner.survey(look())
+    return met
 
 
 def one_step(

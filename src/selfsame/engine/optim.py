@@ -30,7 +30,11 @@ def make_optimizer(name: Name, learner: nn.Module, lr: float, weight_decay: floa
     parted = any(divided(p) for group in groups for p in group["params"])
     way: dict[str, Any] = {"foreach": True} if parted else {"fused": True}
     if name == "sgd":
-        return SGD(groups, lr=lr, momentum=0.9, **way)
+        sgd = SGD(groups, lr=lr, momentum=0.9, **way)
+        for p in (p for group in sgd.param_groups for p in group["params"]):
+            # As after a gradient of 0: fused, torch fails where some weights have had a gradient and others have not.
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return sgd
     if name == "adamw":
         return AdamW(groups, lr=lr, **way)
     return LARS(groups, lr=lr)

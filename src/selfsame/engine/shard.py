@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from selfsame.engine import dist
 from selfsame.errors import UserError
 from selfsame.nn.blocks import blocks
+from selfsame.types import Learner
 
 WAYS = ("foreach", "fused", "capturable", "differentiable")  # of an optimiser, to compute the same
 
@@ -27,8 +28,14 @@ def sharded(learner: M, on: torch.device) -> M:
     """Divide a learner that stands whole on its device; what a block needs of the others comes when it runs.
 
     What is in no block (stems, heads) comes once a step. Buffers, such as batch norms' statistics, stay whole.
-    Raises UserError outside a group of processes and for parameters that are one number without an axis.
+    Raises UserError outside a group of processes for parameters that are one number without an axis, and for
+    methods with surveys.
     """
+    if isinstance(learner, Learner) and type(learner).surveys is not Learner.surveys:
+        raise UserError(
+            "--shard does not work with methods that look at all items between passes: they need whole parameters "
+            "outside of a step. Leave --shard out."
+        )
     if dist.world() == 1:
         raise UserError("--shard divides the learner over processes, and there is one. Give --processes 2 or more.")
     scalars = [name for name, p in learner.named_parameters() if p.ndim == 0]

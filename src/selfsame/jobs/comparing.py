@@ -42,13 +42,13 @@ def compared(job: Compare) -> dict[str, Any]:
     if dist.world() > 1:
         raise UserError("compare trains one run after the other in one process. Start it without torchrun or srun.")
     folder = job.folder
-    known = earlier(job, folder)
+    stored = earlier(job, folder)
     names, left_out = fitting(job)
     say(f"{len(names)} methods, {job.seeds} seed{'s' if job.seeds > 1 else ''} each, {job.budget} a run")
     for name, why in left_out.items():
         say(f"left out: {name}: {why}")
-    runs: list[dict[str, Any]] = known.get("runs", [])
-    epochs: dict[str, float] = known.get("epochs", {})
+    runs: list[dict[str, Any]] = stored.get("runs", [])
+    epochs: dict[str, float] = stored.get("epochs", {})
     result: dict[str, Any] = {}
     for seed in range(job.seed, job.seed + job.seeds):
         for name in names:
@@ -61,7 +61,7 @@ def compared(job: Compare) -> dict[str, Any]:
                 "machine": dist.machine(dist.device(job.device)),
                 "epochs": epochs,
                 "left_out": left_out,
-                "baselines": known.get("baselines") or [],
+                "baselines": stored.get("baselines") or [],
                 "runs": runs,
                 "rows": ranked(runs),
             }
@@ -250,7 +250,7 @@ def ranked(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             verdicts=[run["verdict"] for run in by_method[name]],
             seconds=round(statistics.fmean(run["seconds"] for run in by_method[name]), 1),
             figures=figures[name],
-        ).model_dump()
+        ).model_dump(mode="json")
         for place, name in enumerate(order, 1)
     ]
 
@@ -269,10 +269,11 @@ def show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     with_labels = any("linear" in row["figures"] for row in result["rows"])
-    keys = (["linear", "knn"] if with_labels else []) + [*LABEL_FREE, "uniformity"]
+    keys = [*(["linear", "knn"] if with_labels else []), *LABEL_FREE]
     shown = Table("", "method", *keys, "s", "verdict", box=None, padding=(0, 2, 0, 0))
-    for column in shown.columns[2:-1]:
-        column.justify = "right"
+    for column in shown.columns[:-1]:
+        column.no_wrap = True
+        column.justify = "left" if column.header == "method" else "right"
     for row in result["rows"]:
         cells = [told(key, row["figures"].get(key)) for key in keys]
         verdicts = ", ".join(dict.fromkeys(row["verdicts"]))

@@ -18,10 +18,12 @@ from torch.utils.data import Dataset
 from selfsame import modalities
 from selfsame.engine import dist
 from selfsame.engine.feed import CUT, VIEW, Batch, Patient, feed
+from selfsame.engine.related import Relations
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.records import Record, ViewPlan
+from selfsame.storage.relations import groups_of_folders, groups_of_list, ranks
 from selfsame.types import Draws, Encoder, Modality, Source, mixed
 
 PLAIN = ViewPlan(full=0, plain=1)
@@ -212,6 +214,34 @@ def held_out(readable: Int64[np.ndarray, "n"], seed: int, most: int = 256) -> tu
     return np.sort(readable[order[count:]]), np.sort(readable[order[:count]])
 
 
+def relations(data: Data, related: str, window: float | None) -> Relations:
+    """Which items belong together, as `--related` and `--related-window` say. Raises UserError."""
+    source = data.source
+    names = [source.name(i) for i in range(len(source))]
+    times = None
+    if related == "folders":
+        groups, by = groups_of_folders(names, data.path), "by folder"
+        if window is None and len(np.unique(groups)) == 1:
+            raise UserError(
+                f"--related folders: all items of {data.path} lie in one folder, so all would be related. Give "
+                "--related-window, for near ones in the order of names, or a CSV."
+            )
+    else:
+        path = Path(related).expanduser()
+        groups, times = groups_of_list(path, names, getattr(source, "place", None), data.path)
+        by = f"by {path.name}"
+    by = f"{by}, {len(np.unique(groups[groups >= 0])):,} groups"
+    if window is not None:
+        by += f", up to {window:g} apart in {'the order of names' if times is None else 'time'}"
+    return Relations(groups, ranks(names, groups) if times is None else times, window, by)
+
+
+def digest_of(found: Relations) -> str:
+    """Changes when other items belong together."""
+    digest = hashlib.sha256(found.groups.tobytes() + found.times.tobytes())
+    return f"relations {digest.hexdigest()[:16]}"
+
+
 def fixed_views(
     data: Data, views: Any, items: Sequence[int], seed: int, on: torch.device, plan: ViewPlan | None = None
 ) -> Callable[[], list[Tensor]]:
@@ -233,7 +263,7 @@ def fixed_views(
     return make
 
 
-def sheet(data: Data, views: Any, count: int, each: int, seed: int) -> Image.Image:
+def sheet(data: Data, views: Any, count: int, plan: ViewPlan, seed: int) -> Image.Image:
     """A contact sheet: some items drawn by the seed, and random views of each."""
     originals: dict[int, Image.Image] = {}
     for item in np.random.default_rng(mixed(seed, 11)).permutation(data.readable()).tolist():
@@ -243,7 +273,7 @@ def sheet(data: Data, views: Any, count: int, each: int, seed: int) -> Image.Ima
             except UnreadableItem as error:
                 data.skipped[item] = str(error)
     items = sorted(originals)
-    made = fixed_views(data, views, items, seed, torch.device("cpu"), ViewPlan(full=each))()
+    made = fixed_views(data, views, items, seed, torch.device("cpu"), plan)()
     of_item = [[view[k] for view in made] for k in range(len(items))]
     names = [printable(data.source.name(i)) for i in items]
     return data.modality.contact_sheet([originals[i] for i in items], of_item, names)

@@ -1,5 +1,6 @@
 """What is decided before a run: what stands in its folder, the items, sizes, settings, loop; and the plan's lines."""
 
+import functools
 import hashlib
 import json
 from typing import Any
@@ -11,11 +12,12 @@ from pydantic import ValidationError
 from selfsame.engine import dist, shard
 from selfsame.engine.loop import Loop
 from selfsame.engine.plan import Line, Wishes, plan_loop, workers_for
+from selfsame.engine.related import Related
 from selfsame.engine.state import LOCK
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
-from selfsame.jobs.data import SKIPPED, describe, held_out, open_data
+from selfsame.jobs.data import SKIPPED, describe, digest_of, held_out, open_data, relations
 from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
 from selfsame.jobs.runs import JOB, PLAN, Run, read_json
 from selfsame.nn.blocks import recomputed
@@ -63,6 +65,9 @@ class Deciding:
         say(f"reading {job.data}")
         self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder)
         self.fingerprint = self.data.fingerprint()
+        self.relations = relations(self.data, job.related, job.related_window) if job.related else None
+        if self.relations is not None:
+            self.fingerprint += f", {digest_of(self.relations)}"
         self.readable = self.data.readable()
         self.learn_from, self.look_at = self.divided()
         self.items = len(self.learn_from)
@@ -86,9 +91,11 @@ class Deciding:
                 raise UserError(f"{self.folder} is no run folder and not empty ({names}, ...). Choose another --out.")
             return None
         was, now = read_json(path), self.job.model_dump(mode="json")
-        odd = [key for key in now if key not in FREE_TO_CHANGE and was.get(key) != now[key]]
+        for key, field in type(self.job).model_fields.items():
+            was.setdefault(key, field.default)  # younger than the run in the folder
+        odd = [key for key in now if key not in FREE_TO_CHANGE and was[key] != now[key]]
         if odd:
-            pairs = "; ".join(f"{key} was {shown(was.get(key))}, now {shown(now[key])}" for key in odd)
+            pairs = "; ".join(f"{key} was {shown(was[key])}, now {shown(now[key])}" for key in odd)
             raise UserError(f"{self.folder} holds a run made with other settings: {pairs}. Choose another --out.")
         return was
 
@@ -116,7 +123,17 @@ class Deciding:
                 f"{self.job.data} has {count} readable item{'s' if count != 1 else ''}; "
                 "at least 4 are needed to learn from. Give a folder with more."
             )
-        return held_out(self.readable, self.job.seed)
+        learn_from, look_at = held_out(self.readable, self.job.seed)
+        wanted = self.job.sample
+        if wanted is None:
+            return learn_from, look_at
+        if wanted > len(learn_from):
+            raise UserError(
+                f"--sample {wanted:,} is more than the {len(learn_from):,} items to learn from "
+                f"({len(look_at):,} are held out). Give a smaller one, or leave it out for all."
+            )
+        order = np.random.default_rng(mixed(self.job.seed, 13)).permutation(len(learn_from))
+        return np.sort(learn_from[order[:wanted]]), look_at
 
     def prepared(self) -> Learner:
         """Decide everything and build the learner, on its device."""
@@ -126,7 +143,9 @@ class Deciding:
         saving = self.save_memory(learner)
         self.lines = [
             Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
+            *self.line_of_sample(),
             Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),
+            *self.line_of_pairs(),
             Line(name="view size", value=f"{self.size} px", why="given" if job.image_size else "from the data"),
             Line(name="views", value=str(job.views["name"]), why=changed_line(job.views)),
             Line(name="encoder", value=f"{self.name}, {encoder.dim}-d", why=f"{count(encoder):.1f} M parameters"),
@@ -142,6 +161,35 @@ class Deciding:
             then = {line.name: line for line in self.before.lines if line.name not in MAY_CHANGE}
             self.lines = [then.get(line.name, line) for line in self.lines]
         return learner
+
+    def line_of_sample(self) -> list[Line]:
+        if self.job.sample is None:
+            return []
+        return [Line(name="sample", value=f"{self.items:,} items to learn from", why="given; drawn by the seed")]
+
+    @functools.cached_property
+    def related(self) -> Related | None:
+        return None if self.relations is None else Related(self.relations, self.learn_from)
+
+    def line_of_pairs(self) -> list[Line]:
+        """What the plan says of related items. Raises UserError where they make no pairs."""
+        if self.relations is None or self.related is None:
+            return []
+        job, alone = self.job, self.related.alone()
+        if self.method.plan.full < 2:
+            raise UserError(
+                f"--related {job.related}: --method {type(job.method).name} takes one full view of an item, "
+                "so there is no pair. Leave --related out, or choose a method that compares two."
+            )
+        total = len(self.learn_from)
+        if alone == total:
+            window = "" if job.related_window is None else f" within {job.related_window:g}"
+            raise UserError(
+                f"--related {job.related}: none of the {total:,} items to learn from has a related one{window}. "
+                + ("Raise --related-window." if window else "Give groups of at least two items.")
+            )
+        single = f"; {alone:,} of {total:,} items have no relative and pair with themselves" if alone else ""
+        return [Line(name="pairs", value="related items", why=f"{self.relations.summary}{single}")]
 
     def decided(self) -> Encoder:
         """Decide everything, for `items` items, and make the encoder."""

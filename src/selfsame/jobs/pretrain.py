@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from selfsame import methods
-from selfsame.errors import UserError
+from selfsame.errors import UserError, unknown
 from selfsame.jobs.checked import checked, named
 from selfsame.jobs.runs import Run
 from selfsame.records import Method, Record
@@ -25,14 +25,20 @@ class Training(Record):
     """folder, glob, list, array, zip, tar or Parquet shards, or an address such as s3://; no labels needed"""
     method: Any = "byol"
     """how to learn; `selfsame methods` lists them, `selfsame methods byol` the settings --method.x"""
+    preset: str | None = None
+    """settings that go together, as imagenet or cifar; `selfsame methods NAME` lists them; what else is given wins"""
     encoder: Any = "auto"
     """timm or torchvision model (resnet18@0.5: half as wide), or package.module:factory of your own"""
     image_size: Annotated[int | None, Field(ge=4, le=4096)] = None
     """side of a view in pixels [from the data]"""
     views: Any = "auto"
-    """strength of the views: photo, small, weak, or auto by size; --views photo --help shows --views.one.x"""
+    """strength of the views: auto by size, photo, small, weak, moco2, ...; --views photo --help shows --views.one.x"""
     sample: Annotated[int | None, Field(ge=4)] = None
     """learn from so many of the items, drawn by the seed [all]"""
+    related: str | None = None
+    """pairs of related items: "folders" (items of a folder belong together), or a CSV path,group[,time]; reads twice"""
+    related_window: Annotated[float | None, Field(gt=0)] = None
+    """largest difference in time, or in the order of names where no times are given [the whole group]"""
     epochs: Annotated[float | None, Field(gt=0)] = None
     """passes over the data; raise it to extend a finished run"""
     batch_size: Annotated[int | None, Field(ge=2)] = None
@@ -61,6 +67,27 @@ class Training(Record):
     """largest share of unreadable items to go on with"""
     modality: str | None = None
     """what the data is, where that is not clear"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        """What the preset says, under what is given."""
+        if not isinstance(given, dict) or given.get("preset") is None:
+            return given
+        method = given.get("method", "byol")
+        if isinstance(method, Method):
+            kind, own = type(method), {name: getattr(method, name) for name in method.model_fields_set}
+        else:
+            own = named(method, "method")
+            kind = methods.load(own.pop("name", "byol"))
+        name = given["preset"]
+        presets = kind.known_presets()
+        if name not in presets:
+            raise unknown(f"preset of {kind.name or kind.__qualname__}", str(name), presets)
+        preset = presets[name]
+        training = {key: value for key, value in preset.training.items() if key in cls.model_fields}
+        merged = checked(kind, {**preset.method, **own}, ["method"])
+        return {**training, **given, "method": merged}
 
     @field_validator("data")
     @classmethod
@@ -103,6 +130,8 @@ class Training(Record):
                 raise UserError(
                     f"--compile and --{name.replace('_', '-')} do not work together. Leave one of them out."
                 )
+        if self.related_window is not None and self.related is None:
+            raise UserError("--related-window says how far related items may be apart: give --related too.")
         return self
 
     @field_validator("views")

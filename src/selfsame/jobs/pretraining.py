@@ -30,6 +30,7 @@ from selfsame.jobs.data import (
     write_skipped,
 )
 from selfsame.jobs.deciding import Deciding, duration, show_lines
+from selfsame.jobs.expected import MEASURES, curve_of, standing
 from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
 from selfsame.records import ViewPlan
 from selfsame.types import Draws, Encoder, Learner, mixed
@@ -94,7 +95,10 @@ class Pretraining(Deciding):
         source = self.data.source
         if self.cache is not None:
             source = self.data.modality.cached(source, self.readable, self.cache)
-        return Steps(source, self.learn_from, self.sampler(self.method.plan), self.loop.batch, rows, job.seed, by_item)
+        return Steps(
+            source, self.learn_from, self.sampler(self.method.plan), self.loop.batch, rows, job.seed, by_item,
+            self.related, self.method.plan.full,
+        )  # fmt: skip
 
     def sampler(self, plan: ViewPlan) -> Any:
         return functools.partial(sampled, modality=self.data.modality.name, plan=plan, views=self.views)
@@ -258,11 +262,28 @@ class Pretraining(Deciding):
             "machine": dist.machine(self.on),
             "seed": self.job.seed,
         }
+        place = self.standing(looks)
+        if place is not None:
+            result["expected"] = place
         write_text(self.folder / RESULT, json.dumps(result, indent=1) + "\n")
         colour = "green" if health.verdict == "healthy" else "yellow"
         say(f"{health.verdict}: {ADVICE[health.verdict]}", colour)
+        if place is not None:
+            say(place["sentence"], "green" if place["verdict"] == "on" else "yellow")
         self.report(encoder)
         say(f"encoder, report.html and README.md are in {self.folder}")
+
+    def standing(self, looks: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Where the run stands beside what was measured of its preset; None without one."""
+        curve = curve_of(type(self.job.method).name, self.job.preset)
+        if curve is None:
+            return None
+        seen = [
+            (row["step"] * self.loop.batch, {key: row[f"health/{key}"] for key in MEASURES})
+            for row in looks
+            if all(isinstance(row.get(f"health/{key}"), float) for key in MEASURES)
+        ]
+        return standing(curve, seen)
 
     def report(self, encoder: Encoder) -> None:
         from selfsame.jobs.report import write_report

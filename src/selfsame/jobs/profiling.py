@@ -54,7 +54,10 @@ def profiled(job: Pretrain, count: int) -> dict[str, Any]:
 
 
 def timed_reading(work: Pretraining, steps: Steps, source: Any) -> dict[str, float]:
-    """Seconds of an item in the worker half, by part, in this process on one thread; the second of two passes."""
+    """Seconds of an item in the worker half, by part, in this process on one thread; the second of two passes.
+
+    An item that is paired with a related one costs two.
+    """
     items = steps.items_at(0).tolist()[:READ]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a reading process has
@@ -64,7 +67,8 @@ def timed_reading(work: Pretraining, steps: Steps, source: Any) -> dict[str, flo
             parts = work.data.modality.timed_sample(source, items, work.method.plan, work.views, draws)
     finally:
         torch.set_num_threads(threads)
-    return {part: seconds / len(items) for part, seconds in parts.items()}
+    read = 1 if steps.related is None else 2
+    return {part: read * seconds / len(items) for part, seconds in parts.items()}
 
 
 def show(result: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from selfsame.engine.watch import say
 from selfsame.jobs.data import Data, all_vectors, printable, read_skipped, sheet, write_skipped
 from selfsame.jobs.pretrain import GIVEN
 from selfsame.jobs.runs import EVALUATION, PLAN, Run, read_json
-from selfsame.records import Record
+from selfsame.records import Record, ViewPlan
 from selfsame.report.card import write_card
 from selfsame.report.gallery import map_of_items, neighbours
 from selfsame.report.page import write_page
@@ -24,7 +24,7 @@ from selfsame.types import Encoder, mixed
 
 SHOWN = 600  # items on the map
 QUERIES = 8
-SHEET = (8, 6)  # items, views of each
+SHEET = (8, ViewPlan(full=6))  # items, views of each
 
 
 def write_report(

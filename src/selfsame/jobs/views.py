@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from selfsame.jobs.checked import checked
-from selfsame.records import Record
+from selfsame.records import Record, ViewPlan
 
 
 class Views(Record):
@@ -17,13 +17,15 @@ class Views(Record):
     out: Path = Path("views.png")
     """picture to write"""
     views: Any = "auto"
-    """strength of the views: photo, small, weak, or auto by size"""
+    """strength of the views: auto by size, photo, small, weak, moco2, simclr, swav, dino, ... (docs/views.md)"""
     image_size: Annotated[int | None, Field(ge=4, le=4096)] = None
     """side of a view in pixels [from the data]"""
     count: Annotated[int, Field(ge=1, le=64)] = 8
     """items"""
     each: Annotated[int, Field(ge=1, le=16)] = 6
-    """views of each item"""
+    """full views of each item"""
+    parts: Annotated[int, Field(ge=0, le=16)] = 0
+    """part views of each item, after the full ones"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """draws the items and their views"""
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -47,9 +49,9 @@ class Views(Record):
         data = open_data(self.data, self.modality, self.max_skipped, self.seed)
         size = self.image_size or data.modality.default_size(data.stats, large)
         strength = strengths(data.modality, self.views, size, data.stats)
-        drawn = sheet(data, strength, self.count, self.each, self.seed)
+        drawn = sheet(data, strength, self.count, ViewPlan(full=self.each, part=self.parts), self.seed)
         write_whole(self.out, lambda draft: drawn.save(draft, format="PNG"))
-        say(f"{min(self.count, len(data.source))} items, {self.each} views each, {size} px: {self.out}")
+        say(f"{min(self.count, len(data.source))} items, {self.each + self.parts} views each, {size} px: {self.out}")
         return {"out": str(self.out), "size": size, "views": strength.model_dump(mode="json")}
 
 

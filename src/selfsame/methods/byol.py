@@ -13,16 +13,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.adversary import ascend
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine, momentum_for
 from selfsame.nn.heads import OutputNorm, mlp
 from selfsame.nn.joint import each
 from selfsame.nn.norm import frozen_statistics
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
-SHORT = 20_000  # steps: below this a run is short, and whitening helps it to get going
 Loss = Literal["nmse", "mse", "l2", "cosine", "dot", "xent"]
 
 
@@ -140,7 +139,7 @@ class BYOL(types.Method):
         derived = {
             "momentum": momentum_for(budget.batch, budget.steps),
             "hidden": min(4096, max(1024, 2 * budget.dim)),
-            "output_norm": ("whiten" if self.norm == "batch" else "plain") if budget.steps < SHORT else "none",
+            "output_norm": ("whiten" if self.norm == "batch" else "plain") if budget.short else "none",
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
@@ -169,9 +168,7 @@ class Learner(types.Learner):
         return nn.Sequential(self.encoder, self.projector)
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 2 or len(views[0]) != len(views[1]):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(f"BYOL needs a list of two views [b ...] of the same items; it was given {shapes}.")
+        views = as_planned(views, self.method.plan, "BYOL")
         one, two = views
         m = self.method
         if m.adversary:

@@ -16,12 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.contrast import in_batch
 from selfsame.nn.diagnose import spread
 from selfsame.nn.heads import tower
 from selfsame.nn.joint import each
 from selfsame.nn.sync import world
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset
 
 
@@ -90,9 +90,7 @@ class Learner(types.Learner):
         return nn.Sequential(self.encoder, self.head)
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 2 or len(views[0]) != len(views[1]):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(f"InfoNCE needs a list of two views [b ...] of the same items; it was given {shapes}.")
+        views = as_planned(views, self.method.plan, "InfoNCE")
         m = self.method
         if self.other is None:
             queries = each(self.online, views)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from selfsame import types
 from selfsame.errors import UserError
-from selfsame.nn.contrast import product
+from selfsame.nn.contrast import dots
 from selfsame.nn.diagnose import spread
 from selfsame.nn.sync import gathered, mean_of_rows, shared
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
 FEW = 65_536  # items up to which the full softmax costs less than an encoder does
@@ -101,15 +102,10 @@ class Learner(types.Learner):
         self.register_buffer("scale", torch.zeros(()))
 
     def forward(self, views: list[Tensor], items: Int[Tensor, "b"]) -> types.Step:  # type: ignore[override]
-        if len(views) != 1 or len(views[0]) != len(items):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(
-                f"MemoryBank needs a list of one view [b ...] and the number of each row's item [b]; it was given "
-                f"{shapes} and {tuple(items.shape)}."
-            )
+        views = as_planned(views, self.method.plan, "the memory bank", items)
         v = F.normalize(self.head(self.encoder(views[0])).to(self.bank.dtype), dim=1)
         if self.method.loss == "softmax":
-            logits = product(v, self.bank.clone()) / self.method.temperature  # kept, for the bank moves on
+            logits = dots(v, self.bank.clone()) / self.method.temperature  # kept, for the bank moves on
             loss = F.cross_entropy(logits, items)
         else:
             loss = self.noise_contrast(v, items)
@@ -122,7 +118,7 @@ class Learner(types.Learner):
         m, n = self.method, len(self.bank)
         noise = shared(torch.randint(n, (m.noise,), device=v.device))
         own = (v * self.bank[items]).sum(dim=1, keepdim=True)
-        scores = torch.cat([own, product(v, self.bank[noise])], dim=1) / m.temperature
+        scores = torch.cat([own, dots(v, self.bank[noise])], dim=1) / m.temperature
         with torch.no_grad():
             self.scale.copy_(torch.where(self.scale > 0, self.scale, n * mean_of_rows(scores.exp()).mean()))
         return nce(scores, self.scale.clone(), n)

@@ -15,13 +15,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.contrast import logits_against
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target
 from selfsame.nn.heads import tower
 from selfsame.nn.queue import Queue
 from selfsame.nn.split import agree, in_groups, shuffled, split
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset
 
 GROUPS = 8  # of a batch: the paper's GPUs
@@ -173,9 +173,7 @@ class Learner(types.Learner):
         return nn.Sequential(self.encoder, self.head)
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 2 or len(views[0]) != len(views[1]):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(f"MoCo needs a list of two views [b ...] of the same items; it was given {shapes}.")
+        views = as_planned(views, self.method.plan, "MoCo")
         pairs = [views, views[::-1]] if self.method.symmetric else [views]
         queries, keys = [self.query(x) for x, _ in pairs], [self.key(y) for _, y in pairs]
         earlier = self.queue()

@@ -15,12 +15,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
 from selfsame.nn.contrast import in_batch
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine, momentum_for
 from selfsame.nn.heads import tower
 from selfsame.nn.joint import each
+from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset
 
 LARGE = 1024  # rows of a batch from which on the paper's temperature fits
@@ -116,9 +116,7 @@ class Learner(types.Learner):
         return nn.Sequential(self.encoder, self.projector)
 
     def forward(self, views: list[Tensor]) -> types.Step:
-        if len(views) != 2 or len(views[0]) != len(views[1]):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views)
-            raise UserError(f"MoCoV3 needs a list of two views [b ...] of the same items; it was given {shapes}.")
+        views = as_planned(views, self.method.plan, "MoCo v3")
         queries = each(nn.Sequential(*self.online, self.predictor), views)
         keys = self.target(views)
         losses = [contrast(q, k, self.method.temperature) for q, k in zip(queries, keys[::-1], strict=True)]

@@ -26,7 +26,7 @@ def logits_against(
 ) -> Float[Tensor, "b n+1"]:
     """Cosines with the positive (column 0) and with the negatives."""
     q, positive, negatives = (F.normalize(x.float(), dim=1) for x in (q, positive, negatives))
-    return torch.cat([(q * positive).sum(dim=1, keepdim=True), product(q, negatives)], dim=1)
+    return torch.cat([(q * positive).sum(dim=1, keepdim=True), dots(q, negatives)], dim=1)
 
 
 def in_batch(q: Float[Tensor, "b d"], k: Float[Tensor, "b d"], temperature: float) -> Float[Tensor, ""]:
@@ -34,7 +34,7 @@ def in_batch(q: Float[Tensor, "b d"], k: Float[Tensor, "b d"], temperature: floa
 
     Gradients reach whatever of q and k carries them, on other processes too.
     """
-    scores = product(F.normalize(q.float(), dim=1), F.normalize(gathered(k.float()), dim=1))
+    scores = dots(F.normalize(q.float(), dim=1), F.normalize(gathered(k.float()), dim=1))
     return F.cross_entropy(scores / temperature, places(len(q), q.device))
 
 
@@ -48,11 +48,11 @@ def nt_xent(one: Float[Tensor, "b d"], two: Float[Tensor, "b d"], temperature: f
     here = places(len(one), one.device)
     half = len(every) // 2
     mine, partner = torch.cat([here, here + half]), torch.cat([here + half, here])
-    scores = product(torch.cat(own), every) / temperature
+    scores = dots(torch.cat(own), every) / temperature
     return F.cross_entropy(scores.scatter(1, mine[:, None], float("-inf")), partner)
 
 
-def product(a: Float[Tensor, "b d"], b: Float[Tensor, "n d"]) -> Float[Tensor, "b n"]:
-    """Scalar products of all pairs, in their own precision: autocast would round them to bf16."""
-    with torch.autocast(a.device.type, enabled=False):
-        return a @ b.T
+def dots(one: Float[Tensor, "b d"], two: Float[Tensor, "n d"]) -> Float[Tensor, "b n"]:
+    """All dot products in float32, where autocast would take them in half precision: temperatures enlarge errors."""
+    with torch.autocast(one.device.type, enabled=False):
+        return one.float() @ two.float().T

@@ -56,12 +56,25 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def linear(start: float, end: float, progress: float) -> float:
+    """A straight line from `start` (progress 0) to `end` (progress 1). Raises UserError outside [0, 1]."""
+    if not 0 <= progress <= 1:
+        raise UserError(f"progress is {progress}; it is the share of the run that is done, from 0 to 1.")
+    return start + (end - start) * progress
+
+
+def able_to_follow(momentum: float, steps: int) -> float:
+    """The momentum, made less where the run is so short that the copy would stay behind.
+
+    Its memory 1 / (1 - momentum) is at most 1.6 % of the run's steps, or 5.
+    """
+    return round(min(momentum, 1 - 1 / max(5.0, 0.016 * steps)), 6)
+
+
 def momentum_for(batch: int, steps: int) -> float:
     """Momentum of the target for a batch size and length of run.
 
     0.99 at batch 256, as the CIFAR recipes have it, to the power batch / 256 (the scaling rule of arXiv 2307.13813),
-    but the target must be able to follow: its memory 1 / (1 - momentum) is at most 1.6 % of the run's steps, or 5.
+    but the target must be able to follow.
     """
-    scaled = 0.99 ** (batch / 256)
-    shortest = 1 - 1 / max(5.0, 0.016 * steps)
-    return round(min(scaled, shortest), 6)
+    return able_to_follow(0.99 ** (batch / 256), steps)

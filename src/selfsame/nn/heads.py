@@ -27,9 +27,14 @@ def mlp(d_in: int, d_hidden: int, d_out: int, norm: Norm = "batch", output_norm:
 
 
 def tower(
-    *widths: int, norm: Norm | None = "batch", bias: bool = False, last_bias: bool = False, last: LastNorm = "none"
+    *widths: int,
+    norm: Norm | None = "batch",
+    bias: bool = False,
+    last_bias: bool = False,
+    last: LastNorm = "none",
+    gelu: bool = False,
 ) -> nn.Sequential:
-    """Linear layers with a norm and a ReLU after each but the last: heads of any depth.
+    """Linear layers with a norm and a ReLU, or a GELU, after each but the last: heads of any depth.
 
     `widths` from the input to the output. `bias`: of the hidden layers. `last`: the norm at the end, none, plain
     (without scale and shift) or affine.
@@ -38,7 +43,7 @@ def tower(
     for d_in, d_out in pairwise(widths[:-1]):
         layers += [nn.Linear(d_in, d_out, bias=bias or norm is None)]
         layers += [normed(norm, d_out)] if norm else []
-        layers += [nn.ReLU(inplace=True)]
+        layers += [nn.GELU() if gelu else nn.ReLU(inplace=True)]
     layers.append(nn.Linear(widths[-2], widths[-1], bias=last_bias))
     if last != "none":
         layers.append(normed(norm or "batch", widths[-1], affine=last == "affine"))

@@ -4,6 +4,7 @@ The result is that of one pass a view, to rounding: the paper's batch statistics
 pass over all is faster for few rows, where laying out weights and adding up their gradients weighs: both happen once.
 For many it is slower: what the parts of batch norms give is copied side by side, and less of it stays near the core.
 Source of the statistics: BYOL's reference code, which passes view by view (arXiv 2006.07733, appendix).
+Raises: UserError for views that do not go together.
 """
 
 from collections.abc import Callable, Iterable

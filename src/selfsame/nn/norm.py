@@ -78,6 +78,19 @@ def _group_norm(old: _BatchNorm, groups: int) -> nn.GroupNorm:
 
 
 @contextmanager
+def at_rest(*modules: nn.Module) -> Iterator[None]:
+    """Under it the modules are in eval mode; each part has its own mode again afterwards."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Under it, batch norms in training mode use the batch's statistics but do not move their running ones.
 

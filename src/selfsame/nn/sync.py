@@ -9,9 +9,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import torch.distributed as td
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -163,6 +164,11 @@ def places(rows: int, device: torch.device) -> Tensor:
     return rank + world() * torch.arange(rows, device=device)
 
 
+def own(x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "b ..."]:
+    """This process's rows of what stands whole on every process: the other way of `gathered`."""
+    return x[td.get_rank() :: world()] if td.is_initialized() else x
+
+
 @torch.no_grad()
 def shared(x: Tensor) -> Tensor:
     """The first process's tensor on all: for what is drawn once for the whole batch."""
@@ -171,6 +177,19 @@ def shared(x: Tensor) -> Tensor:
     whole = x.contiguous()
     td.broadcast(whole, 0)
     return whole
+
+
+def alike(device: torch.device) -> torch.Generator:
+    """A generator on the CPU that draws the same on all processes; its seed is the first one's next random number.
+
+    For draws that decide shapes, which the host must know. With several processes on GPUs each call waits for `device`.
+    A step that is only counted (`engine.rehearse`) gets real numbers too.
+    """
+    with unset_fake_temporarily():
+        seed = torch.randint(2**62, (1,))
+        if td.is_initialized() and device.type != "cpu":
+            seed = shared(seed.to(device))
+        return torch.Generator().manual_seed(int(shared(seed)))
 
 
 def mean_of_rows(x: Float[Tensor, "b ..."]) -> Float[Tensor, "..."]:

@@ -4,6 +4,8 @@ Raises UserError on files that are no such list.
 """
 
 import csv
+import os
+import posixpath
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -34,24 +36,33 @@ def table(path: Path) -> Iterator[list[str]]:
 
 
 def paths_and_labels(path: Path, names_item: Callable[[str], bool]) -> tuple[Names, list[str] | None]:
-    """The column `path` or else the first, and the column `label` or else the second of two, of a .csv or .txt.
+    """The column `path` or else the first, and the column `label` or else the second of two, of a .csv or .txt."""
+    names, columns = paths_and_columns(path, names_item, ("label",))
+    return names, columns["label"]
 
-    The first row is a header if it has a cell `path`, or if its first cell names no item.
+
+def paths_and_columns(
+    path: Path, names_item: Callable[[str], bool], wanted: Sequence[str]
+) -> tuple[Names, dict[str, list[str] | None]]:
+    """The column `path` or else the first, and those wanted, of a .csv or .txt; None for one that is not there.
+
+    The first row is a header if it has a cell `path`, or if its first cell names no item. Where it names none of those
+    wanted, and there are no more other columns than are wanted, they are these in their order.
     """
     rows = table(path)
     first = next(rows, None)
     if first is None:
-        return Names(), None
+        return Names(), dict.fromkeys(wanted)
     head = [cell.strip().lower() for cell in first]
     headed = path.suffix.lower() != ".txt" and ("path" in head or not names_item(first[0].strip()))
     width = len(head)
     columns = head if headed else [""] * width
     where = columns.index("path") if "path" in columns else 0
-    label: int | None = 1 - where if width == 2 else None
-    if "label" in columns:
-        label = columns.index("label")
+    at = {name: columns.index(name) for name in wanted if name in columns}
+    if not at and width <= 1 + len(wanted):
+        at = dict(zip(wanted, (k for k in range(width) if k != where), strict=False))
     ragged: list[str] = []
-    labels: list[str] = []
+    found: dict[str, list[str]] = {name: [] for name in at}
     total = 1
 
     def cells() -> Iterator[str]:
@@ -61,14 +72,65 @@ def paths_and_labels(path: Path, names_item: Callable[[str], bool]) -> tuple[Nam
             if len(row) != width:
                 ragged.append(str(number))
                 continue
-            if label is not None:
-                labels.append(sys.intern(row[label].strip()))
+            for name, place in at.items():
+                found[name].append(sys.intern(row[place].strip()))
             yield row[where].strip()
 
     names = Names(cells())
     if ragged:
         raise UserError(f"{path}: {some(ragged, total, 'rows')} do not have {width} cells as the first has.")
-    return names, None if label is None else labels
+    return names, {name: found.get(name) for name in wanted}
+
+
+class Finder:
+    """Finds the items that a list names: by a path from the source's root or from the list's folder, or by a file name
+    that is unique."""
+
+    def __init__(self, path: Path, names: Sequence[str], root: str | None, where: str) -> None:
+        self.path = path
+        self.names = names
+        self.where = where
+        self.here = Path.cwd() / path.parent
+        self.by_name = {name: i for i, name in enumerate(names)}
+        self.by_file: dict[str, list[int]] = {}
+        self.by_place: dict[str, int] = {}
+        for name, i in self.by_name.items():
+            self.by_file.setdefault(posixpath.basename(name), []).append(i)
+            if root is not None:
+                self.by_place[os.path.normpath(f"{root}/{name}" if not name.startswith("/") else name)] = i
+
+    def item(self, cell: str) -> int | None:
+        """The number of the item, None where there is none. Raises UserError where it could be several."""
+        if (name := posixpath.normpath(cell)) in self.by_name:
+            return self.by_name[name]
+        if (place := os.path.normpath(self.here / cell)) in self.by_place:
+            return self.by_place[place]
+        same = self.by_file.get(cell, [])
+        if len(same) > 1:
+            raise UserError(
+                f"{self.path}: {cell} could be any of {len(same)} files ({', '.join(self.names[i] for i in same[:3])})."
+                " Write the path, not the file name only."
+            )
+        return same[0] if same else None
+
+    def names_item(self, cell: str) -> bool:
+        """Whether a cell names an item or looks like a file, and so is no heading."""
+        return self.item(cell) is not None or bool(posixpath.splitext(cell)[1])
+
+    def all_of(self, cells: Sequence[str]) -> list[int | None]:
+        """The items of a column; None for files that are there but not in the source. Raises UserError on others."""
+        items = [self.item(cell) for cell in cells]
+        missing = [
+            cell
+            for cell, item in zip(cells, items, strict=True)
+            if item is None and not (self.path.parent / cell).exists()
+        ]
+        if missing:
+            raise UserError(
+                f"{self.path}: {some(missing, len(cells), 'rows')} name files that are neither in {self.where} nor "
+                "there."
+            )
+        return items
 
 
 def some(names: Sequence[str], total: int, what: str) -> str:

@@ -10,6 +10,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from selfsame import types
 from selfsame.errors import UserError
 from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_encoder, own_encoder, save_encoder
 from selfsame.modalities.image.networks import OPTIONS, check_saved, resolve
@@ -178,10 +179,10 @@ def test_the_vector_and_the_tokens_come_in_one_pass():
         torch.testing.assert_close(vector, encoder(images(2)), rtol=1e-4, atol=1e-5)
         assert torch.equal(tokens, encoder.tokens(images(2)))
         assert tokens.shape[1] == math.prod(encoder.grid(images(2)))
-        layers = encoder.layers(images(2), 2)
+        layers = encoder.last_layers(images(2), 2)
         assert len(layers) == 2 and layers[1].shape == tokens.shape
         with pytest.raises(UserError, match="99 of the last blocks"):
-            encoder.layers(images(2), 99)
+            encoder.last_layers(images(2), 99)
 
 
 def test_hidden_tokens_do_not_show_what_they_hid():
@@ -343,6 +344,21 @@ def test_maps_are_the_last_of_each_resolution_fine_to_coarse():
         torch.testing.assert_close(maps[1], encoder.stage(images(), "layer2"))
 
 
+def test_channels_of_maps_are_known_without_a_view_and_leave_the_network_as_it_was(small):
+    for encoder in (
+        make_encoder("resnet18@0.25", 32, RGB),
+        own_encoder(small, 32, RGB),
+        own_encoder(tiny_vit("timm"), 32, RGB),
+    ):
+        state = {name: value.clone() for name, value in encoder.state_dict().items()}
+        assert encoder.map_widths == [one.shape[1] for one in encoder.maps(images())]
+        encoder.load_state_dict(state)
+        assert encoder.train().map_widths and all(part.training for part in encoder.modules())
+        assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
+    with pytest.raises(TypeError, match="method maps"):
+        _ = own_encoder(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), 8, RGB).map_widths
+
+
 def test_an_own_network_gives_maps_by_its_parts_or_not_at_all(small):
     encoder = own_encoder(small, 32, RGB).eval()
     assert [tuple(one.shape[1:]) for one in encoder.maps(images())] == [(8, 32, 32), (6, 16, 16)]
@@ -378,6 +394,40 @@ def test_the_map_of_a_vision_transformer_is_its_tokens_laid_out(library):
     encoder = own_encoder(tiny_vit(library), 32, RGB).eval()
     (one,) = encoder.maps(images())
     torch.testing.assert_close(one.flatten(2).transpose(1, 2), encoder.tokens(images()))
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_the_mean_of_the_tokens_takes_the_place_of_a_class_token_and_is_recorded(library, tmp_path):
+    torch.manual_seed(0)
+    vit = tiny_vit(library)
+    encoder = own_encoder(vit, 32, RGB).eval()
+    before = encoder(images())
+    encoder.average_tokens()
+    assert not torch.allclose(encoder(images()), before)
+    torch.testing.assert_close(encoder(images()), encoder.tokens(images()).mean(1))
+    torch.testing.assert_close(encoder.both(images())[0], encoder(images()))
+    save_encoder(encoder, tmp_path)
+    again = load_encoder(tmp_path, tiny_vit(library))
+    assert torch.equal(again(images()), encoder(images()))
+
+
+def test_a_network_without_tokens_has_no_mean_of_them(small):
+    with pytest.raises(TypeError, match="no tokens"):
+        own_encoder(small, 32, RGB).average_tokens()
+
+
+def test_vector_and_maps_come_together_and_widths_are_known_before(small):
+    torch.manual_seed(0)
+    for encoder in (make_encoder("resnet18@0.25", 32, RGB), own_encoder(small, 32, RGB)):
+        encoder.eval()
+        vector, maps = encoder.with_maps(images())
+        torch.testing.assert_close(vector, encoder(images()))
+        for one, other in zip(maps[-2:], encoder.maps(images())[-2:], strict=True):
+            torch.testing.assert_close(one, other)
+        assert encoder.train().map_widths == tuple(one.shape[1] for one in encoder.maps(images()))
+        assert all(part.training for part in encoder.modules())
+    with pytest.raises(TypeError, match="no maps"):
+        _ = types.Encoder().map_widths
 
 
 def test_stages_go_by_name_or_number(small):

@@ -95,6 +95,21 @@ def test_libraries_refuse_what_is_not_theirs(tmp_path):
         export(encoder, "torchvision", tmp_path / "net")
 
 
+def test_the_mean_of_the_tokens_is_exported_to_timm(tmp_path):
+    encoder = make_encoder("vit_tiny_patch8_32", 32, RGB)
+    encoder.average_tokens()
+    facts = export(encoder, "timm", tmp_path / "net")
+    assert facts["difference"] <= 1e-5 and "global_pool = 'avg'" in facts["snippet"]
+
+
+def test_torchvision_cannot_hold_the_mean_of_the_tokens(tmp_path):
+    encoder = own_encoder(torchvision.models.VisionTransformer(32, 8, 1, 2, 32, 64), 32, RGB)
+    encoder.spec |= {"library": "torchvision", "name": "vit_b_16"}
+    encoder.average_tokens()
+    with pytest.raises(UserError, match="mean of its patch tokens"):
+        export(encoder, "torchvision", tmp_path / "net")
+
+
 def test_a_saved_program_takes_any_batch_of_unnormalised_pixels(tmp_path):
     torch.manual_seed(0)
     encoder = trained(own_encoder(Conv(), 16, RGB))

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from selfsame.modalities.image import kernel
 from selfsame.modalities.image.decode import Form, resized
-from selfsame.modalities.image.views import COLUMNS, View, at_once, scaled, transformed
+from selfsame.modalities.image.recipes import View
+from selfsame.modalities.image.views import COLUMNS, at_once, scaled, transformed
 from selfsame.types import Draws
 
 pytestmark = pytest.mark.skipif(

@@ -19,7 +19,7 @@ from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.image.cache import cached, plan_cache
 from selfsame.modalities.image.measure import measure
 from selfsame.modalities.image.opening import open_source, reads
-from selfsame.modalities.image.views import recipe
+from selfsame.modalities.image.recipes import recipe
 from selfsame.storage import disk
 from selfsame.storage import shards as storage
 from tests.conftest import QUICK, paint

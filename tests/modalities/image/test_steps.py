@@ -257,3 +257,16 @@ def test_steps_leave_their_input_alone():
     steps.sharpened(x, half)
     steps.cut_out(x, torch.tensor([[0, 0, 2, 2]] * 2), half)
     assert torch.equal(x, kept)
+
+
+def test_boxes_are_brought_together_no_further_than_needed():
+    rng = np.random.default_rng(0)
+    one, two = (steps.crop_boxes(rng.random((5000, 4)), 90, 120, (0.1, 0.6), (3 / 4, 4 / 3)) for _ in range(2))
+    moved = steps.brought_together(one, two, 0.25)
+    far = steps.shared(one, two) < 0.25
+    assert 500 < far.sum() < 4000
+    assert np.array_equal(moved[~far], two[~far]) and np.array_equal(moved[:, 2:], two[:, 2:])
+    assert steps.shared(one, moved).min() >= 0.25
+    assert np.median(steps.shared(one, moved)[far]) < 0.35
+    assert (moved[:, :2] >= 0).all() and (moved[:, :2] + moved[:, 2:] <= (90, 120)).all()
+    assert steps.shared(np.array([[0, 0, 4, 4]]), np.array([[2, 2, 2, 8]])).item() == 4 / 16

@@ -10,25 +10,17 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.modalities.image import graph, steps
 from selfsame.modalities.image.measure import Stats
 from selfsame.modalities.image.opening import open_source
+from selfsame.modalities.image.recipes import RECIPES, View, Views, part_side, recipe, recipes
 from selfsame.modalities.image.source import ImageSource
-from selfsame.modalities.image.views import (
-    COLUMNS,
-    View,
-    Views,
-    jittered,
-    make_views,
-    part_side,
-    recipe,
-    recipes,
-    sample,
-)
+from selfsame.modalities.image.views import COLUMNS, jittered, make_views, sample
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
 
 QUIET = View(flip=0, jitter=0, gray=0, blur=0, sigma=(1.0, 2.0), degrees=(30.0, 60.0))
-ALL = View(vertical_flip=0.5, rotate=0.5, blur=0.5, box_blur=0.5, sharpen=0.5, solarize=0.5, cutout=0.5)
+ALL = View(vertical_flip=0.5, rotate=0.5, blur=0.5, box_blur=0.5, sharpen=0.5, solarize=0.5, cutout=0.5, background=0.5)
 MANY = 10_000
 
 
@@ -301,6 +293,39 @@ def test_a_step_switched_on_leaves_the_others_as_they_were():
     assert torch.equal(made(values, view)[~rows], made(values, view.changed(solarize=0.5))[~rows])
 
 
+class Counted(Draws):
+    """Draws that remember how many numbers were asked for."""
+
+    asked: tuple[int, ...] = ()
+
+    def uniform(self, k):
+        self.asked += (k,)
+        return super().uniform(k)
+
+
+def test_runs_without_later_steps_draw_what_they_always_drew():
+    values = torch.from_numpy(pixels(32, 3, 24, 24))
+    plan = ViewPlan(full=2, part=1)
+
+    def views(**strengths):
+        drawn = Counted(0, 0, 32)
+        strength = Views(size=24, part_size=24, two=View(rotate=0.2, **strengths))
+        return make_views([values] * 3, plan, strength, stats(), drawn), drawn.asked
+
+    before, asked = views()
+    later, more = views(background=1.0)
+    assert asked == (27,) * 3 == (len(COLUMNS),) * 3 and more == (27,) * 3 + (2,) * 3
+    assert torch.equal(before[0], later[0]) and torch.equal(before[2], later[2])
+    assert not torch.equal(before[1], later[1])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.8])
+def test_a_background_is_replaced_as_often_as_its_probability_says(share, monkeypatch):
+    monkeypatch.setattr("selfsame.modalities.image.saliency.mask_of", lambda x: torch.zeros_like(x[:, 0]).bool())
+    rows = changed(many(), QUIET.changed(background=share))
+    assert rows.double().mean().item() == pytest.approx(share, abs=0.012)
+
+
 def test_without_the_kernel_the_views_are_the_same_to_rounding(tmp_path, monkeypatch):
     source = file_source(tmp_path, pixels(6, 70, 90, 3) // 2 + 64)
     plan, views = ViewPlan(full=2, part=1, plain=1), recipe("photo", 64, stats())
@@ -320,20 +345,25 @@ def test_without_the_kernel_the_views_are_the_same_to_rounding(tmp_path, monkeyp
 def test_steps_that_the_kernel_lacks_are_left_to_torch(monkeypatch):
     values = torch.from_numpy(pixels(8, 3, 32, 32))
     monkeypatch.setattr("selfsame.modalities.image.views.at_once", None)  # what is called is no function
-    for rare in ("rotate", "box_blur", "sharpen", "cutout"):
+    for rare in ("rotate", "box_blur", "sharpen", "cutout", "background"):
         made(values, View(**{rare: 0.5}))
 
 
 @pytest.mark.gpu
-def test_the_device_is_never_waited_for():
+@pytest.mark.parametrize("compiled", ["1", "0"])
+def test_the_device_is_never_waited_for(compiled, monkeypatch):
+    monkeypatch.setenv("SELFSAME_COMPILE", compiled)
     plan, views = ViewPlan(full=2, part=1, plain=1), Views(size=24, part_size=24, one=ALL, two=ALL, part=ALL)
     samples = [torch.from_numpy(pixels(16, 3, 24, 24))] * 4
     moved = [view.cuda() for view in samples]
+    make_views(moved, plan, views, stats(), Draws(0, 1, 16))  # the compiler may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
         on_gpu = make_views(moved, plan, views, stats(), Draws(0, 0, 16))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert not graph.failed
+    monkeypatch.setenv("SELFSAME_COMPILE", "0")
     for one, other in zip(on_gpu, make_views(samples, plan, views, stats(), Draws(0, 0, 16)), strict=True):
         assert (one.cpu() - other).abs().mean() < 1e-3
 
@@ -346,6 +376,77 @@ def test_auto_is_photo_above_64_pixels_and_small_up_to_there():
     assert recipe("auto", 64, stats()) == recipe("small", 64, stats())
     assert recipe("small", 32, stats()).one.blur == recipe("small", 32, stats()).two.blur == 0
     assert recipe("small", 32, stats()).two.solarize == 0.2
+
+
+FIGURES = {  # area, jitter, brightness, contrast, saturation, hue, gray, blur of both full views
+    "moco": ((0.2, 1), 1.0, 0.4, 0.4, 0.4, 0.4, 0.2, 0.0),
+    "moco2": ((0.2, 1), 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.5),
+    "simclr": ((0.08, 1), 0.8, 0.8, 0.8, 0.8, 0.2, 0.2, 0.5),
+    "simclr_small": ((0.08, 1), 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0),
+    "swav": ((0.14, 1), 0.8, 0.8, 0.8, 0.8, 0.2, 0.2, 0.5),
+    "vicreg_small": ((0.2, 1), 0.8, 0.4, 0.4, 0.2, 0.1, 0.2, 0.0),
+    "histopathology": ((0.2, 1), 0.8, 0.8, 0.8, 0.8, 0.2, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_recipes_have_the_figures_of_their_papers(name):
+    views = recipe(name, 224, stats())
+    assert views.one == views.two and views.one.flip == 0.5
+    names = ("area", "jitter", "brightness", "contrast", "saturation", "hue", "gray", "blur")
+    area, *others = (getattr(views.one, key) for key in names)
+    assert area == FIGURES[name][0] and others == pytest.approx(list(FIGURES[name][1:]))
+
+
+def test_recipes_that_differ_from_view_to_view():
+    dino, strong = recipe("dino", 224, stats()), recipe("weak_strong", 224, stats())
+    assert (dino.one.area, dino.two.area, dino.part.area) == ((0.4, 1), (0.4, 1), (0.05, 0.4))
+    assert [(v.blur, v.solarize) for v in (dino.one, dino.two, dino.part)] == [(1, 0), (0.1, 0.2), (0.5, 0)]
+    assert recipe("swav", 224, stats()).part.area == (0.05, 0.14)
+    assert strong.one == recipe("moco2", 224, stats()).one
+    assert strong.two == recipe("weak", 224, stats()).two.changed(area=(0.2, 1.0))
+    assert recipe("weak_strong", 32, stats()).one == strong.one.changed(blur=0.0)
+    assert recipe("vicreg_small", 32, stats()).one.solarize == 0.1
+
+
+def test_a_crop_alone_changes_no_pixel():
+    values = torch.from_numpy(pixels(64, 3, 16, 16))
+    assert recipe("crop", 224, stats()).one.area == (0.3, 1)
+    assert not changed(values, recipe("crop", 224, stats()).one).any()
+
+
+def test_recipes_of_domains():
+    tissue, surgery = recipe("histopathology", 224, stats()), recipe("surgical", 224, stats())
+    assert (tissue.one.vertical_flip, tissue.one.rotate, tissue.one.degrees) == (0.5, 1, (-180, 180))
+    assert (surgery.one.area, surgery.one.cutout, surgery.one.cutout_area) == ((0.5, 1), 0.8, (0.02, 0.1))
+    exemplar = recipe("exemplar", 32, stats()).one
+    assert (exemplar.rotate, exemplar.degrees, exemplar.area, exemplar.flip) == (1, (-20, 20), (0.25, 1), 0)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("size", [16, 96])
+def test_every_recipe_makes_every_kind_of_view(name, size, tmp_path):
+    source = array_source(tmp_path, pixels(3, 100, 100, 3))
+    plan, views = ViewPlan(full=2, part=1, plain=1), recipe(name, size, stats())
+    samples = sample(source, range(3), plan, views, Draws(0, 0, 3))
+    sides = [view.shape[2] for view in make_views(samples, plan, views, stats(), Draws(0, 0, 3))]
+    assert sides == [size, size, part_side(size), size]
+
+
+@pytest.mark.parametrize("kind", [array_source, file_source])
+def test_full_views_have_as_much_in_common_with_the_first_as_is_asked(kind, tmp_path, monkeypatch):
+    source, boxes = kind(tmp_path, pixels(64, 40, 60, 1).repeat(3, axis=3)), []
+    together = steps.brought_together
+
+    def kept(first, other, least):
+        boxes.append((first, together(first, other, least)))
+        return boxes[-1][1]
+
+    monkeypatch.setattr(steps, "brought_together", kept)
+    views = Views(size=16, one=View(area=(0.1, 0.3)), two=View(area=(0.1, 0.3)), overlap=0.4)
+    sample(source, range(64), ViewPlan(full=3, part=1), views, Draws(0, 0, 64))
+    assert sum(len(first) for first, _ in boxes) == 2 * 64
+    assert all((steps.shared(*pair) >= 0.35).all() for pair in boxes)  # boxes are of whole pixels
 
 
 def test_weak_views_are_crops_and_mirror_images_only():

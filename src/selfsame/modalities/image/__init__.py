@@ -14,10 +14,11 @@ from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_
 from selfsame.modalities.image.export import export
 from selfsame.modalities.image.measure import Stats, measure
 from selfsame.modalities.image.opening import open_source, reads
+from selfsame.modalities.image.recipes import Views, recipe
 from selfsame.modalities.image.sheet import contact_sheet
 from selfsame.modalities.image.source import ImageSource
 from selfsame.modalities.image.timing import timed_sample
-from selfsame.modalities.image.views import Views, make_views, recipe, sample
+from selfsame.modalities.image.views import make_views, sample
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
 

@@ -29,7 +29,7 @@ from selfsame import types
 from selfsame.errors import UserError, unknown
 from selfsame.modalities.image.networks import check_patches, check_saved, library_trunk, resolve, small_stem
 from selfsame.modalities.image.weights import HEADS, load_weights
-from selfsame.nn.norm import use_group_norm
+from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.records import Record
 
 FORMAT = 1  # of encoder.json
@@ -68,6 +68,8 @@ class Spec(Record):
     norm: Literal["batch", "group"]
     stats: Scale
     dim: int
+    pool: Literal["own", "tokens"] = "own"
+    """the vector: what the network makes of it, or the mean of its patch tokens"""
 
 
 class ImageEncoder(types.Encoder):
@@ -94,6 +96,8 @@ class ImageEncoder(types.Encoder):
         self.looked = False
 
     def forward(self, view: Tensor) -> Float[Tensor, "b d"]:
+        if self.averages:
+            return self.both(view)[0]
         return _pooled(self.trunk(self.normalised(view)))
 
     def normalised(self, view: Tensor) -> Float[Tensor, "b c h w"]:
@@ -129,8 +133,16 @@ class ImageEncoder(types.Encoder):
                 f"{self.spec['name']} has no maps: none of its top-level parts gives [b c h w]. "
                 "Give it a method maps(x) that returns its dense features, fine to coarse."
             )
-        coarser = [*(one.shape[2:] != two.shape[2:] for one, two in pairwise(found)), True]
-        return [one for one, last in zip(found, coarser, strict=True) if last]
+        return _last_of_each(found)
+
+    def with_maps(self, view: Tensor) -> tuple[Float[Tensor, "b d"], list[Tensor]]:
+        """The vector and the last map of each resolution: in one pass for residual nets, else in two."""
+        if not isinstance(self.trunk, TimmResNet | ResNet):
+            return super().with_maps(view)
+        parts = dict(self.trunk.named_modules())
+        with _caught([parts[name] for name in ("layer1", "layer2", "layer3", "layer4")]) as maps:
+            vector = self(view)
+        return vector, _last_of_each(maps)
 
     def _stage_maps(self, images: Tensor) -> list[Tensor]:
         parts = dict(self.trunk.named_modules())
@@ -152,17 +164,18 @@ class ImageEncoder(types.Encoder):
         """Whether `maps` gives something, found by running zeros; True of known networks without a try."""
         if self.spec["library"] != "own":
             return True
-        modes = [(part, part.training) for part in self.modules()]
         try:
-            size = self.spec["size"]
-            with torch.no_grad():
-                self.eval().maps(torch.zeros(2, self.spec["channels"], size, size, device=self.mean.device))
+            return bool(self.map_widths)
         except (TypeError, UserError):
             return False
-        finally:
-            for part, mode in modes:
-                part.training = mode
-        return True
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """The channels of each of `maps`, found by running zeros. TypeError where there are none."""
+        size = self.spec["size"]
+        with torch.no_grad(), at_rest(self):
+            zeros = torch.zeros(2, self.spec["channels"], size, size, dtype=self.mean.dtype, device=self.mean.device)
+            return tuple(one.shape[1] for one in self.maps(zeros))
 
     @property
     def has_pieces(self) -> bool:
@@ -191,11 +204,23 @@ class ImageEncoder(types.Encoder):
         self._need_tokens()
         trunk: Any = self.trunk
         x = self._all_tokens(self.normalised(view), keep, hide)
-        if isinstance(trunk, TimmViT):
-            return trunk.forward_head(x, pre_logits=True), x[:, trunk.num_prefix_tokens :]
-        return x[:, 0], x[:, 1:]
+        tokens = x[:, trunk.num_prefix_tokens if isinstance(trunk, TimmViT) else 1 :]
+        if self.averages:
+            return tokens.mean(dim=1), tokens
+        return trunk.forward_head(x, pre_logits=True) if isinstance(trunk, TimmViT) else x[:, 0], tokens
 
-    def layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
+    @property
+    def averages(self) -> bool:
+        """Whether the vector is the mean of the patch tokens, whatever the network's own way is."""
+        return self.spec.get("pool") == "tokens"
+
+    def average_tokens(self) -> None:
+        """Make the mean of the patch tokens the vector. TypeError where there are none."""
+        self._need_tokens()
+        if getattr(self.trunk, "global_pool", "token") != "avg":
+            self.spec["pool"] = "tokens"
+
+    def last_layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
         """The patch tokens as the `last` last blocks give them, without the final norm."""
         self._need_tokens()
         blocks: Any = self.trunk.blocks if isinstance(self.trunk, TimmViT) else self.trunk.encoder.layers  # type: ignore[union-attr]
@@ -491,6 +516,12 @@ def _pooled(out: Any) -> Tensor:
             return out.mean(dim=(2, 3))
     given = f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
     raise UserError(f"the network gives {given}; an encoder needs [b d], [b n d] or [b d h w].")
+
+
+def _last_of_each(maps: list[Tensor]) -> list[Tensor]:
+    """The last map [b c h w] of each resolution."""
+    coarser = [*(one.shape[2:] != two.shape[2:] for one, two in pairwise(maps)), True]
+    return [one for one, last in zip(maps, coarser, strict=True) if last]
 
 
 def _hidden(patches: Tensor, hide: types.Hidden | None) -> Tensor:

@@ -100,6 +100,11 @@ def _library(encoder: ImageEncoder, to: str, file: Path) -> dict[str, Any]:
     if spec["library"] == "own" or spec["norm"] != "batch":
         why = "a network of your own" if spec["library"] == "own" else "not the library's: its batch norm was replaced"
         raise UserError(f"{to} cannot hold {spec['name']}, which is {why}. Export to onnx or torch.")
+    if encoder.averages and to == "torchvision":
+        raise UserError(
+            f"torchvision's {spec['name']} gives its class token, and this encoder the mean of its patch tokens. "
+            "Export to onnx or torch, or take a timm network."
+        )
     name = spec["name"].partition(".")[0]  # without timm's tag of pretrained weights
     options = dict(spec["options"])
     if spec["library"] != to:
@@ -119,6 +124,8 @@ def _library(encoder: ImageEncoder, to: str, file: Path) -> dict[str, Any]:
     changes = [f"model.set_submodule({part!r}, torch.nn.{layer!r})" for part, layer in layers.items()]
     if spec["small_stem"] and "conv1" not in layers:
         changes.append("model.conv1[0].stride = (1, 1)")
+    if encoder.averages:
+        changes.append("model.global_pool = 'avg'")
     kwargs = {"num_classes": 0, "in_chans": spec["channels"]} if to == "timm" else {"weights": None}
     kwargs |= options
     call = ", ".join([repr(name), *(f"{key}={value!r}" for key, value in kwargs.items())])

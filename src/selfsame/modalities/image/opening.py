@@ -20,7 +20,7 @@ from selfsame.modalities.image.source import ArraySource, FileSource, ImageSourc
 from selfsame.storage.disk import Disk, disk_of, is_address, joined, plain_path
 from selfsame.storage.folders import depth_of, folder_labels, listed, matching, opened_zip, split_glob, suffix_of, walk
 from selfsame.storage.names import Names, repeated
-from selfsame.storage.tables import paths_and_labels, some, table
+from selfsame.storage.tables import Finder, paths_and_labels, some, table
 
 LABELS = ("y_train", "y", "labels")
 FIRST = 10_000  # files whose names are looked at to see whether a place holds images
@@ -201,46 +201,14 @@ def labels_from(path: str, source: ImageSource) -> list[str]:
 
 def labels_from_csv(path: Path, source: ImageSource) -> list[str]:
     """Labels by name: a path from the source's root or from the CSV's folder, or a file name that is unique."""
-    by_name = {source.name(i): i for i in range(len(source))}
-    by_file: dict[str, list[int]] = {}
-    by_place: dict[str, int] = {}
-    root = str(Path.cwd() / source.root) if isinstance(source, FileSource) else ""
-    for name, i in by_name.items():
-        by_file.setdefault(posixpath.basename(name), []).append(i)
-        if isinstance(source, FileSource):
-            by_place[os.path.normpath(f"{root}/{name}" if not name.startswith("/") else name)] = i
-
-    here = Path.cwd() / path.parent
-
-    def item(cell: str) -> int | None:
-        if (name := posixpath.normpath(cell)) in by_name:
-            return by_name[name]
-        if (place := os.path.normpath(here / cell)) in by_place:
-            return by_place[place]
-        same = by_file.get(cell, [])
-        if len(same) > 1:
-            raise UserError(
-                f"{path}: {cell} could be any of {len(same)} files ({', '.join(source.name(i) for i in same[:3])}). "
-                "Write the path, not the file name only."
-            )
-        return same[0] if same else None
-
-    cells, labels = paths_and_labels(path, lambda cell: item(cell) is not None or suffix_of(cell) in suffixes())
+    find = Finder(path, source.names, source.place, source.path)
+    cells, labels = paths_and_labels(path, lambda cell: find.item(cell) is not None or suffix_of(cell) in suffixes())
     if labels is None:
         raise UserError(f"{path}: which column is the label? Name the columns path and label.")
     found: dict[int, str] = {}
-    missing: list[str] = []
-    for cell, label in zip(cells, labels, strict=True):
-        known = item(cell)
-        if known is None:
-            if not (path.parent / cell).exists():  # a file that is there but not in this source may have its label
-                missing.append(cell)
-        elif found.setdefault(known, label) != label:
-            raise UserError(f"{path}: {cell} has two labels, {found[known]} and {label}.")
-    if missing:
-        raise UserError(
-            f"{path}: {some(missing, len(cells), 'rows')} name files that are neither in {source.path} nor there."
-        )
+    for cell, item, label in zip(cells, find.all_of(cells), labels, strict=True):
+        if item is not None and found.setdefault(item, label) != label:
+            raise UserError(f"{path}: {cell} has two labels, {found[item]} and {label}.")
     bare = [source.name(i) for i in range(len(source)) if not found.get(i)]
     if bare:
         raise UserError(f"{path}: {some(bare, len(source), 'images')} have no label.")

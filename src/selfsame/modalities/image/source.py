@@ -77,6 +77,11 @@ class ImageSource:
     def labels(self, labels: list[str] | None) -> None:
         self.known_labels = labels
 
+    @property
+    def place(self) -> str | None:
+        """The folder that names are relative to; None where they name no files."""
+        return None
+
     def name(self, i: int) -> str:
         """The path below the source's root, '/'-separated, or the number in an array. Unique."""
         return self.names[i]
@@ -173,6 +178,10 @@ class FileSource(ImageSource):
     def __init__(self, path: str, root: Path | str, names: Sequence[str], labels: Any = None) -> None:
         super().__init__(path, names, labels, disk_of(path))
         self.root = root
+
+    @property
+    def place(self) -> str:
+        return str(Path.cwd() / self.root)
 
     def file(self, i: int) -> IO[bytes]:
         return self.disk.open(joined(self.root, self.names[i]))

@@ -4,6 +4,7 @@ Floats are in [0, 1]. Definitions are torchvision's where none is named; random-
 those of BYOL (Grill et al. 2020, arXiv 2006.07733, appendix B). Raises nothing of its own.
 """
 
+import functools
 import math
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 __all__ = [
     "box_taps",
+    "brought_together",
     "colour_matrices",
     "crop_boxes",
     "cut_out",
@@ -52,6 +54,32 @@ def crop_boxes(
     wide = np.sqrt(share * aspect).round().clip(1, width)
     top, left = np.floor(down * (height - high + 1)), np.floor(across * (width - wide + 1))
     return np.stack([top, left, high, wide], axis=1).astype(np.int64)
+
+
+def brought_together(
+    first: Int[np.ndarray, "b 4"], other: Int[np.ndarray, "b 4"], least: float
+) -> Int[np.ndarray, "b 4"]:
+    """The other boxes (top, left, height, width), moved as little as needed to share `least` of the smaller area.
+
+    They move straight, in sixteenths of the way, to the nearest place where they share all that their shapes allow:
+    boxes of very different shapes may share less even there.
+    """
+    goal, slack = other.copy(), first[:, 2:] - other[:, 2:]
+    goal[:, :2] = other[:, :2].clip(first[:, :2] + np.minimum(slack, 0), first[:, :2] + np.maximum(slack, 0))
+    moved = other.copy()
+    for part in range(1, 17):
+        apart = shared(first, moved) < least
+        if not apart.any():
+            break
+        moved[apart, :2] = (other[:, :2] + (goal[:, :2] - other[:, :2]) * part // 16)[apart]
+    return moved
+
+
+def shared(one: Int[np.ndarray, "b 4"], two: Int[np.ndarray, "b 4"]) -> Float[np.ndarray, "b"]:
+    """The area that two boxes have in common, as a share of the smaller one's."""
+    near = np.maximum(one[:, :2], two[:, :2])
+    far = np.minimum(one[:, :2] + one[:, 2:], two[:, :2] + two[:, 2:])
+    return (far - near).clip(0).prod(1) / np.minimum(one[:, 2:].prod(1), two[:, 2:].prod(1))
 
 
 def between(uniform: Numbers, ends: tuple[float, float]) -> Numbers:
@@ -164,6 +192,12 @@ def recolour(
 ) -> Float[Tensor, "b c h w"]:
     """on_pixel @ pixel + on_mean @ mean pixel of the row, clamped to [0, 1]."""
     flat = x.flatten(2)
+    if (
+        torch.compiler.is_compiling()
+    ):  # sums that melt into the passes before and after, where a product is one by itself
+        mean = flat.mean(2)
+        offset = (on_mean * mean[:, None]).sum(2, keepdim=True)
+        return ((on_pixel[..., None] * flat[:, None]).sum(2) + offset).clamp(0, 1).reshape(x.shape)
     offset = on_mean @ flat.mean(2, keepdim=True)
     return torch.baddbmm(offset, on_pixel, flat).clamp_(0, 1).reshape(x.shape)
 
@@ -179,10 +213,24 @@ def solarized(x: Float[Tensor, "b c h w"], threshold: float = 0.5) -> Float[Tens
 def smoothed(x: Float[Tensor, "b c h w"], taps: Float[Tensor, "b k"]) -> Float[Tensor, "b c h w"]:
     """Filtered across and down with each row's own taps (k odd, at most 2 min(h, w) - 1), reflected at the borders."""
     b, c, h, w = x.shape
+    if torch.compiler.is_compiling():
+        return smoothed_by_sums(x, taps)
     kernel = taps.repeat_interleave(c, dim=0)[:, None]
     padded = F.pad(x.reshape(1, b * c, h, w), [taps.shape[1] // 2] * 4, mode="reflect")
     across = F.conv2d(padded, kernel[:, :, None, :], groups=b * c)
     return F.conv2d(across, kernel[:, :, :, None], groups=b * c).reshape(b, c, h, w)
+
+
+def smoothed_by_sums(x: Float[Tensor, "b c h w"], taps: Float[Tensor, "b k"]) -> Float[Tensor, "b c h w"]:
+    """`smoothed` for a compiler: as many shifted copies as there are taps, weighed and added in one pass."""
+    radius = taps.shape[1] // 2
+    for axis in (3, 2):
+        size = x.shape[axis]
+        padded = F.pad(x, [radius, radius, 0, 0] if axis == 3 else [0, 0, radius, radius], mode="reflect")
+        copies = (padded.narrow(axis, k, size) for k in range(taps.shape[1]))
+        weighed = [tap[:, None, None, None] * copy for tap, copy in zip(taps.unbind(1), copies, strict=True)]
+        x = functools.reduce(torch.add, weighed)
+    return x
 
 
 def gaussian_taps(sigma: Float[Tensor, "b"], radius: int) -> Float[Tensor, "b k"]:

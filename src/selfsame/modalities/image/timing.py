@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfsame.modalities.image.decode import Picture
-from selfsame.modalities.image.views import Views, sample
+from selfsame.modalities.image.recipes import Views
+from selfsame.modalities.image.views import sample
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
 

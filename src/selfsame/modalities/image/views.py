@@ -1,177 +1,30 @@
-"""Views of images: how strong they are, the worker half (cut and resize), the device half (all the rest).
+"""Views of images, made: the worker half (cut and resize), the device half (all the rest). `recipes` says how strong.
 
-Sources: BYOL, Grill et al. 2020, arXiv 2006.07733, appendix B ("photo"); solo-learn's asymmetric CIFAR recipe
-("small"); SwAV, Caron et al. 2020, arXiv 2006.09882, and DINO, 2021, arXiv 2104.14294 (part views).
-Raises UserError on an unknown recipe, UnreadableItem where an item cannot be read.
+Raises UnreadableItem where an item cannot be read.
 """
 
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Integer
-from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from selfsame.errors import unknown
-from selfsame.modalities.image import kernel, steps
+from selfsame.modalities.image import graph, kernel, saliency, steps
 from selfsame.modalities.image.measure import Stats
-from selfsame.records import Record, ViewPlan
+from selfsame.modalities.image.recipes import SMALL, View, Views
+from selfsame.records import ViewPlan
 from selfsame.types import Draws
 
-__all__ = ["View", "Views", "make_views", "recipe", "recipes", "sample"]
+__all__ = ["make_views", "sample"]
 
-SMALL = 64  # pixels: up to this side "auto" is "small", and a plain view is the whole short side
 WHOLE = 224 / 256  # share of the short side that a plain view of a larger size keeps
 CUTOUT_RATIO = (0.3, 3.3)  # width / height of the patch cut out; Zhong et al. 2017, arXiv 1708.04896
 BATCHED = 80  # pixels: items of an array are cut all at once up to this side; above it Pillow, one by one, is quicker
 CHUNK = 64  # rows resized at a time, so that they stay in the cache
-
-
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError(f"the range {ends[0]:g} to {ends[1]:g} is empty: give the smaller number first")
-    return ends
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Degrees = Annotated[float, Field(ge=-180, le=180)]
-Pixels = Annotated[int, Field(ge=1, le=15)]
-Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
-Range = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
-
-
-class View(Record):
-    """Strengths of one pipeline, in the order of its steps. Probabilities and shares are in [0, 1]."""
-
-    area: Shares = (0.08, 1.0)
-    """share of the image kept by the crop, uniform"""
-    ratio: Range = (3 / 4, 4 / 3)
-    """width / height of the crop, log-uniform"""
-    flip: Probability = 0.5
-    """probability of a mirror image"""
-    vertical_flip: Probability = 0.0
-    """probability of turning it upside down"""
-    rotate: Probability = 0.0
-    """probability of a rotation"""
-    degrees: Annotated[tuple[Degrees, Degrees], AfterValidator(_ordered)] = (-15.0, 15.0)
-    """angle of the rotation, counter-clockwise"""
-    jitter: Probability = 0.8
-    """probability of the four colour changes that follow, in random order"""
-    brightness: Annotated[float, Field(ge=0)] = 0.4
-    """strength s: the factor is uniform in [max(0, 1 - s), 1 + s]"""
-    contrast: Annotated[float, Field(ge=0)] = 0.4
-    """strength, as for brightness"""
-    saturation: Annotated[float, Field(ge=0)] = 0.2
-    """strength, as for brightness; 3 channels only"""
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """largest shift in turns, either way; 3 channels only"""
-    gray: Probability = 0.2
-    """probability of grayscale; 3 channels only"""
-    blur: Probability = 1.0
-    """probability of a Gaussian blur"""
-    sigma: Range = (0.1, 2.0)
-    """its standard deviation in pixels of the view"""
-    box_blur: Probability = 0.0
-    """probability of a mean filter"""
-    box_radius: Annotated[tuple[Pixels, Pixels], AfterValidator(_ordered)] = (1, 2)
-    """its radius r in pixels of the view; it is 2 r + 1 wide"""
-    sharpen: Probability = 0.0
-    """probability of an unsharp mask"""
-    sharpen_amount: Range = (0.5, 1.5)
-    """its strength: the part of the detail under 1 pixel that is added"""
-    solarize: Probability = 0.0
-    """probability of inverting the values from 0.5 on"""
-    cutout: Probability = 0.0
-    """probability of setting a patch to one value"""
-    cutout_area: Shares = (0.02, 0.2)
-    """share of the view that the patch covers, uniform"""
-    cutout_value: Probability | None = None
-    """the value, 0 black to 1 white; random if not given"""
-
-
-class Views(Record):
-    """Strengths of all views of an image."""
-
-    size: Annotated[int, Field(ge=1)]
-    """side of full and plain views in pixels"""
-    one: View = View()
-    """the first, third, ... full view"""
-    two: View = View(blur=0.1, solarize=0.2)
-    """the second, fourth, ... full view"""
-    part: View = View(area=(0.05, 0.14), blur=0.5)
-    """views of a small piece"""
-    part_size: Annotated[int, Field(ge=1)] = 96
-    """side of part views in pixels"""
-
-    def strengths(self, plan: ViewPlan) -> list[View]:
-        """Those of the random views of a plan: full views alternate between one and two, then the parts."""
-        return [self.two if k % 2 else self.one for k in range(plan.full)] + [self.part] * plan.part
-
-
-# Recipes -------------------------------------------------------------------------------------------------------------
-
-
-def photo(size: int) -> Views:
-    """BYOL's two pipelines; part views as SwAV's (area, 96 of 224 px), blurred as DINO's.
-
-    Deviations from BYOL: brightness is a factor, not an offset; contrast pivots on the mean luma, not on each channel's
-    mean; the blur reflects at the border, and its kernel is cut at 3 sigma. Hue and clipping: `steps.colour_matrices`.
-    """
-    return Views(size=size, part_size=part_side(size))
-
-
-def small(size: int) -> Views:
-    """solo-learn's for CIFAR: BYOL's without blur. The area of part views is ours: SwAV's would be 7 pixels wide."""
-    return Views(
-        size=size,
-        one=View(blur=0.0),
-        two=View(blur=0.0, solarize=0.2),
-        part=View(area=(0.1, 0.3), blur=0.0),
-        part_size=part_side(size),
-    )
-
-
-def weak(size: int) -> Views:
-    """Crop and mirror image only."""
-    full = View(jitter=0.0, gray=0.0, blur=0.0)
-    return Views(size=size, one=full, two=full, part=full.changed(area=(0.05, 0.14)), part_size=part_side(size))
-
-
-RECIPES: dict[str, Callable[[int], Views]] = {"photo": photo, "small": small, "weak": weak}
-
-
-def recipes() -> list[str]:
-    """The names that `recipe` knows."""
-    return ["auto", *RECIPES]
-
-
-def recipe(name: str, size: int, stats: Stats) -> Views:
-    """The named strengths for views of `size` pixels; "auto" is "photo" above 64 pixels, else "small".
-
-    Data of other than 3 channels gets no saturation, hue and grayscale, so that what is shown is what is done.
-    Raises UserError on unknown names.
-    """
-    if name not in recipes():
-        raise unknown("recipe of views", name, recipes())
-    if name == "auto":
-        name = "photo" if size > SMALL else "small"
-    views = RECIPES[name](size)
-    if stats.channels == 3:
-        return views
-    plain = {key: getattr(views, key).changed(saturation=0.0, hue=0.0, gray=0.0) for key in ("one", "two", "part")}
-    return views.changed(**plain)
-
-
-def part_side(size: int) -> int:
-    """96 pixels for 224, in proportion, as a whole number of 16-pixel patches; never more than `size`."""
-    return min(size, max(16, round(size * 96 / 224 / 16) * 16))
-
 
 # Worker half ---------------------------------------------------------------------------------------------------------
 
@@ -198,6 +51,9 @@ def sample(
             steps.crop_boxes(uniform[rows], height, width, kind.area, kind.ratio)
             for kind, uniform in zip(kinds, numbers, strict=True)
         ]
+        if views.overlap:
+            full = [steps.brought_together(crops[0], crop, views.overlap) for crop in crops[1 : plan.full]]
+            crops[1 : plan.full] = full
         return crops + [
             plain_box(height, width, views.size).repeat(len(items[rows]), axis=0) for _ in range(plan.plain)
         ]
@@ -278,6 +134,11 @@ COLUMNS = (
 )
 """What each of the numbers drawn for a row is for. All are drawn whatever is used, so that a step switched off or on
 leaves the other steps as they were. The order of the colour changes is that of "first" to "fourth" by size."""
+LATER = ("background", "background_gray")
+"""The same for steps that came later: drawn after those of all views, and only where a view has such a step, so that
+runs without them see what they always saw."""
+
+RARE = ("rotate", "box_blur", "sharpen", "cutout")  # steps that the compiled kernel lacks
 
 
 def make_views(
@@ -288,18 +149,79 @@ def make_views(
     Args:
         samples: stored values, in the order full, part, plain.
         stats: its `white` is the stored value that becomes 1.
-        draws: each random view takes one `uniform(len(COLUMNS))`.
+        draws: each random view takes one `uniform(len(COLUMNS))`; after them, where any has such a step, each one
+            `uniform(len(LATER))`.
 
-    Which rows a step is for is known on the CPU: the device is never waited for. Plain views are only scaled.
+    Which rows a step is for, and how much of it, is known on the CPU: the device is never waited for. On a GPU each
+    pipeline is one compiled graph. Plain views are only scaled.
     """
     kinds = views.strengths(plan)
-    made = []
-    for pixels, kind in zip(samples, kinds, strict=False):
-        drawn = dict(zip(COLUMNS, draws.uniform(len(COLUMNS)).unbind(1), strict=True))
-        rare = kind.rotate or kind.box_blur or kind.sharpen or kind.cutout
-        fused = kernel.finishes(pixels, stats.white) and not rare
-        made.append(at_once(pixels, kind, drawn) if fused else transformed(scaled(pixels, stats.white), kind, drawn))
+    numbers = [dict(zip(COLUMNS, draws.uniform(len(COLUMNS)).unbind(1), strict=True)) for _ in kinds]
+    if any(kind.background for kind in kinds):
+        for drawn in numbers:
+            drawn.update(zip(LATER, draws.uniform(len(LATER)).unbind(1), strict=True))
+    random = list(zip(samples, kinds, numbers, strict=False))
+    made = None
+    if random and graph.wanted(samples[0].device):
+        made = graph.attempted(lambda: in_graphs(random, stats.white))
+    if made is None:
+        made = [one_by_one(pixels, kind, drawn, stats.white) for pixels, kind, drawn in random]
     return made + [scaled(pixels, stats.white) for pixels in samples[len(kinds) :]]
+
+
+def in_graphs(
+    random: Sequence[tuple[Integer[Tensor, "b c s s"], View, dict[str, Tensor]]], white: int
+) -> list[Float[Tensor, "b c s s"]]:
+    """The views as compiled graphs make them, from one transfer of all that is known of their rows."""
+    # A background is found in hundreds of small steps, which would take minutes to compile: it is replaced before.
+    ready = [
+        (regrounded(scaled(pixels, white), kind, drawn), kind.changed(background=0.0), 1)
+        if kind.background
+        else (pixels, kind, white)
+        for pixels, kind, drawn in random
+    ]
+    known = [chosen(kind, drawn, *pixels.shape[1:3]) for pixels, kind, drawn in random]
+    tables = [torch.cat([part.reshape(len(part), -1).float() for part in numbers.values()], dim=1) for numbers in known]
+    tables = graph.moved(tables, random[0][0].device)
+    made = []
+    for (pixels, kind, white), numbers, table in zip(ready, known, tables, strict=True):
+        shapes = tuple((name, tuple(part.shape[1:])) for name, part in numbers.items())
+        made.append(graph_of(kind, tuple(pixels.shape[1:]), shapes, white)(pixels, table))
+    return made
+
+
+@functools.cache
+def graph_of(
+    view: View, shape: tuple[int, ...], shapes: tuple[tuple[str, tuple[int, ...]], ...], white: int
+) -> Callable[..., Tensor]:
+    """`transformed` of stored values [b *shape] for these strengths, compiled: (pixels, table of numbers) -> view.
+
+    All rows go through every step that there is, and keep what came of it where the step is for them: shapes are then
+    the same whatever was drawn.
+    """
+    names, sizes = [name for name, _ in shapes], [math.prod(shape) for _, shape in shapes]
+
+    def make(pixels: Tensor, table: Tensor) -> Tensor:
+        parts = zip(table.split(sizes, dim=1), shapes, strict=True)
+        number = dict(zip(names, (part.reshape(-1, *shape) for part, (_, shape) in parts), strict=True))
+
+        def only(name: str, x: Tensor, step: Callable[..., Tensor], *given: str) -> Tensor:
+            if not getattr(view, name):
+                return x
+            return torch.where(number[name][:, None, None, None] > 0, step(x, *(number[one] for one in given)), x)
+
+        x = pipeline(scaled(pixels, white), view, number, only)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    return graph.compiled(make)
+
+
+def one_by_one(
+    pixels: Integer[Tensor, "b c s s"], kind: View, drawn: dict[str, Tensor], white: int
+) -> Float[Tensor, "b c s s"]:
+    """A view without torch's compiler: by the compiled kernel where that can, else each step on the rows it is for."""
+    fused = kernel.finishes(pixels, white) and not any(getattr(kind, name) for name in (*RARE, "background"))
+    return at_once(pixels, kind, drawn) if fused else transformed(scaled(pixels, white), kind, drawn)
 
 
 def scaled(pixels: Integer[Tensor, "b c s s"], white: int) -> Float[Tensor, "b c s s"]:
@@ -309,14 +231,76 @@ def scaled(pixels: Integer[Tensor, "b c s s"], white: int) -> Float[Tensor, "b c
 
 def at_once(pixels: Integer[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor]) -> Float[Tensor, "b c s s"]:
     """`transformed` of stored values in one pass, for pipelines of flips, colour, Gaussian blur and solarisation."""
-    channels, side = pixels.shape[1:3]
-    happens = {name: drawn[name] < getattr(view, name) for name in ("flip", "vertical_flip", "blur", "solarize")}
+    number = chosen(view, drawn, *pixels.shape[1:3])
+    taps = number["taps"]
+    taps = torch.where(number["blur"][:, None], taps, steps.box_taps(torch.zeros(1).long(), taps.shape[1] // 2))
+    does = torch.stack([number["flip"], number["vertical_flip"], number["solarize"]], dim=1)
+    return kernel.finish(pixels, number["on_pixel"], number["on_mean"], does, taps)
+
+
+def transformed(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor]) -> Float[Tensor, "b c s s"]:
+    """One pipeline: the background, and then each step done to the rows it is for alone, in place. Overwrites x."""
+    x = regrounded(x, view, drawn) if view.background else x
+    known = chosen(view, drawn, *x.shape[1:3])
+    number = dict(zip(known, graph.moved([part.float() for part in known.values()], x.device), strict=True))
+    rows = {name: part.nonzero()[:, 0] for name, part in known.items() if part.dtype == torch.bool}
+    places = dict(zip(rows, graph.moved(list(rows.values()), x.device), strict=True))
+
+    def only(name: str, x: Tensor, step: Callable[..., Tensor], *given: str) -> Tensor:
+        return on_rows(x, places[name], step, *(number[one] for one in given)) if name in places else x
+
+    return pipeline(x, view, number, only)
+
+
+def pipeline(
+    x: Float[Tensor, "b c s s"], view: View, number: dict[str, Tensor], only: Callable[..., Tensor]
+) -> Float[Tensor, "b c s s"]:
+    """Flips, rotation, colour jitter and grayscale, filters, solarisation, cut-out.
+
+    Args:
+        number: what `chosen` gives, on the device of x.
+        only: `only(name, x, step, *names)` is x with the step done to the rows that `number[name]` is true for; the
+            step takes x and the numbers of the other names.
+    """
+    x = only("flip", x, lambda rows: rows.flip(3))
+    x = only("vertical_flip", x, lambda rows: rows.flip(2))
+    x = only("rotate", x, steps.rotated, "degrees")
+    if view.jitter or view.gray:
+        x = steps.recolour(x, number["on_pixel"], number["on_mean"])
+    x = only("blur", x, steps.smoothed, "taps")
+    x = only("box_blur", x, steps.smoothed, "box_taps")
+    x = only("sharpen", x, steps.sharpened, "amount")
+    x = only("solarize", x, steps.solarized)
+    x = only("cutout", x, steps.cut_out, "box", "value")
+    return x.clamp_(0, 1)
+
+
+def chosen(view: View, drawn: dict[str, Tensor], channels: int, side: int) -> dict[str, Tensor]:
+    """What is known of each row before it is looked at, by name [b ...]: which steps are for it, how much of each."""
+
+    def within(name: str) -> Float[Tensor, "b"]:
+        return steps.between(drawn[name], getattr(view, name))
+
+    known = {name: drawn[name] < getattr(view, name) for name in ("flip", "vertical_flip", "blur", "solarize")}
     jitter, gray = drawn["jitter"] < view.jitter, (drawn["gray"] < view.gray) & (channels == 3)
     matrices = steps.colour_matrices(channels, **jittered(view, drawn, jitter), gray=gray)
-    taps = blur_taps(steps.between(drawn["sigma"], view.sigma), view, side)
-    taps = torch.where(happens["blur"][:, None], taps, steps.box_taps(torch.zeros(1).long(), taps.shape[1] // 2))
-    does = torch.stack([happens["flip"], happens["vertical_flip"], happens["solarize"]], dim=1)
-    return kernel.finish(pixels, *matrices, does, taps)
+    known |= {"on_pixel": matrices[0], "on_mean": matrices[1], "taps": blur_taps(within("sigma"), view, side)}
+    rare = {name: drawn[name] < getattr(view, name) for name in RARE if getattr(view, name)}
+    if "rotate" in rare:
+        rare["degrees"] = within("degrees")
+    if "box_blur" in rare:
+        low, high = view.box_radius
+        radius = min(high, side - 1)
+        reach = steps.between(drawn["box_radius"], (low, high + 1)).long().clamp(max=radius)
+        rare["box_taps"] = steps.box_taps(reach, radius)
+    if "sharpen" in rare:
+        rare["amount"] = within("sharpen_amount")
+    if "cutout" in rare:
+        place = torch.stack([drawn[f"cutout_{name}"] for name in ("area", "aspect", "top", "left")], dim=1)
+        rare["box"] = torch.from_numpy(steps.crop_boxes(place.numpy(), side, side, view.cutout_area, CUTOUT_RATIO))
+        value = drawn["cutout_value"]
+        rare["value"] = value if view.cutout_value is None else torch.full_like(value, view.cutout_value)
+    return known | rare
 
 
 def blur_taps(sigma: Float[Tensor, "b"], view: View, side: int) -> Float[Tensor, "b k"]:
@@ -324,44 +308,26 @@ def blur_taps(sigma: Float[Tensor, "b"], view: View, side: int) -> Float[Tensor,
     return steps.gaussian_taps(sigma, min(max(1, side // 20), math.ceil(3 * view.sigma[1]), side - 1))
 
 
-def transformed(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor]) -> Float[Tensor, "b c s s"]:
-    """One pipeline: flips, rotation, colour jitter, grayscale, filters, solarisation, cut-out. Overwrites x."""
-    channels, side = x.shape[1:3]
+def regrounded(x: Float[Tensor, "b c s s"], view: View, drawn: dict[str, Tensor]) -> Float[Tensor, "b c s s"]:
+    """Some rows, what stands out of them left as it is and all about it replaced. May overwrite x.
 
-    def happens(name: str) -> Bool[Tensor, "b"]:
-        return drawn[name] < getattr(view, name)
+    Source: Ryali et al. 2021, arXiv 2103.12719, BG_RM ("gray") and BG_Random ("other"), with the masks of `saliency`
+    in place of a trained network's, and of the crop itself. The other item is the one before in the micro-batch, its
+    object filled with the colours about it: with "other" what is seen depends on how a batch is divided.
+    """
 
-    def within(name: str) -> Float[Tensor, "b"]:
-        return steps.between(drawn[name], getattr(view, name))
+    def on_gray(chosen: Tensor, value: Tensor) -> Tensor:
+        return torch.where(saliency.mask_of(chosen)[:, None], chosen, value[:, None, None, None])
 
-    x = on_rows(x, happens("flip"), lambda rows: rows.flip(3))
-    x = on_rows(x, happens("vertical_flip"), lambda rows: rows.flip(2))
-    x = on_rows(x, happens("rotate"), steps.rotated, within("degrees"))
+    def on_other(chosen: Tensor, before: Tensor) -> Tensor:
+        other = x.index_select(0, before)
+        ground = saliency.background_of(other, saliency.mask_of(other))
+        return torch.where(saliency.mask_of(chosen)[:, None], chosen, ground)
 
-    jitter, gray = happens("jitter"), happens("gray") & (channels == 3)
-    if bool((jitter | gray).any()):
-        matrices = steps.colour_matrices(channels, **jittered(view, drawn, jitter), gray=gray)
-        x = steps.recolour(x, *(matrix.to(x.device, non_blocking=True) for matrix in matrices))
-
-    def blurred(rows: Tensor, sigma: Tensor) -> Tensor:
-        return steps.smoothed(rows, blur_taps(sigma, view, side))
-
-    def box_blurred(rows: Tensor, reach: Tensor) -> Tensor:
-        radius = min(view.box_radius[1], side - 1)
-        return steps.smoothed(rows, steps.box_taps(reach.clamp(max=radius), radius))
-
-    low, high = view.box_radius
-    reach = steps.between(drawn["box_radius"], (low, high + 1)).long()
-    x = on_rows(x, happens("blur"), blurred, within("sigma"))
-    x = on_rows(x, happens("box_blur"), box_blurred, reach)
-    x = on_rows(x, happens("sharpen"), steps.sharpened, within("sharpen_amount"))
-    x = on_rows(x, happens("solarize"), steps.solarized)
-
-    place = torch.stack([drawn[f"cutout_{name}"] for name in ("area", "aspect", "top", "left")], dim=1)
-    boxes = torch.from_numpy(steps.crop_boxes(place.numpy(), side, side, view.cutout_area, CUTOUT_RATIO))
-    value = drawn["cutout_value"] if view.cutout_value is None else torch.full((len(x),), view.cutout_value)
-    x = on_rows(x, happens("cutout"), steps.cut_out, boxes, value)
-    return x.clamp_(0, 1)
+    here = graph.moved([(drawn["background"] < view.background).nonzero()[:, 0]], x.device)[0]
+    if view.background_fill == "gray":
+        return on_rows(x, here, on_gray, *graph.moved([drawn["background_gray"]], x.device))
+    return on_rows(x, here, on_other, torch.arange(-1, len(x) - 1, device=x.device) % len(x))
 
 
 def jittered(view: View, drawn: dict[str, Tensor], rows: Bool[Tensor, "b"]) -> dict[str, Tensor]:
@@ -379,14 +345,11 @@ def jittered(view: View, drawn: dict[str, Tensor], rows: Bool[Tensor, "b"]) -> d
 
 
 def on_rows(
-    x: Float[Tensor, "b c s s"], rows: Bool[Tensor, "b"], step: Callable[..., Tensor], *numbers: Tensor
+    x: Float[Tensor, "b c s s"], here: Int[Tensor, "m"], step: Callable[..., Tensor], *numbers: Tensor
 ) -> Float[Tensor, "b c s s"]:
-    """The step done to the chosen rows only, in place. `rows` and `numbers` (one for each row) are on the CPU."""
-    chosen = rows.nonzero()[:, 0]
-    if not len(chosen):
+    """The step done to the rows `here` only, in place. `numbers` has one for each row of x."""
+    if not len(here):
         return x
-    moved = [number[chosen].to(x.device, non_blocking=True) for number in numbers]
-    if len(chosen) == len(x):
-        return step(x, *moved)
-    places = chosen.to(x.device, non_blocking=True)
-    return x.index_copy_(0, places, step(x.index_select(0, places), *moved))
+    if len(here) == len(x):
+        return step(x, *numbers)
+    return x.index_copy_(0, here, step(x.index_select(0, here), *(number[here] for number in numbers)))

@@ -1,0 +1,193 @@
+"""docs/methods.md and a page for each method, from the methods' own words and from what was measured of them.
+
+python bench/pages.py            writes them
+python bench/pages.py --check    says which would change, and fails if any would
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from selfsame import methods
+from selfsame.jobs.methods import described
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+RESULTS = HERE / "results"
+SETS = {
+    "cifar10": ("CIFAR-10", ("judge_knn", "judge_probe"), 1),
+    "clothing": ("Clothing", ("knn", "linear"), 100),
+}
+NETWORKS = {
+    "narrow:colour": "ResNet-18 of width 0.25",
+    "narrow:tokens": "vision transformer of 6 blocks, 128 wide",
+}
+
+
+def main() -> None:
+    pages = {DOCS / "methods.md": guide()}
+    pages |= {DOCS / "methods" / f"{name}.md": page(name) for name in methods.names()}
+    odd = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    odd += [path for path in sorted((DOCS / "methods").glob("*.md")) if path not in pages]
+    if "--check" in sys.argv[1:]:
+        sys.exit(f"python bench/pages.py would change {', '.join(map(str, odd))}" if odd else 0)
+    for path in odd:
+        if path in pages:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(pages[path], encoding="utf-8")
+        else:
+            path.unlink()
+    print(f"{len(pages)} pages, {len(odd)} changed")
+
+
+def entries(data: str) -> list[dict[str, Any]]:
+    path = RESULTS / f"methods-{data}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["entries"] if path.exists() else []
+
+
+def guide() -> str:
+    """Which method for my data."""
+    lines = [
+        "# Which method for my data?",
+        "",
+        "Try them on it: `selfsame compare PATH --methods byol,simclr,swav --budget 10m` trains each alike and ranks",
+        "them. What they ask for and are good for:",
+        "",
+        *table(
+            ["method", "needs", "good for"],
+            [
+                [f"[{name}](methods/{name}.md)", one["needs"], one["good_for"]]
+                for name, one in ((name, described(methods.load(name))) for name in methods.names())
+            ],
+        ),
+        "",
+        "## Measured",
+        "",
+        "Few samples on one processor: what is told here is which methods get going soon, not what they reach in the",
+        "end. Settings are those derived from data and length; nothing was tuned for a method. Made by",
+        "`bench/pages.py` from `bench/results/methods-*.json`, where commands, settings, seeds and machines stand.",
+    ]
+    for data, (title, keys, _) in SETS.items():
+        found = entries(data)
+        for encoder in dict.fromkeys(entry["encoder"] for entry in found):
+            of_encoder = [entry for entry in found if entry["encoder"] == encoder]
+            for budget in dict.fromkeys(entry["budget"] for entry in of_encoder):
+                lines += measured(data, title, encoder, budget, [e for e in of_encoder if e["budget"] == budget], keys)
+    return "\n".join(lines) + "\n"
+
+
+def measured(
+    data: str, title: str, encoder: str, budget: str, found: list[dict[str, Any]], keys: tuple[str, str]
+) -> list[str]:
+    scale = SETS[data][2]
+    rows = []
+    for entry in found:
+        done = [run for run in entry["runs"] if run["verdict"] != "stopped"]
+        verdicts = ", ".join(dict.fromkeys(run["verdict"] for run in entry["runs"]))
+        figures = [told([scale * run[key] for run in done]) if done else "–" for key in keys]
+        order = fmean(run[keys[1]] for run in done) if done else -1.0
+        rank = told([run["rank"] for run in done]) if done else "–"
+        seconds = f"{fmean(run['seconds'] for run in entry['runs']):,.0f}"
+        rows.append((order, [f"[{entry['method']}](methods/{entry['method']}.md)", *figures, rank, seconds, verdicts]))
+    body = [row for _, row in sorted(rows, key=lambda row: -row[0])]
+    body += baselines(found, scale, keys)
+    command = re.sub(r"--methods \S+", "--methods NAME", found[0]["command"])
+    return [
+        "",
+        f"### {title}, {NETWORKS.get(encoder, encoder)}, {int(budget):,} samples",
+        "",
+        f"`{command}` on {found[0]['machine']}. Per cent, mean ± standard deviation over",
+        "seeds. RankMe: directions in use. Seconds of training on a shared machine, evaluation not counted.",
+        "",
+        *table(["method", "k-NN", "linear", "RankMe", "seconds", "verdict"], body),
+    ]
+
+
+def baselines(found: list[dict[str, Any]], scale: int, keys: tuple[str, str]) -> list[list[str]]:
+    """Random weights and raw input, as `compare` measured them (its own k-NN and probe)."""
+    names = {"random": "random weights", "raw": "raw pixels"}
+    rows = []
+    for kind, name in names.items():
+        members = {
+            (one["seed"], one["knn"], one["linear"])
+            for entry in found
+            for one in entry["baselines"]
+            if one["features"] == kind
+        }
+        stored = [entry["judged"][kind] for entry in found if kind in entry.get("judged", {})]
+        if keys[0].startswith("judge"):
+            rows += [[name, told([stored[0]["knn"]]), told([stored[0]["probe"]]), "", "", "baseline"]] if stored else []
+        elif members:
+            figures = [told([scale * one[place] for one in sorted(members)]) for place in (1, 2)]
+            rows.append([name, *figures, "", "", "baseline"])
+    return rows
+
+
+def page(name: str) -> str:
+    one = described(methods.load(name))
+    lines = [
+        f"# {name}",
+        "",
+        one["about"],
+        "",
+        f"**Good for:** {one['good_for']}  ",
+        f"**Needs:** {one['needs']}  ",
+        f"**Try it:** `selfsame pretrain PATH --method {name}`",
+        "",
+        one["notes"],
+        "",
+        "## Settings",
+        "",
+        "Defaults are the paper's; what is left alone is fitted to data and length, and shown before a run begins.",
+        "",
+        *table(
+            ["flag", "default", "what it is"],
+            [
+                [f"`--method.{key.replace('_', '-')}`", f"`{setting['default']}`", setting["help"]]
+                for key, setting in one["settings"].items()
+            ],
+        ),
+    ]
+    if one["presets"]:
+        lines += ["", "## Presets"]
+    for preset, settings in one["presets"].items():
+        made = {**{f"method.{key}": value for key, value in settings["method"].items()}, **settings["training"]}
+        shown = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in made.items())
+        published = f" Published: {settings['published']}." if settings["published"] else ""
+        lines += ["", f"`--preset {preset}`: {shown}. Source: {settings['source']}.{published}"]
+    found = [(data, entry) for data in SETS for entry in entries(data) if entry["method"] == name]
+    if found:
+        lines += ["", "## Measured here", ""]
+        rows = []
+        for data, entry in found:
+            title, keys, scale = SETS[data]
+            done = [run for run in entry["runs"] if run["verdict"] != "stopped"]
+            network = NETWORKS.get(entry["encoder"], entry["encoder"])
+            rows.append(
+                [
+                    f"{title}, {network}, {int(entry['budget']):,} samples",
+                    *(told([scale * run[key] for run in done]) if done else "–" for key in keys),
+                    ", ".join(dict.fromkeys(run["verdict"] for run in entry["runs"])),
+                ]
+            )
+        lines += table(["data", "k-NN %", "linear %", "verdict"], rows)
+        lines += ["", "Beside the other methods, random weights and raw pixels: [the guide](../methods.md)."]
+    return "\n".join(lines) + "\n"
+
+
+def told(values: list[float]) -> str:
+    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def table(head: list[str], rows: list[list[Any]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""DINO: a slow copy of the network sorts items, and the network learns to sort other views as it does; no labels.
+
+Source: Caron et al. 2021, arXiv 2104.14294: sections 3.1 and 3.2, appendix C, and its reference code. Centring keeps
+one output from winning for all items, sharpening keeps all outputs from winning alike; either alone collapses.
+Deviations: the gradient is clipped as a whole, where the code clips each parameter's; no stochastic depth in the
+student; the temperature warms up by steps, not by epochs; the last layer's lengths always stay 1 (the code's default
+`norm_last_layer`), and its scores are computed in float32.
+"""
+
+from typing import Annotated, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from selfsame import types
+from selfsame.nn.centre import Centre
+from selfsame.nn.diagnose import spread
+from selfsame.nn.ema import Target, able_to_follow, cosine
+from selfsame.nn.joint import by_size
+from selfsame.nn.prototypes import across_views, prototype_head, warming
+from selfsame.nn.views import as_planned
+from selfsame.records import Budget, Preset, ViewPlan
+
+
+class DINO(types.Method):
+    """Distil a slow copy of yourself into yourself."""
+
+    good_for: ClassVar = "vision transformers: vectors whose nearest neighbours are good without a classifier"
+    presets: ClassVar = {
+        "imagenet": Preset(
+            source="arXiv 2104.14294, appendix C and D, and its reference code's README (ViT-S/16)",
+            training={
+                "optimizer": "adamw", "lr": 2e-3, "batch_size": 1024, "epochs": 800, "warmup_epochs": 10,
+                "weight_decay": 0.04, "weight_decay_end": 0.4, "clip": 3.0, "encoder": "vit_small_patch16_224",
+                "image_size": 224, "views": "dino",
+            },
+            published="ImageNet, ViT-S/16: linear 77.0 %, k-NN 74.5 %",
+        ),
+        "resnet": Preset(
+            source="its reference code's README (ResNet-50)",
+            method={"part_views": 6},
+            training={
+                "optimizer": "sgd", "lr": 0.12, "batch_size": 1024, "epochs": 800, "warmup_epochs": 10,
+                "weight_decay": 1e-4, "encoder": "resnet50", "image_size": 224, "views": "dino",
+            },
+            published="ImageNet, ResNet-50: linear 75.3 %, k-NN 67.5 %",
+        ),
+        "cifar": Preset(
+            source="solo-learn, scripts/pretrain/cifar/dino.yaml; its LARS (eta 0.02, clipped) is replaced by SGD at "
+            "lightly's rate for BYOL",
+            method={"out": 4096, "momentum": 0.9995, "part_views": 0},
+            training={
+                "optimizer": "sgd", "lr": 0.12, "batch_size": 256, "epochs": 1000, "warmup_epochs": 10,
+                "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32, "views": "small",
+            },
+            published="CIFAR-10, ResNet-18, 1000 epochs, linear: 89.5 % (solo-learn, with LARS)",
+        ),
+    }  # fmt: skip
+
+    hidden: Annotated[int, Field(ge=1)] = 2048
+    """width of the head's two hidden layers (appendix C); fitted to the encoder unless given"""
+    narrow: Annotated[int, Field(ge=2)] = 256
+    """width of the unit vector before the last layer (appendix C)"""
+    out: Annotated[int, Field(ge=2)] = 65_536
+    """outputs to sort items into (appendix C); fitted to the number of items unless given"""
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    """of the student's softmax (3.2)"""
+    target_temperature: Annotated[float, Field(gt=0)] = 0.04
+    """of the target's softmax at the start (3.2)"""
+    target_temperature_end: Annotated[float, Field(gt=0)] = 0.07
+    """of the target's softmax after its warm-up (3.2)"""
+    temperature_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0375
+    """share of the run in which it rises (reference code: 30 epochs of 800)"""
+    momentum: Annotated[float, Field(ge=0, le=1)] = 0.996
+    """of the target at the start, 1 at the end (3.2); fitted to the run's length unless given"""
+    centre_momentum: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """of the centre (appendix D)"""
+    part_views: Annotated[int, Field(ge=0, le=16)] = 8
+    """small crops beside the two large ones (reference code; ten in appendix E); none in short runs unless given"""
+    freeze: Annotated[float, Field(ge=0, le=1)] = 0.00125
+    """share of the run at its start during which the last layer stands still (reference code: 1 epoch of 800)"""
+
+    @property
+    def plan(self) -> ViewPlan:
+        return ViewPlan(full=2, part=self.part_views)
+
+    def temperature_at(self, progress: float) -> float:
+        return warming(self.target_temperature, self.target_temperature_end, progress, self.temperature_warmup)
+
+    def build(self, encoder: types.Encoder, items: int = 0) -> "Learner":
+        return Learner(self, encoder)
+
+    def cautions(self) -> list[str]:
+        return [
+            text
+            for true, text in (
+                (
+                    max(self.target_temperature, self.target_temperature_end) >= self.temperature,
+                    "a target no sharper than the student drifts to the uniform distribution: full collapse "
+                    "(arXiv 2104.14294, section 5.3)",
+                ),
+                (
+                    self.centre_momentum == 1,
+                    "without centring one output wins for all items: full collapse (arXiv 2104.14294, section 5.3)",
+                ),
+                (self.momentum == 0, "a target that equals the student does not learn (arXiv 2104.14294, table 7)"),
+                (self.momentum == 1, "a target that never moves is stable but learns little"),
+            )
+            if true
+        ]
+
+    def fitted(self, budget: Budget) -> Self:
+        """Outputs by items, a target that can follow, no part views in short runs.
+
+        The paper's 65,536 outputs are for 1.3 million items.
+        """
+        derived = {
+            "hidden": min(2048, max(512, 4 * budget.dim)),
+            "out": min(65_536, max(256, budget.items // 12)),
+            "momentum": able_to_follow(0.996, budget.steps),
+            "part_views": 0 if budget.short else 8,
+            "freeze": round(min(0.05, 1 / budget.passes), 6),
+        }
+        return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
+
+
+class Learner(types.Learner):
+    """DINO at work. Views: two full ones, which target and student see, then part views for the student alone."""
+
+    target_temperature: Tensor
+
+    def __init__(self, method: DINO, encoder: types.Encoder) -> None:
+        super().__init__()
+        self.method = method
+        self.encoder = encoder
+        self.head = prototype_head(encoder.dim, method.hidden, method.narrow, method.out)
+        self.target = Target(self.student)
+        self.centre = Centre(method.out, method.centre_momentum)
+        self.register_buffer("target_temperature", torch.tensor(method.temperature_at(0.0)))
+
+    @property
+    def student(self) -> nn.Sequential:
+        # Built on each use: a stored one would keep the old layers after batch norms are converted.
+        return nn.Sequential(self.encoder, self.head)
+
+    def forward(self, views: list[Tensor]) -> types.Step:
+        views = as_planned(views, self.method.plan, "DINO")
+        rows = len(views[0])
+        sorted_by_target = self.target(torch.cat(views[:2]))
+        targets = self.centre(sorted_by_target, self.target_temperature)
+        scores = self.head(torch.cat(by_size(self.encoder, views)))
+        loss = across_views(targets.split(rows), scores.split(rows), self.method.temperature)
+        self.centre.follow(sorted_by_target)
+        logs = {"spread": spread(sorted_by_target[:rows]), "entropy": torch.special.entr(targets).sum(1).mean()}
+        return types.Step(loss, logs)
+
+    def before_update(self, progress: float) -> None:
+        if progress < self.method.freeze:
+            self.head[-1].weight.grad = None
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        self.target.follow(self.student, cosine(self.method.momentum, 1.0, progress))
+        self.target_temperature.fill_(self.method.temperature_at(progress))

@@ -1,0 +1,70 @@
+"""Exemplar: every item is a class of its own; name the class of a transformed view.
+
+Source: Dosovitskiy et al. 2014, arXiv 1406.6909 (Exemplar-CNN).
+Cost: the last layer grows with the number K of classes: K d weights (three times that with AdamW's moments) and b K d
+multiplications a step, where a contrast within the batch needs b b d. Take SimCLR or Metric for very many items.
+Choices: items beyond `classes` are folded, class = item mod K, so that no pass of the network is wasted and the cost
+has a bound; a class then holds several unlike items. The paper takes K = 8000 seed patches with strong gradients out of
+its images and makes 100 to 150 transformed copies of each beforehand; here an item is a whole image, and each pass over
+the data makes a new copy. Its dropout in the head is left out.
+"""
+
+from typing import Annotated, ClassVar
+
+import torch.nn.functional as F
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from selfsame import types
+from selfsame.nn.diagnose import spread
+from selfsame.nn.views import as_planned
+from selfsame.records import Preset, ViewPlan
+
+
+class Exemplar(types.Method):
+    """Learn by naming each item from a distorted view of it."""
+
+    good_for: ClassVar = "few items seen many times; one view a step, so a step costs half of a contrast"
+    presets: ClassVar = {
+        "paper": Preset(
+            source="arXiv 1406.6909; its network is replaced by ResNet-18, rate and length are ours",
+            method={"classes": 8000},
+            training={
+                "optimizer": "sgd", "lr": 0.05, "batch_size": 128, "epochs": 100, "weight_decay": 4e-4,
+                "encoder": "resnet18", "image_size": 32, "views": "exemplar", "schedule": "step",
+            },
+            published="linear SVM on its 64c5-128c5-256c5-512f network: STL-10 74.2 %, CIFAR-10 84.3 %",
+        ),
+    }  # fmt: skip
+
+    classes: Annotated[int, Field(ge=2)] = 8000
+    """surrogate classes at most (more, many of them alike, did worse); items beyond are folded onto them"""
+
+    @property
+    def plan(self) -> ViewPlan:
+        return ViewPlan(full=1)
+
+    def build(self, encoder: types.Encoder, items: int = 0) -> "Learner":
+        return Learner(self, encoder, min(self.classes, items) if items else self.classes)
+
+
+class Learner(types.Learner):
+    """Exemplar at work. Views: one full one, and which item each row is."""
+
+    by_item = True
+
+    def __init__(self, method: Exemplar, encoder: types.Encoder, classes: int) -> None:
+        super().__init__()
+        self.method = method
+        self.encoder = encoder
+        self.classifier = nn.Linear(encoder.dim, classes)
+
+    def forward(self, views: list[Tensor], items: Int[Tensor, "b"]) -> types.Step:  # type: ignore[override]
+        views = as_planned(views, self.method.plan, "Exemplar", items)
+        vectors = self.encoder(views[0])
+        scores = self.classifier(vectors)
+        named = items % scores.shape[1]
+        accuracy = (scores.argmax(dim=1) == named).float().mean()
+        loss = F.cross_entropy(scores.float(), named)
+        return types.Step(loss, {"spread": spread(vectors.detach()), "accuracy": accuracy})

@@ -1,0 +1,233 @@
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+import selfsame as ss
+from selfsame import cli, methods
+from selfsame.errors import UserError
+from selfsame.jobs.compare import Compare
+from selfsame.jobs.comparing import ranked
+from selfsame.records import Preset
+from selfsame.report.comparison import agreement_of_ranks
+from tests.conftest import QUICK
+
+SMALL = {"encoder": "tests.nets:tiny", "image_size": 16, "batch_size": 16, "workers": 0, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def comparison(pictures, tmp_path_factory):
+    """(folder, result) of two methods, two seeds, with labels."""
+    out = tmp_path_factory.mktemp("compare") / "all"
+    return out, ss.compare(pictures, methods="byol,byol2", budget="64", labels="folders", out=out, **SMALL)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def second_method():
+    """BYOL once more by another name, so that there are two whatever else is there."""
+    load = methods.load
+
+    class Byol2(methods.BYOL):
+        """Another."""
+
+    def loaded(name):
+        if name != "byol2":
+            return load(name)
+        Byol2.name = "byol2"
+        return Byol2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "load", loaded)
+        patch.setattr(methods, "names", lambda: ["byol", "byol2"])
+        yield
+
+
+def test_every_method_is_trained_measured_and_ranked(comparison):
+    out, result = comparison
+    assert result == json.loads((out / "comparison.json").read_text())
+    assert sorted((run["method"], run["seed"]) for run in result["runs"]) == [
+        ("byol", 0), ("byol", 1), ("byol2", 0), ("byol2", 1),
+    ]  # fmt: skip
+    assert {run["samples"] for run in result["runs"]} == {64}
+    assert [row["place"] for row in result["rows"]] == [1, 2]
+    first, second = result["rows"]
+    assert first["figures"]["linear"][0] >= second["figures"]["linear"][0]
+    assert all(
+        len(row["figures"][key]) == 2 for row in result["rows"] for key in ("knn", "linear", "rank", "agreement")
+    )
+
+
+def test_random_weights_and_raw_input_stand_beside(comparison):
+    found = [(one["features"], one["seed"]) for one in comparison[1]["baselines"]]
+    assert found == [("random", 0), ("random", 1), ("raw", 0)]
+    assert all(0 <= one["knn"] <= 1 and 0 <= one["linear"] <= 1 for one in comparison[1]["baselines"])
+
+
+def test_the_page_is_whole_and_names_all(comparison):
+    class Words(HTMLParser):
+        text = ""
+
+        def handle_data(self, data):
+            self.text += data
+
+    page = Words()
+    page.feed((comparison[0] / "report.html").read_text(encoding="utf-8"))
+    for word in ("byol2", "random weights", "raw input", "linear %", "RankMe", "64"):
+        assert word in page.text
+
+
+def test_the_same_command_goes_on_and_more_seeds_are_added(comparison, pictures, monkeypatch):
+    out, before = comparison
+    trained = []
+    run = ss.jobs.pretrain.Pretrain.run
+    monkeypatch.setattr("selfsame.jobs.pretrain.Pretrain.run", lambda job: trained.append(job.seed) or run(job))
+    settings = {"methods": "byol,byol2", "budget": "64", "labels": "folders", "out": out, **SMALL}
+    assert ss.compare(pictures, **settings)["runs"] == before["runs"] and trained == []
+    more = ss.compare(pictures, seeds=3, **settings)
+    assert len(more["runs"]) == 6 and set(trained) == {2}
+    with pytest.raises(UserError, match='budget was "64", now "128"'):
+        ss.compare(pictures, **{**settings, "budget": "128"})
+
+
+def test_without_labels_it_ranks_by_what_needs_none(pictures, tmp_path):
+    result = ss.compare(pictures, methods="byol", budget="1s", seeds=1, sample=40, out=tmp_path / "c", **SMALL)
+    assert result["baselines"] == [] and "linear" not in result["rows"][0]["figures"]
+    assert result["rows"][0]["figures"]["rank"][1] is None  # one run has no spread
+    plan = ss.Run(tmp_path / "c" / "byol-0").plan
+    assert any(line["name"] == "sample" and line["value"].startswith("40 items") for line in plan["lines"])
+    assert plan["loop"]["steps"] > 4  # what fits into a second here
+
+
+def test_stopped_runs_are_last_and_ties_are_decided_by_both_measures():
+    run = {
+        "seed": 0,
+        "seconds": 1.0,
+        "verdict": "healthy",
+        "uniformity": 0.0,
+        "alignment": 0.0,
+        "spread": 1.0,
+        "length": 1,
+    }
+    runs = [
+        {"method": "collapsed", "seed": 0, "seconds": 1.0, "verdict": "stopped", "why": "full collapse"},
+        {**run, "method": "wide", "rank": 90.0, "agreement": 0.2},
+        {**run, "method": "best", "rank": 80.0, "agreement": 0.9},
+        {**run, "method": "narrow", "rank": 9.0, "agreement": 0.1},
+    ]
+    assert [row["method"] for row in ranked(runs)] in (
+        ["wide", "best", "narrow", "collapsed"],
+        ["best", "wide", "narrow", "collapsed"],
+    )
+    runs[1]["agreement"] = 0.05
+    assert [row["method"] for row in ranked(runs)] == ["best", "wide", "narrow", "collapsed"]
+    for number, one in enumerate(runs[1:]):
+        one["linear"] = one["knn"] = number / 10
+    assert [row["method"] for row in ranked(runs)] == ["narrow", "best", "wide", "collapsed"]
+
+
+def test_rank_correlation():
+    assert agreement_of_ranks([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert agreement_of_ranks([4, 3, 2, 1], [10, 20, 30, 40]) == pytest.approx(-1)
+    assert agreement_of_ranks([1, 1, 1], [1, 2, 3]) == 0
+    assert agreement_of_ranks([1, 2, 2, 3], [1, 3, 2, 4]) == pytest.approx(0.9486833)  # scipy.stats.spearmanr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"budget": "10 apples"}, "a time .* or a number of samples"),
+        ({"budget": "0m"}, "a time"),
+        ({"budget": "10.5"}, "a time"),
+        ({"methods": "byol,byool"}, "unknown method 'byool'. Did you mean 'byol'"),
+        ({"methods": "byol,byol"}, "stands there twice"),
+        ({"methods": ","}, "there is no method"),
+        ({"test": "x"}, "give --labels too"),
+        ({"sample": 1000}, "--sample 1,000 is more than the"),
+        ({"views": "phto"}, "recipe"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_trained(pictures, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        ss.compare(pictures, **{"methods": "byol", "out": tmp_path / "c", "budget": "32", **SMALL, **settings})
+    assert not list(tmp_path.rglob("log.jsonl"))
+
+
+def test_a_folder_of_something_else_is_left_alone(pictures, finished):
+    with pytest.raises(UserError, match="is no comparison and not empty"):
+        ss.compare(pictures, out=finished, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes", "samples"), [("90s", 1.5, None), ("10m", 10, None), ("2h", 120, None), ("40_000", None, 40000)]
+)
+def test_budgets(text, minutes, samples):
+    job = Compare(data="x", budget=text)
+    assert (job.minutes, job.samples) == (minutes, samples)
+
+
+def test_methods_that_do_not_fit_are_named_with_the_reason(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(methods.load("byol2"), "needs", ("tokens",))
+    result = ss.compare(pictures, methods="all", budget="16", seeds=1, out=tmp_path / "c", **SMALL)
+    assert "needs an encoder with tokens" in result["left_out"]["byol2"]
+    assert [row["method"] for row in result["rows"]] == ["byol"]
+    assert "needs an encoder with tokens" in (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="--method byol2 needs an encoder with tokens"):
+        ss.compare(pictures, methods="byol,byol2", budget="16", out=tmp_path / "d", **SMALL)
+
+
+# Presets and samples in a training -----------------------------------------------------------------------------------
+
+
+def test_a_preset_is_under_what_is_given(pictures, tmp_path):
+    job = ss.jobs.pretrain.Pretrain(
+        data=str(pictures), preset="cifar", epochs=3, method={"name": "byol", "momentum": 0.5}
+    )
+    assert (job.optimizer, job.epochs, job.batch_size) == ("sgd", 3, 256)
+    assert job.method.momentum == 0.5 and job.method.hidden == 4096
+    with pytest.raises(UserError, match=r"unknown preset of byol 'cifr'. Did you mean 'cifar'"):
+        ss.pretrain(pictures, preset="cifr", out=tmp_path / "x")
+    settings = {**QUICK, "epochs": 1}
+    run = ss.pretrain(pictures, preset="cifar", out=tmp_path / "run", **settings)
+    assert run.job["preset"] == "cifar" and run.plan["loop"]["optimizer"] == "sgd"
+    assert ss.pretrain(pictures, preset="cifar", out=tmp_path / "run", **settings).result == run.result
+
+
+def test_a_preset_may_be_given_with_a_method_of_python(pictures):
+    job = ss.jobs.pretrain.Pretrain(data=str(pictures), preset="imagenet", method=methods.BYOL(out=64))
+    assert job.method.out == 64 and job.method.momentum == 0.996 and job.optimizer == "lars"
+    assert isinstance(methods.BYOL.presets["imagenet"], Preset)
+
+
+def test_a_sample_is_drawn_by_the_seed_and_the_held_out_items_stay_out(pictures, tmp_path):
+    from selfsame.jobs.pretraining import Pretraining
+
+    def items(**settings):
+        work = Pretraining(ss.jobs.pretrain.Pretrain(data=str(pictures), out=tmp_path / "none", **settings))
+        work.opened()
+        return set(work.learn_from.tolist()), set(work.look_at.tolist())
+
+    some, held = items(sample=20)
+    assert len(some) == 20 and not some & held
+    assert items(sample=20)[0] == some != items(sample=20, seed=1)[0]
+    everything, same = items()
+    assert some < everything and held == same
+
+
+def test_the_command_line_knows_it(pictures, tmp_path, capsys):
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
+    words = [
+        "compare",
+        str(pictures),
+        "--methods",
+        "byol",
+        "--budget",
+        "32",
+        "--seeds",
+        "1",
+        f"--out={tmp_path / 'c'}",
+        "--json",
+    ]
+    assert cli.main([*words, *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["method"] == "byol"
+    assert cli.main(["compare", str(pictures), "--budget", "soon", f"--out={tmp_path / 'd'}"]) == 2
+    assert "--budget 'soon'" in capsys.readouterr().err
