@@ -32,7 +32,7 @@ def bare(bank: torch.Tensor = BANK, **settings: object) -> nn.Module:
 
 def test_the_full_softmax_has_its_golden_value():
     learner = bare(loss="softmax", temperature=0.07)
-    step = learner([tensor([[0.6, 0.8]])], tensor([2]))
+    step = learner([tensor([[0.6, 0.8]]).expand(2, 2)], tensor([2, 2]))
     assert_close(step.loss, tensor(0.058958), rtol=0, atol=1e-6)
 
 
@@ -45,7 +45,7 @@ def test_noise_contrast_has_its_golden_value():
 
 def test_a_stored_vector_goes_half_of_the_way_and_back_to_the_sphere():
     learner = bare(loss="softmax")
-    learner([tensor([[0.6, 0.8]])], tensor([0]))
+    learner([tensor([[0.6, 0.8], [0.6, 0.8]])], tensor([0, 0]))
     assert_close(learner.bank[0], tensor([0.894427, 0.447214]), rtol=0, atol=1e-6)
     assert torch.equal(learner.bank[1:], BANK[1:])
 
@@ -101,14 +101,14 @@ def test_the_bank_starts_with_lengths_of_about_one(tiny):
 
 def test_only_training_writes_to_the_bank():
     learner = bare(loss="softmax").eval()
-    learner([tensor([[0.6, 0.8]])], tensor([0]))
+    learner([tensor([[0.6, 0.8], [0, 1]])], tensor([0, 1]))
     assert torch.equal(learner.bank, BANK)
 
 
 def test_the_momentum_is_on_the_vectors_and_nothing_else_is_slow(tiny):
     learner = MemoryBank(out=8).build(tiny, 12)
     assert {name.split(".")[0] for name, _ in learner.named_parameters()} == {"encoder", "head"}
-    assert learner.plan.full == 1 and learner.by_item
+    assert learner.method.plan.full == 1 and learner.by_item
 
 
 def test_without_the_number_of_items_it_cannot_be_built(tiny):
@@ -121,7 +121,7 @@ def test_a_wrong_number_of_views_or_items_is_refused(tiny, views):
     for given in (views, []):
         with pytest.raises(UserError, match="memory bank needs a list of 1 full view"):
             learner(given, torch.arange(12))
-    with pytest.raises(UserError, match=r"the number of each row's item"):
+    with pytest.raises(UserError, match="numbers of items"):
         learner(views[:1], torch.arange(5))
 
 

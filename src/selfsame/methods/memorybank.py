@@ -135,10 +135,10 @@ class Learner(types.Learner):
 def nce(scores: Float[Tensor, "b k+1"], scale: Float[Tensor, ""], items: int) -> Float[Tensor, ""]:
     """Equations 6 and 7: own item in column 0, noise in the others, probabilities exp(score) / `scale`.
 
-    Summed over the noise, as the reference code has it; `scale` is the number that stands for Z.
+    Summed over the noise, as in the reference code, but for its 1e-7 in the denominators, which are never 0; `scale` is
+    the number that stands for Z.
     """
     noise = (scores.shape[1] - 1) / items  # K of them, each as likely as any item
     p = scores.exp() / scale
-    rest = noise + 1e-7
     own, others = p[:, :1], p[:, 1:]
-    return -((own / (own + rest)).log() + (noise / (others + rest)).log().sum(dim=1, keepdim=True)).mean()
+    return -((own / (own + noise)).log() + (noise / (others + noise)).log().sum(dim=1, keepdim=True)).mean()

@@ -25,7 +25,6 @@ from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset
 
 GROUPS = 8  # of a batch: the paper's GPUs
-LONG = 100_000  # steps from which on the paper's momentum fits
 
 
 class MoCo(types.Method):
@@ -112,7 +111,7 @@ class MoCo(types.Method):
         collapsed, 0.97 learned nothing, and 0.99 to 0.999 did equally well.
         """
         derived = {
-            "momentum": 0.999 if budget.steps >= LONG else 0.996,
+            "momentum": 0.996 if budget.short else 0.999,
             "hidden": min(2048, max(512, budget.dim)),
             "queue": max(budget.batch, min(65_536, budget.items // 8)),
             "rows": rows_for(budget),
