@@ -70,6 +70,19 @@ def test_rows_are_read_before_they_are_written_and_no_gradient_enters_them(loss)
     assert_close(learner.bank[items], F.normalize((BANK[items] + view.detach()) / 2, dim=1))
 
 
+def test_noise_contrast_learns_which_item_is_which(tiny):
+    learner = MemoryBank(loss="nce", noise=5, out=8).build(tiny, 6)
+    view = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        learner([view], torch.arange(6)).loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = learner.head(learner.encoder(view)) @ learner.bank.T
+    assert torch.equal(found.argmax(dim=1), torch.arange(6))
+
+
 def test_the_normaliser_is_that_of_the_first_batch_and_is_kept_with_the_state():
     learner = bare(loss="nce", noise=3)
     assert float(learner.scale) == 0
