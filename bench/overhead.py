@@ -34,7 +34,7 @@ from selfsame.engine.dist import has_bf16, machine
 from selfsame.records import Budget
 from selfsame.types import Encoder
 
-CALLS = ("both", "tokens", "maps", "layers")  # of an encoder, beside forward
+CALLS = ("both", "tokens", "maps", "with_maps", "last_layers")  # of an encoder, beside forward
 
 
 class Networks:

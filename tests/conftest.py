@@ -74,10 +74,12 @@ class TinyTokens(Tiny):
         return self.both(view)[0]
 
     def both(self, view: Tensor, keep: Tensor | None = None, hide: Hidden | None = None) -> tuple[Tensor, Tensor]:
-        tokens = self.layers(view, len(self.body) - 1, keep, hide)[-1]
+        tokens = self.last_layers(view, len(self.body) - 1, keep, hide)[-1]
         return tokens.mean(1), tokens
 
-    def layers(self, view: Tensor, last: int, keep: Tensor | None = None, hide: Hidden | None = None) -> list[Tensor]:
+    def last_layers(
+        self, view: Tensor, last: int, keep: Tensor | None = None, hide: Hidden | None = None
+    ) -> list[Tensor]:
         x = self.body[0](view).flatten(2).transpose(1, 2)
         if hide is not None:
             x = torch.where(hide.where[..., None], hide.stand_in.to(x.dtype), x)

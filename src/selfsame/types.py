@@ -134,7 +134,7 @@ class Encoder(nn.Module):
         """The vector (what `forward` gives of such a view) and the tokens, in one pass."""
         raise TypeError(f"{type(self).__name__} has no tokens")
 
-    def layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
+    def last_layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
         """The tokens, without the class token, as the `last` last blocks give them, first to last; not normalised."""
         raise TypeError(f"{type(self).__name__} has no tokens")
 

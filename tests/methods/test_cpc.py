@@ -98,7 +98,7 @@ def test_scores_put_the_right_piece_first_and_leave_it_out_of_the_rest():
     assert_close(some[1], scores[1, [0, 2, 3]])
 
 
-@pytest.mark.parametrize("directions", [1, 4])
+@pytest.mark.parametrize("directions", [1, 3, 4])
 def test_the_loss_is_the_mean_over_steps_and_directions_of_telling_the_right_piece(view, directions):
     """Written out place by place: row r predicts row r + k of the same column."""
     learner, view = built(directions=directions, candidates=0), view[:2]
@@ -158,6 +158,10 @@ def test_readers_are_no_wider_than_a_small_encoder_needs_unless_given():
     large = CPC().fitted(Budget(items=10**6, batch=512, steps=500_000, dim=2048))
     assert [(one.hidden, one.candidates) for one in (small, large)] == [(128, 1024), (256, 4096)]
     assert CPC(hidden=99).fitted(Budget(items=9, batch=3, steps=9, dim=8)).hidden == 99
+
+
+def test_directions_are_taken_as_the_command_line_gives_them():
+    assert CPC.model_validate({"directions": "2"}).directions == 2
 
 
 def test_what_cannot_work_is_refused(view):

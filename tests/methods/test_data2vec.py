@@ -39,7 +39,7 @@ def test_the_momentum_rises_in_a_straight_line_and_then_stays():
 
 
 def test_goals_are_the_mean_of_the_last_layers_each_token_normalised(learner, view):
-    one, two = learner.target.net.layers(view, 2)
+    one, two = learner.target.net.last_layers(view, 2)
     goals = learner.goals(view)
     assert_close(goals, (F.layer_norm(one, (8,)) + F.layer_norm(two, (8,))) / 2)
     assert not goals.requires_grad

@@ -71,8 +71,8 @@ class CPC(types.Method):
     """rows on that are predicted at most, as far as the grid goes (v1: pictures 5, sound 12)"""
     skip: Annotated[int, Field(ge=0)] = 1
     """rows on that are left out because their pieces overlap with the present one"""
-    directions: Literal[1, 2, 4] = 1
-    """1: downwards (v1); 2: upwards too; 4: to the right and left too (v2); 4 for pictures unless given"""
+    directions: Annotated[int, Field(ge=1, le=4)] = 1
+    """readings: 1 downwards (v1), 2 upwards too, 3 to the right, 4 to the left (v2); 4 for pictures unless given"""
     norm: Literal["group", "batch"] = "group"
     """batch norms of the encoder are replaced, or stay"""
     candidates: Annotated[int, Field(ge=0)] = 4096
@@ -148,10 +148,10 @@ class Learner(types.Learner):
         pieces = self.encoder.pieces(view)
         grid = pieces.shape[1 : pieces.ndim - view.ndim + 1]
         rows, columns = grid[0], math.prod(grid[1:])
-        if min(rows, columns if self.method.directions == 4 else rows) <= self.method.skip + 1:
+        if min(rows, columns if self.method.directions > 2 else rows) <= self.method.skip + 1:
             raise UserError(
                 f"a view gives {rows} x {columns} pieces; to predict past {self.method.skip} skipped "
-                f"{'rows and columns' if self.method.directions == 4 else 'rows'} there must be at least "
+                f"{'rows and columns' if self.method.directions > 2 else 'rows'} there must be at least "
                 f"{self.method.skip + 2}. Give larger views, or lower --method.skip or --method.directions."
             )
         flat = pieces.flatten(0, len(grid))

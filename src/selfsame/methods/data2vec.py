@@ -124,7 +124,7 @@ class Learner(types.Learner):
     @torch.no_grad()
     def goals(self, view: Tensor) -> Float[Tensor, "b n d"]:
         """The mean over the slow copy's last layers of their tokens, each normalised."""
-        layers = cast(types.Encoder, self.target.net).layers(view, self.method.top)
+        layers = cast(types.Encoder, self.target.net).last_layers(view, self.method.top)
         return torch.stack([standardised(tokens) for tokens in layers]).mean(dim=0)
 
     def after_step(self, progress: float) -> None:

@@ -179,10 +179,10 @@ def test_the_vector_and_the_tokens_come_in_one_pass():
         torch.testing.assert_close(vector, encoder(images(2)), rtol=1e-4, atol=1e-5)
         assert torch.equal(tokens, encoder.tokens(images(2)))
         assert tokens.shape[1] == math.prod(encoder.grid(images(2)))
-        layers = encoder.layers(images(2), 2)
+        layers = encoder.last_layers(images(2), 2)
         assert len(layers) == 2 and layers[1].shape == tokens.shape
         with pytest.raises(UserError, match="99 of the last blocks"):
-            encoder.layers(images(2), 99)
+            encoder.last_layers(images(2), 99)
 
 
 def test_hidden_tokens_do_not_show_what_they_hid():

@@ -220,7 +220,7 @@ class ImageEncoder(types.Encoder):
         if getattr(self.trunk, "global_pool", "token") != "avg":
             self.spec["pool"] = "tokens"
 
-    def layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
+    def last_layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
         """The patch tokens as the `last` last blocks give them, without the final norm."""
         self._need_tokens()
         blocks: Any = self.trunk.blocks if isinstance(self.trunk, TimmViT) else self.trunk.encoder.layers  # type: ignore[union-attr]

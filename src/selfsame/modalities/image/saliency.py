@@ -55,11 +55,11 @@ def saliency(x: Float[Tensor, "b c s s"]) -> Float[Tensor, "b t t"]:
 
 
 def opponent(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """Luma, red - green, yellow - blue. Written out: a GPU would be waited for while it gets a matrix of constants."""
+    """Mean, half of red - green, half of yellow - blue of 3 channels; any others as they are."""
     if x.shape[1] != 3:
         return x
     red, green, blue = x.unbind(1)
-    return torch.stack([(red + green + blue) / 3, (red - green) / 2, (red + green) / 4 - blue / 2], dim=1)
+    return torch.stack([x.mean(1), (red - green) / 2, (red + green) / 4 - blue / 2], dim=1)
 
 
 def barrier(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w"]:
@@ -93,8 +93,9 @@ def mahalanobis(x: Float[Tensor, "b c h w"], of: Float[Tensor, "b c n"]) -> Floa
     mean = of.mean(2, keepdim=True)
     away = of - mean
     spread = away @ away.transpose(1, 2) / of.shape[2] + WHITEN * torch.eye(x.shape[1], device=x.device)
-    root = torch.linalg.inv_ex(torch.linalg.cholesky_ex(spread)[0])[0]  # `inv` would wait to see whether it can
-    return (root @ (x.flatten(2) - mean)).square().sum(1).sqrt().reshape(len(x), *x.shape[2:])
+    gap = x.flatten(2) - mean
+    solved = torch.linalg.solve_ex(spread, gap)[0]  # without a look at its success, which would wait for the device
+    return (gap * solved).sum(1).clamp(min=0).sqrt().reshape(len(x), *x.shape[2:])
 
 
 def unit(x: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
