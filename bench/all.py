@@ -16,6 +16,7 @@ PEER = ("lightly", HERE.parents[1] / "shared" / "bench")  # package, folder with
 SCRIPTS: list[tuple[str, bool]] = [  # command, whether it needs the peer
     ("views.py", True),
     ("cache.py", False),
+    ("graph.py", False),
     ("step.py --rounds 4", True),
     ("encoders.py --size 32 resnet18 resnet18@0.5", False),
     ("encoders.py --size 96 resnet18 resnet10t@0.5 resnet18@0.5", False),

@@ -17,7 +17,8 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
-from table import DOCS, MEASURES, RESULTS, read
+from performance_page import MEASURES
+from stored import DOCS, RESULTS, read
 
 GREY, OURS, THEIRS, THIRD = "#7b7f85", "#2f81c7", "#c9772b", "#4f9d5d"
 WIDTH = 7.6  # inches

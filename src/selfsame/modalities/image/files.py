@@ -7,6 +7,7 @@ from typing import IO
 
 from selfsame.errors import UnreadableItem
 from selfsame.modalities.image.decode import Picture, readable, suffixes
+from selfsame.storage.disk import Disk, joined
 from selfsame.storage.folders import suffix_of
 from selfsame.storage.names import Names
 
@@ -35,11 +36,12 @@ def chosen(runs: Iterable[Iterable[str]], opened: Callable[[str], IO[bytes]]) ->
 
 def is_image(root: Path, name: str) -> bool:
     suffix = suffix_of(name)
-    return suffix in suffixes() if suffix else holds_image(files_of(root), name)
+    return suffix in suffixes() if suffix else holds_image(opener(Disk(), root), name)
 
 
-def files_of(root: Path) -> Callable[[str], IO[bytes]]:
-    return lambda name: (root / name).open("rb")
+def opener(disk: Disk, root: Path | str) -> Callable[[str], IO[bytes]]:
+    """What opens the files below a root by their names."""
+    return lambda name: disk.open(joined(root, name))
 
 
 def holds_image(opened: Callable[[str], IO[bytes]], name: str) -> bool:

@@ -5,16 +5,14 @@ Raises UserError where there is nothing to read.
 
 import os
 import posixpath
-from collections.abc import Callable
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO
 
 from selfsame.errors import UserError
 from selfsame.modalities.image.arrays import IMAGES, label_strings, npz_key, npz_keys, shape_of, split_key
 from selfsame.modalities.image.decode import suffixes
-from selfsame.modalities.image.files import chosen, is_image
+from selfsame.modalities.image.files import chosen, is_image, opener
 from selfsame.modalities.image.shards import PACKED, SHARDS, open_shards, source_of_shards
 from selfsame.modalities.image.source import ArraySource, FileSource, ImageSource, ZipSource
 from selfsame.storage.disk import Disk, disk_of, is_address, joined, plain_path
@@ -146,10 +144,6 @@ def open_glob(path: str) -> FileSource:
     source = FileSource(path, root if disk.remote else Path(root), names, partial(folder_labels, names))
     source.ignored = ignored
     return source
-
-
-def opener(disk: Disk, root: str) -> Callable[[str], IO[bytes]]:
-    return lambda name: disk.open(joined(root, name))
 
 
 def open_list(path: str) -> FileSource:

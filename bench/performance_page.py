@@ -1,0 +1,197 @@
+"""docs/performance.md: how fast, and how much memory."""
+
+from stored import RESULTS, plot, read, table
+
+SPEED = """# Performance
+
+Measured by the scripts of `bench/`, whose commands stand above their tables, in turns with what they are compared to.
+Rates are by processor time, of one process with one thread; the machines are shared, so read the ratios. This page is
+made by `make bench-page` from what is stored in `bench/results`; `make bench` measures anew what it can.
+"""
+
+
+def page() -> list[str]:
+    return [
+        SPEED,
+        *views(),
+        *graphs(),
+        *cache(),
+        *steps(),
+        *startup(),
+        *memory(),
+        *scaling(),
+        *encoders(),
+        *kills(),
+    ]
+
+
+def views() -> list[str]:
+    result = read("views")
+    if result is None:
+        return []
+    lines = [
+        "\n## Views: two of an image\n",
+        f"`{result['command']}` on {result['machine']}. Photos of 0.2 megapixels to 224 px; lightly is its",
+        "BYOLTransform, with Pillow's decoder where there are files.\n",
+    ]
+    lines += plot("ratios", "Bars of how many times as fast as lightly views and steps are")
+    rows = [[MEASURES[row["measure"]], row["lightly"], row["selfsame"], row["ratio"]] for row in result["rows"]]
+    return lines + table(["from ... to", "lightly, images/s", "selfsame, images/s", "ratio"], rows)
+
+
+MEASURES = {
+    "worker": "JPEG bytes to two uint8 crops (lightly: to views)",
+    "files": "JPEG bytes to normalised views",
+    "pixels": "decoded photos to normalised views",
+    "cache": "pixel cache to two uint8 crops (lightly: JPEG bytes to views)",
+    "small": "32 px images in memory to normalised views",
+}
+
+
+def graphs() -> list[str]:
+    result = read("graph")
+    if result is None:
+        return []
+    return [
+        "\n## The device half of the views, four ways\n",
+        f"`{result['command']}`: milliseconds of processor time for two views of an item, {result['rounds']} rounds",
+        f"in turns, on {result['machine']}. A CPU takes the compiled kernel, and where",
+        "there is none the steps, each on its rows. A GPU takes the graph; what that gains there was not measured.\n",
+        *table(
+            ["recipe, pixels", "kernel", "steps on their rows", "all steps on all rows", "the same, compiled by torch"],
+            [[f"{row['recipe']}, {row['size']}", *(row[way] for way in WAYS)] for row in result["rows"]],
+        ),
+    ]
+
+
+WAYS = ("kernel", "rows", "masks", "graph")
+
+
+def cache() -> list[str]:
+    result = read("cache")
+    if result is None:
+        return []
+    return [
+        "\n## The pixel cache\n",
+        f"`{result['command']}`: the worker half of two views of {result['count']} photos of 640 x 480, in one",
+        f"process, {result['rounds']} rounds in turns, on {result['machine']}. A full cache was opened in "
+        f"{result['opened_ms']:g} ms.\n",
+        *table(
+            ["photos are read", "images / CPU-s", "ratio"],
+            [[CACHE[row["what"]], row["images_per_cpu_s"], row["ratio"]] for row in result["rows"]],
+        ),
+    ]
+
+
+CACHE = {
+    "without": "from their files, without a cache",
+    "filling": "from their files, into the cache (the first pass)",
+    "cached": "from the cache (every later pass)",
+}
+
+
+def startup() -> list[str]:
+    result = read("startup")
+    if result is None:
+        return []
+    peers = ", ".join(f"{name} {version}" for name, version in result["peers"].items()) or "no peer"
+    return [
+        "\n## Start\n",
+        f"`{result['command']}` with {peers}: fresh processes, {result['rounds']} rounds in turns, medians, on",
+        f"{result['machine']}.",
+        "The first step of selfsame is that of `pretrain`, which lists and measures the data, tries a step to say how",
+        "long it will take, and looks at the health of the encoder before it learns; lightly's is a loop by hand that",
+        "does the step alone.\n",
+        *plot("startup", "Bars of seconds of processor time from a cold command"),
+        *table(
+            ["what", "contender", "wall s", "CPU s"],
+            [[row["what"], row["contender"], row["seconds"], row["cpu_s"]] for row in result["rows"]],
+        ),
+    ]
+
+
+def memory() -> list[str]:
+    result = read("memory")
+    if result is None:
+        return []
+    lines = [
+        "\n## Many items\n",
+        "Opening a source in a fresh process: seconds, and its peak of memory beyond that of one that opens nothing.",
+        "A `folder` is a tree of empty files, a `list` a .txt of names that are all there.\n",
+        ", ".join(f"`{said}`" for said in dict.fromkeys(row["command"] for row in result["rows"])),
+        f"on {', '.join(dict.fromkeys(row['machine'] for row in result['rows']))}.\n",
+        *plot("memory", "Memory and seconds against the number of items, both logarithmic"),
+    ]
+    rows = [[row["way"], f"{row['items']:,}", row["mib"], row["seconds"], row["rounds"]] for row in result["rows"]]
+    return lines + table(["way", "items", "MiB", "seconds", "rounds"], rows)
+
+
+def scaling() -> list[str]:
+    result = read("scaling")
+    if result is None:
+        return []
+    return [
+        "\n## Several processes\n",
+        f"`{result['command']}`: `pretrain` under torchrun, {result['steps']} steps of {result['batch']} images of",
+        f"32 px in all, one thread a process, {result['rounds']} rounds in turns, on {result['machine']}.",
+        f"All processes share these cores with whatever else runs (load {result['load']:g} before a round), and rates",
+        "are by wall time: they say what this busy machine gave, not what two free cores would.\n",
+        *plot("scaling", "Bars of samples a second by the number of processes"),
+        *table(
+            ["processes", "samples / s", "least and most of the rounds", "efficiency"],
+            [[row["processes"], row["samples_per_s"], among(result, row), row["efficiency"]] for row in result["rows"]],
+        ),
+    ]
+
+
+def among(result: dict, row: dict) -> str:
+    rates = result["rates"][str(row["processes"])]
+    return f"{min(rates):.1f} to {max(rates):.1f}"
+
+
+def steps() -> list[str]:
+    found = [read(path.stem) for path in sorted(RESULTS.glob("step-*.json"))]
+    lines = ["\n## The training step\n"] if found else []
+    for result in found:
+        lines += [
+            f"`{result['command']}`: {result['net']}, {result['size']} px, batch {result['batch']}, "
+            f"{'bf16, lightly as shipped fp32' if result['bf16'] else 'fp32'}, on {result['machine']}.\n",
+            *table(
+                ["contender", "samples / CPU-s", "to lightly", "to a minimal loop by hand"],
+                [
+                    [row["contender"], row["samples_per_cpu_s"], row["ratio"], row["to_minimal"]]
+                    for row in result["rows"]
+                ],
+            ),
+        ]
+    return lines
+
+
+def kills() -> list[str]:
+    result = read("kills")
+    if result is None:
+        return []
+    kinds = result["while"]
+    return [
+        "\n## Killed, and gone on\n",
+        f"`{result['command']}`: {result['kills']} kills (SIGKILL to the whole process group) of a training run,",
+        f"on {result['machine']},",
+        f"{kinds['moment']} at random moments, {kinds['state']} while a state was written, {kinds['cache']} while the",
+        "pixel cache was filled. In the end the weights were equal to those of an undisturbed run to the bit, and so",
+        "was every loss in the log.",
+    ]
+
+
+def encoders() -> list[str]:
+    found = [read(path.stem) for path in sorted(RESULTS.glob("encoders-*.json"))]
+    lines = ["\n## Speed of encoders\n"] if found else []
+    for result in found:
+        lines += [
+            f"`{result['command']}`: BYOL forward and backward, {result['batch']} images of {result['size']} px, "
+            f"{result['rounds']} rounds in turns, on {result['machine']}.\n",
+            *table(
+                ["encoder", "width", "samples / CPU-s", "ratio"],
+                [[row["encoder"], row["dim"], row["samples_per_cpu_s"], row["ratio"]] for row in result["rows"]],
+            ),
+        ]
+    return lines
