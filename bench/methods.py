@@ -27,9 +27,6 @@ CIFAR = DATA / "cifar10" / "cifar10_10k.npz"
 SETS: dict[str, dict[str, Any]] = {
     "cifar10": {
         "data": f"{CIFAR}::x_train",
-        "labels": f"{CIFAR}::y_train",
-        "test": f"{CIFAR}::x_test",
-        "test_labels": f"{CIFAR}::y_test",
         "budget": "39936",
         "encoder": "narrow:colour",
     },
@@ -70,7 +67,10 @@ def measured(data: str, name: str, seeds: int, settings: dict[str, Any]) -> None
 
     import selfsame as ss
 
-    baselines: dict[str, Any] = {}
+    path = HERE / "results" / f"methods-{data}.json"
+    stored = json.loads(path.read_text()) if path.exists() else {"entries": []}
+    of_network = [entry for entry in stored["entries"] if entry["encoder"] == settings["encoder"]]
+    baselines: dict[str, Any] = of_network[0]["judged"] if of_network else {}
     with tempfile.TemporaryDirectory() as folder:
         try:
             result = ss.compare(**settings, methods=name, seeds=seeds, out=Path(folder) / "all", workers=0)
@@ -91,16 +91,16 @@ def measured(data: str, name: str, seeds: int, settings: dict[str, Any]) -> None
                 run |= {f"judge_{key}": value for key, value in judged(encoder).items()}
                 baselines = baselines or {"random": judged(untrained(encoder, run["seed"])), "raw": judged(None)}
         plan = ss.Run(Path(folder) / "all" / runs[0]["folder"]).plan if (Path(folder) / "all").exists() else {}
-    path = HERE / "results" / f"methods-{data}.json"
-    stored = json.loads(path.read_text()) if path.exists() else {"entries": []}
+    stored = json.loads(path.read_text()) if path.exists() else {"entries": []}  # another may have ended meanwhile
     key = (name, settings["encoder"], settings["budget"])
     stored["entries"] = [e for e in stored["entries"] if (e["method"], e["encoder"], e["budget"]) != key]
     where = str(HERE.parents[1])
+    changed = [f"--{key}={settings[key]}" for key in ("encoder", "budget") if settings[key] != SETS[data][key]]
     entry = {
         "method": name,
         "encoder": settings["encoder"],
         "budget": settings["budget"],
-        "command": shlex.join(["python", "bench/methods.py", data, "--methods", name, "--seeds", str(seeds)]),
+        "command": shlex.join(["python", "bench/methods.py", data, "--methods", name, "--seeds", str(seeds), *changed]),
         "machine": result["machine"],
         "runs": runs,
         "baselines": result["baselines"],
