@@ -6,6 +6,7 @@ import pytest
 
 import selfsame as ss
 from selfsame.jobs.data import open_data, printable, read_skipped, sheet, write_skipped
+from selfsame.records import ViewPlan
 
 
 def test_names_that_are_utf8_are_left_alone():
@@ -42,4 +43,4 @@ def test_a_sheet_is_drawn_of_items_of_any_name(pictures, tmp_path, odd_name):
         (tmp_path / "data" / odd_name(b"\xff%d.png" % k)).write_bytes((pictures / "disc" / f"0{k}.png").read_bytes())
     data = open_data(str(tmp_path / "data"))
     views = data.modality.recipe("weak", 16, data.stats)
-    assert sheet(data, views, 3, 2, 0).size[0] > 0
+    assert sheet(data, views, 3, ViewPlan(full=2), 0).size[0] > 0

@@ -92,10 +92,11 @@ class Deciding:
             return None
         was, now = read_json(path), self.job.model_dump(mode="json")
         for key, field in type(self.job).model_fields.items():
-            was.setdefault(key, field.default)  # younger than the run in the folder
-        odd = [key for key in now if key not in FREE_TO_CHANGE and was[key] != now[key]]
+            if not field.is_required():
+                was.setdefault(key, field.default)  # younger than the run in the folder
+        odd = [key for key in now if key not in FREE_TO_CHANGE and was.get(key) != now[key]]
         if odd:
-            pairs = "; ".join(f"{key} was {shown(was[key])}, now {shown(now[key])}" for key in odd)
+            pairs = "; ".join(f"{key} was {shown(was.get(key))}, now {shown(now[key])}" for key in odd)
             raise UserError(f"{self.folder} holds a run made with other settings: {pairs}. Choose another --out.")
         return was
 

@@ -351,7 +351,7 @@ def test_channels_of_maps_are_known_without_a_view_and_leave_the_network_as_it_w
         own_encoder(tiny_vit("timm"), 32, RGB),
     ):
         state = {name: value.clone() for name, value in encoder.state_dict().items()}
-        assert encoder.map_widths == [one.shape[1] for one in encoder.maps(images())]
+        assert encoder.map_widths == tuple(one.shape[1] for one in encoder.maps(images()))
         encoder.load_state_dict(state)
         assert encoder.train().map_widths and all(part.training for part in encoder.modules())
         assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
