@@ -68,8 +68,8 @@ def guide() -> str:
         "",
         "Few samples on one processor: what is told here is which methods get going soon, not what they reach in the",
         "end. Settings are those derived from data and length. How much they were tried out differs: BYOL's most,",
-        "MoCo's, the memory bank's and OBoW's a little, the others' hardly or not at all. Made by `bench/pages.py` from",
-        "`bench/results/methods-*.json`, where commands, settings, seeds and machines stand.",
+        "MoCo's, the memory bank's and OBoW's a little, the others' hardly or not at all. Made by `bench/pages.py`",
+        "from `bench/results/methods-*.json`, where commands, settings, seeds and machines stand.",
     ]
     for data, (title, keys, _) in SETS.items():
         found = entries(data)
