@@ -358,6 +358,12 @@ def test_methods_lists_each_with_what_it_needs(capsys):
     assert all(name in shown for name in ss.methods.names()) and "views: 2 random" in shown
 
 
+def test_the_size_of_part_views_is_a_flag_and_is_held_to_the_full_ones(pictures, tmp_path, capsys):
+    words = [str(pictures), "--views.part-size", "64", "--method", "swav", "--method.part-views", "1"]
+    text = error_of(capsys, *quick(*words, "--out", tmp_path / "run"))
+    assert "part views of 64 px are larger than the full views of 16 px. Lower --views.part-size" in text
+
+
 def test_a_switch_of_a_method_can_be_turned_off(monkeypatch):
     seen = []
     monkeypatch.setattr("selfsame.cli.carry_out", lambda name, function, given: seen.append(given) or 0)

@@ -178,7 +178,7 @@ def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
         from selfsame import methods
 
         chosen = value_of("--method", tokens) or "byol"
-        kinds: dict[str, tuple[type[Record], str]] = {"method_settings": (methods.load(chosen), "--method")}
+        kinds: dict[str, tuple[Any, str]] = {"method_settings": (methods.load(chosen), "--method")}
     else:
         if not any(token.startswith("--views.") for token in tokens) and "--help" not in tokens:
             return []
@@ -186,9 +186,9 @@ def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
 
         modality = modalities.load(value_of("--modality", tokens) or "image")
         kinds = {
-            f"views_{key}": (field.annotation, f"--views.{key}")
+            f"views_{key}": (field.annotation, f"--views.{key.replace('_', '-')}")
             for key, field in modality.Views.model_fields.items()
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Record)
+            if not field.is_required()  # the size of views has a flag of its own
         }
     return [
         inspect.Parameter(
@@ -231,13 +231,14 @@ def combined(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
                 settings = {}  # another name: the file's settings are not its own
             settings["name"] = chosen
         for key in [key for key in flags if key.startswith(f"{name}_")]:
-            record = flags.pop(key)
-            changed = record.model_dump(exclude_unset=True) if record is not None else {}
-            if key == f"{name}_settings":
-                settings.update(changed)
-            elif changed:
-                part = key.removeprefix(f"{name}_")
+            given, part = flags.pop(key), key.removeprefix(f"{name}_")
+            changed = given.model_dump(exclude_unset=True) if isinstance(given, Record) else given
+            if part == "settings":
+                settings.update(changed or {})
+            elif isinstance(changed, dict):
                 settings[part] = {**settings.get(part, {}), **changed}
+            elif changed is not None:
+                settings[part] = changed
         if settings:
             values[name] = settings
     return {**values, **{key: value for key, value in flags.items() if value != ""}}  # "" stands for not given

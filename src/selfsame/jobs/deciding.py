@@ -339,9 +339,9 @@ def check_fit(method: Method, encoder: Encoder, budget: Budget, name: str) -> No
             raise UserError(
                 f"--method {type(method).name} needs an encoder with {need}; {name} has none. {cures[need]}"
             )
-    wrong = method.misfits(budget)
+    wrong = [f"{text[0].upper()}{text[1:].rstrip('.')}." for text in method.misfits(budget)]
     if wrong:
-        raise UserError(f"--method {type(method).name} does not go together with this run: {' '.join(wrong)}")
+        raise UserError(f"--method {type(method).name} does not go together with this run. {' '.join(wrong)}")
 
 
 def show_lines(lines: list[Line]) -> None:

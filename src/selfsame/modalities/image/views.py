@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
+from selfsame.errors import UserError
 from selfsame.modalities.image import graph, kernel, saliency, steps
 from selfsame.modalities.image.measure import Stats
 from selfsame.modalities.image.recipes import SMALL, View, Views
@@ -42,6 +43,11 @@ def sample(
     Returns stored values, uint8, or int32 for 16-bit data; a tensor a view in the order full, part, plain.
     They may lie channels last in memory. Raises UnreadableItem.
     """
+    if plan.part and views.part_size > views.size:
+        raise UserError(
+            f"part views of {views.part_size} px are larger than the full views of {views.size} px. Lower "
+            "--views.part-size, or raise --image-size."
+        )
     kinds = views.strengths(plan)
     numbers = [draws.uniform(4).numpy() for _ in kinds]
     sides = [views.size] * plan.full + [views.part_size] * plan.part + [views.size] * plan.plain
