@@ -44,7 +44,8 @@ def compared(job: Compare) -> dict[str, Any]:
     folder = job.folder
     stored = earlier(job, folder)
     names, left_out = fitting(job)
-    say(f"{len(names)} methods, {job.seeds} seed{'s' if job.seeds > 1 else ''} each, {job.budget} a run")
+    budget = job.budget if job.samples is None else f"{job.samples:,} samples"
+    say(f"{len(names)} methods, {job.seeds} seed{'s' if job.seeds > 1 else ''} each, {budget} a run")
     for name, why in left_out.items():
         say(f"left out: {name}: {why}")
     runs: list[dict[str, Any]] = stored.get("runs", [])

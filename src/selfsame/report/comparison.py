@@ -20,8 +20,6 @@ NAMES = {
     "agreement": "agreement %",
     "rank": "RankMe",
     "uniformity": "uniformity",
-    "alignment": "alignment",
-    "spread": "spread",
 }
 SHARES = ("linear", "knn", "agreement")
 COLOUR = {"linear": "c0", "knn": "c1", "agreement": "c0", "rank": "c1"}
@@ -33,36 +31,36 @@ def write_comparison(folder: Path, result: Mapping[str, Any], about: Mapping[str
     rows, job = result["rows"], result["job"]
     measured = [key for key in NAMES if any(key in row["figures"] for row in rows)]
     best = rows[0]
+    stopped = [run for run in result["runs"] if run["verdict"] == "stopped"]
+    settings = [(key, value) for key, value in job.items() if value is not None]
+    budget = job["budget"] if job["budget"][-1].isalpha() else f"{int(job['budget']):,} samples"
     by = "linear accuracy" if "linear" in measured else "measures without labels: mean place by agreement and RankMe"
     runs = f"{job['seeds']} seed{'s' if job['seeds'] > 1 else ''} each"
     header = (
         f"<h1>Methods compared on {escape(str(job['data']))}</h1><p class='lead'>Ranked by {by}. "
-        f"{job['budget']} a run, "
+        f"{budget} a run, "
         f"{runs}; encoder, views, batch and precision are the same for all, the methods' settings those derived from "
         f"this data. Best: <b>{escape(best['method'])}</b>.</p>"
     )
     sections = [
-        ("ranking", "Ranking", ranking(rows, measured, result["baselines"], about)),
+        ("ranking", "Ranking", ranking(rows, measured, result["baselines"])),
         ("plot", "Accuracy" if "linear" in measured else "Without labels", plots(rows, measured, result["baselines"])),
         ("trust", "Do the measures without labels rank alike?", trust(rows, measured)),
-        ("left", "Left out", left_out(result["left_out"])),
-        ("job", "Settings", settings(result)),
+        ("methods", "What they do", pairs([(row["method"], about.get(row["method"], "")) for row in rows])),
+        ("stopped", "Stopped", pairs([(f"{run['method']}, seed {run['seed']}", run["why"]) for run in stopped])),
+        ("left", "Left out", pairs(list(result["left_out"].items()))),
+        ("job", "Settings", pairs([*settings, ("machine", result["machine"])])),
     ]
     return written(folder, f"Methods compared on {job['data']}", header, sections)
 
 
-def ranking(
-    rows: Sequence[Mapping[str, Any]],
-    measured: Sequence[str],
-    baselines: Sequence[Mapping[str, Any]],
-    about: Mapping[str, str],
-) -> str:
+def ranking(rows: Sequence[Mapping[str, Any]], measured: Sequence[str], baselines: Sequence[Mapping[str, Any]]) -> str:
     head = "".join(f"<th>{escape(NAMES[key])}</th>" for key in measured)
     body = []
     for row in rows:
         cells = "".join(f'<td class="value">{told(key, row["figures"].get(key))}</td>' for key in measured)
         verdicts = escape(", ".join(dict.fromkeys(row["verdicts"])))
-        name = f"<b>{escape(row['method'])}</b><br/><small>{escape(about.get(row['method'], ''))}</small>"
+        name = f"<b>{escape(row['method'])}</b>"
         body.append(
             f'<tr><td class="value">{row["place"]}</td><td>{name}</td>{cells}'
             f'<td class="value">{row["seconds"]:,.0f}</td><td>{verdicts}</td></tr>'
@@ -95,7 +93,7 @@ def of_baselines(baselines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
 
 def plots(rows: Sequence[Mapping[str, Any]], measured: Sequence[str], baselines: Sequence[Mapping[str, Any]]) -> str:
     if "linear" in measured:
-        return f'<div class="curves one">{dots(rows, ["linear", "knn"], of_baselines(baselines), "accuracy, %")}</div>'
+        return dots(rows, ["linear", "knn"], of_baselines(baselines), "accuracy, %")
     pairs = (("agreement", "agreement, %"), ("rank", "RankMe"))
     drawn = "".join(dots(rows, [key], {}, label) for key, label in pairs if key in measured)
     return f'<div class="curves">{drawn}</div>'
@@ -127,7 +125,7 @@ def dots(
             at = f"{across(scaled(key, figures[key][0])):.1f}"
             title = f"<title>{escape(name)}, {escape(NAMES[key])}: {told(key, figures[key])}</title>"
             parts.append(
-                f'<line class="line {COLOUR[key]}" style="stroke-dasharray:{"2 3" if "raw" in name else "6 4"}" '
+                f'<line class="line {COLOUR[key]}" style="stroke-dasharray:{"1 4" if "raw" in name else "7 4"}" '
                 f'x1="{at}" x2="{at}" y1="10" y2="{floor}">{title}</line>'
             )
     for number, row in enumerate(shown):
@@ -160,8 +158,8 @@ def trust(rows: Sequence[Mapping[str, Any]], measured: Sequence[str]) -> str:
     if "linear" not in measured or len(shown) < 4:
         return ""
     cells = []
-    for key in ("agreement", "rank", "uniformity", "alignment"):
-        sign = -1 if key in ("uniformity", "alignment") else 1  # lower is better
+    for key in ("agreement", "rank", "uniformity"):
+        sign = -1 if key == "uniformity" else 1  # lower is better
         found = agreement_of_ranks(
             [sign * row["figures"][key][0] for row in shown], [row["figures"]["linear"][0] for row in shown]
         )
@@ -181,18 +179,11 @@ def agreement_of_ranks(one: Sequence[float], two: Sequence[float]) -> float:
     return float(x @ y) / scale if scale else 0.0
 
 
-def left_out(reasons: Mapping[str, str]) -> str:
-    if not reasons:
+def pairs(found: Sequence[tuple[str, Any]]) -> str:
+    """A table of names and what is to be said of them; empty where there are none."""
+    if not found:
         return ""
-    body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(why)}</td></tr>" for name, why in reasons.items())
-    return f'<div class="wide"><table class="scores"><tbody>{body}</tbody></table></div>'
-
-
-def settings(result: Mapping[str, Any]) -> str:
-    pairs = [(key, value) for key, value in result["job"].items() if value is not None] + [
-        ("machine", result["machine"])
-    ]
-    body = "".join(f"<tr><td>{escape(key)}</td><td>{escape(str(value))}</td></tr>" for key, value in pairs)
+    body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(str(text))}</td></tr>" for name, text in found)
     return f'<div class="wide"><table class="scores"><tbody>{body}</tbody></table></div>'
 
 
