@@ -61,6 +61,14 @@ class Budget(Record):
     cuts: int = 1
     """parts of a batch that pass the network one by one or on different processes: processes times micro-batches"""
 
+    micro: int = 1
+    """micro-batches of a step: batch statistics are those of one, over all processes"""
+
+    @property
+    def rows(self) -> int:
+        """Items whose statistics are taken together."""
+        return self.batch // self.micro
+
     @property
     def short(self) -> bool:
         """Whether a method must get going soon: then whitening helps, and part views cost too many steps."""

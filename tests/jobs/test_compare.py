@@ -8,9 +8,7 @@ from selfsame import cli, methods
 from selfsame.errors import UserError
 from selfsame.jobs.compare import Compare
 from selfsame.jobs.comparing import ranked
-from selfsame.records import Preset
 from selfsame.report.comparison import agreement_of_ranks
-from tests.conftest import QUICK
 
 SMALL = {"encoder": "tests.nets:tiny", "image_size": 16, "batch_size": 16, "workers": 0, "precision": "fp32"}
 
@@ -175,42 +173,35 @@ def test_methods_that_do_not_fit_are_named_with_the_reason(pictures, tmp_path, m
         ss.compare(pictures, methods="byol,byol2", budget="16", out=tmp_path / "d", **SMALL)
 
 
-# Presets and samples in a training -----------------------------------------------------------------------------------
+def test_wrong_labels_are_refused_before_a_run_and_the_folder_is_free_for_right_ones(pictures, tmp_path):
+    settings = {"methods": "byol", "budget": "16", "seeds": 1, "out": tmp_path / "c", **SMALL}
+    with pytest.raises(UserError, match="typo"):
+        ss.compare(pictures, labels="typo.csv", **settings)
+    assert not (tmp_path / "c").exists()
 
 
-def test_a_preset_is_under_what_is_given(pictures, tmp_path):
-    job = ss.jobs.pretrain.Pretrain(
-        data=str(pictures), preset="cifar", epochs=3, method={"name": "byol", "momentum": 0.5}
-    )
-    assert (job.optimizer, job.epochs, job.batch_size) == ("sgd", 3, 256)
-    assert job.method.momentum == 0.5 and job.method.hidden == 4096
-    with pytest.raises(UserError, match=r"unknown preset of byol 'cifr'. Did you mean 'cifar'"):
-        ss.pretrain(pictures, preset="cifr", out=tmp_path / "x")
-    settings = {**QUICK, "epochs": 1}
-    run = ss.pretrain(pictures, preset="cifar", out=tmp_path / "run", **settings)
-    assert run.job["preset"] == "cifar" and run.plan["loop"]["optimizer"] == "sgd"
-    assert ss.pretrain(pictures, preset="cifar", out=tmp_path / "run", **settings).result == run.result
+def test_a_comparison_that_is_stopped_in_its_first_run_goes_on(pictures, tmp_path, monkeypatch):
+    settings = {"methods": "byol", "budget": "1s", "seeds": 1, "out": tmp_path / "c", **SMALL}
+
+    def stopped(job):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("selfsame.jobs.pretrain.Pretrain.run", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            ss.compare(pictures, **settings)
+    begun = json.loads((tmp_path / "c" / "comparison.json").read_text())["epochs"]
+    assert ss.compare(pictures, **settings)["epochs"] == begun
 
 
-def test_a_preset_may_be_given_with_a_method_of_python(pictures):
-    job = ss.jobs.pretrain.Pretrain(data=str(pictures), preset="imagenet", method=methods.BYOL(out=64))
-    assert job.method.out == 64 and job.method.momentum == 0.996 and job.optimizer == "lars"
-    assert isinstance(methods.BYOL.presets["imagenet"], Preset)
+def test_a_method_that_fails_is_last_with_its_reason_and_ends_nothing(pictures, tmp_path, monkeypatch):
+    def failing(self, encoder, items=0):
+        raise UserError("the grid is too small")
 
-
-def test_a_sample_is_drawn_by_the_seed_and_the_held_out_items_stay_out(pictures, tmp_path):
-    from selfsame.jobs.pretraining import Pretraining
-
-    def items(**settings):
-        work = Pretraining(ss.jobs.pretrain.Pretrain(data=str(pictures), out=tmp_path / "none", **settings))
-        work.opened()
-        return set(work.learn_from.tolist()), set(work.look_at.tolist())
-
-    some, held = items(sample=20)
-    assert len(some) == 20 and not some & held
-    assert items(sample=20)[0] == some != items(sample=20, seed=1)[0]
-    everything, same = items()
-    assert some < everything and held == same
+    monkeypatch.setattr(methods.load("byol2"), "build", failing)
+    result = ss.compare(pictures, methods="byol2,byol", budget="16", seeds=1, out=tmp_path / "c", **SMALL)
+    assert [row["method"] for row in result["rows"]] == ["byol", "byol2"]
+    assert "the grid is too small" in (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_command_line_knows_it(pictures, tmp_path, capsys):

@@ -107,8 +107,8 @@ def test_the_finer_level_has_more_places():
 
 def test_bownet_is_fitted_and_refused_in_words():
     fitted = BoWNet().fitted(SHORT)
-    assert (fitted.words, fitted.every) == (2250, 1) and fitted.misfits(SHORT) == []
-    assert BoWNet().fitted(Budget(items=9_000, batch=64, steps=14_000, dim=256)).every == 33
+    assert (fitted.words, fitted.every) == (2250, 2) and fitted.misfits(SHORT) == []
+    assert BoWNet().fitted(Budget(items=9_000, batch=64, steps=14_000, dim=256)).every == 34
     assert BoWNet(words=9, sample=5).misfits(SHORT) == [
         "9 words cannot be found in 5 local features: raise --method.sample."
     ]

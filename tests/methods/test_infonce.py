@@ -107,6 +107,6 @@ def test_a_wrong_number_of_views_is_refused(tiny, views):
 
 
 def test_a_row_alone_has_nothing_to_be_told_from():
-    budget = Budget(items=10, batch=4, steps=10, dim=8, cuts=4)
+    budget = Budget(items=10, batch=4, steps=10, dim=8, micro=4)
     (text,) = InfoNCE().misfits(budget)
     assert "no others" in text

@@ -85,10 +85,10 @@ def test_it_is_four_times_as_wide_as_the_encoder_unless_given():
 
 
 def test_too_few_rows_for_a_covariance_are_refused():
-    budget = Budget(items=500, batch=32, steps=1000, dim=64, cuts=16)
+    budget = Budget(items=500, batch=32, steps=1000, dim=64, micro=16)
     (text,) = VICReg().misfits(budget)
     assert "2 rows" in text and "--accumulate" in text
-    assert VICReg().misfits(budget.changed(cuts=8)) == []
+    assert VICReg().misfits(budget.changed(micro=8)) == []
 
 
 def test_what_ends_badly_is_warned_about_and_a_single_view_refused(tiny, views):

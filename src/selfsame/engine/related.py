@@ -65,7 +65,8 @@ class Related:
         start, end = np.searchsorted(self.groups, group), np.searchsorted(self.groups, group, side="right")
         if self.window is None:
             return end - start - 1, start, spots, np.ones_like(spots)
-        low, high = self.bound(start, end, time - self.window), self.bound(start, end, time + self.window, True)
+        window = self.window * (1 + 1e-6)  # 0.3 - 0.2 is a little more than 0.1
+        low, high = self.bound(start, end, time - window), self.bound(start, end, time + window, True)
         same, later = self.bound(start, end, time), self.bound(start, end, time, True)
         return high - low - (later - same), low, same, later - same
 

@@ -4,6 +4,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import torch
 from selfsame import methods
 from selfsame.downstream.knn import knn_accuracy
 from selfsame.downstream.linear import linear_accuracy
-from selfsame.engine import dist
+from selfsame.engine import dist, slurm
 from selfsame.engine.health import Signs, look
 from selfsame.engine.plan import workers_for
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import console, say
-from selfsame.errors import TrainingStopped, UserError
+from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
 from selfsame.jobs.compare import Compare
 from selfsame.jobs.data import fixed_views, open_like
@@ -39,6 +40,7 @@ LABEL_FREE = ("agreement", "rank")  # what ranks where there are no labels: the 
 
 
 def compared(job: Compare) -> dict[str, Any]:
+    slurm.take_seat()
     if dist.world() > 1:
         raise UserError("compare trains one run after the other in one process. Start it without torchrun or srun.")
     folder = job.folder
@@ -48,29 +50,32 @@ def compared(job: Compare) -> dict[str, Any]:
     say(f"{len(names)} methods, {job.seeds} seed{'s' if job.seeds > 1 else ''} each, {budget} a run")
     for name, why in left_out.items():
         say(f"left out: {name}: {why}")
-    runs: list[dict[str, Any]] = stored.get("runs", [])
-    epochs: dict[str, float] = stored.get("epochs", {})
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {
+        "job": job.model_dump(mode="json"),
+        "machine": dist.machine(dist.device(job.device)),
+        "epochs": stored.get("epochs", {}),
+        "left_out": left_out,
+        "baselines": stored.get("baselines", []),
+        "runs": stored.get("runs", []),
+        "rows": [],
+    }
+
+    def keep() -> None:
+        result["rows"] = ranked(result["runs"])
+        write_text(folder / COMPARISON, json.dumps(result, indent=1) + "\n")
+
+    keep()  # before the first run: whatever stops it, the same command goes on
     for seed in range(job.seed, job.seed + job.seeds):
         for name in names:
-            if not any((run["method"], run["seed"]) == (name, seed) for run in runs):
-                say(f"{name}, seed {seed}", "bold")
-                epochs[name] = epochs.get(name) or epochs_for(job, name)
-                runs.append(one_run(job, name, seed, epochs[name]))
-            result = {
-                "job": job.model_dump(mode="json"),
-                "machine": dist.machine(dist.device(job.device)),
-                "epochs": epochs,
-                "left_out": left_out,
-                "baselines": stored.get("baselines") or [],
-                "runs": runs,
-                "rows": ranked(runs),
-            }
-            write_text(folder / COMPARISON, json.dumps(result, indent=1) + "\n")
-    if job.labels is not None and not result["baselines"]:
-        result["baselines"] = baselines(job, folder, runs)
-    write_text(folder / COMPARISON, json.dumps(result, indent=1) + "\n")
-    write_comparison(folder, result, {name: about(methods.load(name)) for name in names})
+            if any((run["method"], run["seed"]) == (name, seed) for run in result["runs"]):
+                continue
+            say(f"{name}, seed {seed}", "bold")
+            result["runs"].append(one_run(job, name, seed, result["epochs"], keep))
+            keep()
+    if job.labels is not None and sum(one["features"] == "random" for one in result["baselines"]) < job.seeds:
+        result["baselines"] = baselines(job, folder, result["runs"])
+        keep()
+    write_comparison(folder, result, {row["method"]: about(methods.load(row["method"])) for row in result["rows"]})
     show(result)
     say(f"report: {folder / 'report.html'}")
     return result
@@ -94,61 +99,76 @@ def earlier(job: Compare, folder: Path) -> dict[str, Any]:
 
 def pretrain_job(job: Compare, name: str, out: Path, epochs: float | None, seed: int) -> Pretrain:
     given = {field: getattr(job, field) for field in (*SHARED, "data", "modality", "sample")}
-    return checked(Pretrain, {**given, "method": name, "epochs": epochs, "seed": seed, "out": out})
+    wish = {**given, "method": name, "epochs": epochs, "seed": seed, "out": out, "processes": 1}
+    return checked(Pretrain, wish)
 
 
 def fitting(job: Compare) -> tuple[list[str], dict[str, str]]:
     """The methods that can work with this encoder and this data, and why others cannot.
 
-    Raises UserError where one of those was named by the user.
+    Raises UserError where one of those was named by the user, and where the labels cannot be used.
     """
-    fit, not_fit = [], {}
+    fit: list[str] = []
+    not_fit: dict[str, str] = {}
     for name in job.names:
         with tempfile.TemporaryDirectory() as place:
             try:
-                provisional(job, name, Path(place)).decided()
-                fit.append(name)
+                encoder = provisional(job, name, Path(place)).decided()
             except UserError as error:
                 if not str(error).startswith(f"--method {name} "):
                     raise  # wrong data or settings, whatever the method
                 if "all" not in job.methods.split(","):
                     raise
                 not_fit[name] = str(error)
+                continue
+            if not fit and job.labels is not None:
+                labelled_items(job, Path(place), encoder)
+            fit.append(name)
     if not fit:
         raise UserError(f"no method fits: {next(iter(not_fit.values()))}")
     return fit, not_fit
 
 
-def provisional(job: Compare, name: str, place: Path) -> Pretraining:
+def provisional(job: Compare, name: str, place: Path, epochs: float | None = None) -> Pretraining:
     """The run, its data opened, for what is to be known of it before its length is decided."""
-    samples = job.samples or 10_000
     work = Pretraining(pretrain_job(job, name, place / "run", None, job.seed))
-    work.before = work.was = None
     work.opened()
-    work.job = work.job.changed(epochs=samples / work.items)
+    work.job = work.job.changed(epochs=epochs or (job.samples or 10_000) / work.items)
     return work
 
 
 def epochs_for(job: Compare, name: str) -> float:
-    """Passes over the data that the budget allows: by the samples, or by the time that a trial step takes here."""
-    with tempfile.TemporaryDirectory() as place:
-        work = provisional(job, name, Path(place))
-        if job.samples is not None:
-            return job.samples / work.items
-        learner = work.prepared()
-        seconds, _ = work.trial(learner, work.steps(learner.by_item))
-        assert job.minutes is not None
-        return max(1.0, 60 * job.minutes / seconds) * work.loop.batch / work.items
+    """Passes over the data that the budget allows: by the samples, or by the time that a trial step takes here.
+
+    Timed twice: the batch depends on the length of the run, and what a sample costs on the batch. Surveys and looks at
+    the health are not in it.
+    """
+    epochs: float | None = None
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as place:
+            work = provisional(job, name, Path(place), epochs)
+            if job.samples is not None:
+                return job.samples / work.items
+            learner = work.prepared()
+            seconds, _ = work.trial(learner, work.steps(learner.by_item))
+            assert job.minutes is not None
+            epochs = max(1.0, 60 * job.minutes / seconds) * work.loop.batch / work.items
+    assert epochs is not None
+    return epochs
 
 
-def one_run(job: Compare, name: str, seed: int, epochs: float) -> dict[str, Any]:
-    """Train and measure: one entry of comparison.json's runs."""
+def one_run(job: Compare, name: str, seed: int, epochs: dict[str, float], keep: Callable[[], None]) -> dict[str, Any]:
+    """Train and measure: one entry of comparison.json's runs. A method that fails is an entry too, with the reason."""
     out = job.folder / f"{name}-{seed}"
     began = time.monotonic()
     entry: dict[str, Any] = {"method": name, "seed": seed, "folder": out.name}
     try:
-        run = pretrain_job(job, name, out, epochs, seed).run()
-    except TrainingStopped as stopped:
+        if name not in epochs:
+            epochs[name] = epochs_for(job, name)
+            keep()  # a run that is stopped goes on with the length it has begun with
+        run = pretrain_job(job, name, out, epochs[name], seed).run()
+    except UserError as stopped:
+        say(f"{name}: {stopped}", "yellow")
         return {**entry, "verdict": "stopped", "why": str(stopped), "seconds": round(time.monotonic() - began, 1)}
     encoder = load(out).to(dist.device(job.device))
     signs = measured(job, run, encoder)

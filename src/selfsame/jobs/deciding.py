@@ -225,6 +225,7 @@ class Deciding:
             steps=self.loop.steps,
             dim=encoder.dim,
             cuts=self.loop.accumulate * dist.world(),
+            micro=self.loop.accumulate,
         )
         self.method: Method = job.method.fitted(budget)
         if self.before is not None:

@@ -10,7 +10,7 @@ from selfsame import methods
 from selfsame.errors import UserError, unknown
 from selfsame.jobs.checked import checked, named
 from selfsame.jobs.runs import Run
-from selfsame.records import Method, Record
+from selfsame.records import QUICK, Method, Record
 from selfsame.storage.disk import plain_path
 
 FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "epochs", "save_every", "keep_states", "labels"}
@@ -86,8 +86,13 @@ class Training(Record):
             raise unknown(f"preset of {kind.name or kind.__qualname__}", str(name), presets)
         preset = presets[name]
         training = {key: value for key, value in preset.training.items() if key in cls.model_fields}
-        merged = checked(kind, {**preset.method, **own}, ["method"])
-        return {**training, **given, "method": merged}
+        # A paper's settings are all of them: what it does not name is the method's default, and is not fitted.
+        papers = {} if preset is QUICK else {field: info.default for field, info in kind.model_fields.items()}
+        merged = checked(kind, {**papers, **preset.method, **own}, ["method"])
+        wanted = {key: value for key, value in given.items() if value is not None}
+        if "views" in training and "views" in wanted:
+            wanted["views"] = over(named(training["views"], "views"), named(wanted["views"], "views"))
+        return {**given, **training, **wanted, "method": merged}
 
     @field_validator("data")
     @classmethod
@@ -140,6 +145,17 @@ class Training(Record):
         return {"name": "auto", **named(given, "views")}
 
 
+def over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Settings over those of a preset; under another name the preset's are not its own."""
+    if above.get("name", below.get("name")) != below.get("name"):
+        return above
+    found = dict(below)
+    for key, value in above.items():
+        under = found.get(key)
+        found[key] = {**under, **value} if isinstance(value, dict) and isinstance(under, dict) else value
+    return found
+
+
 class Pretrain(Training):
     """Learn an encoder from unlabelled data."""
 
@@ -167,6 +183,19 @@ class Pretrain(Training):
     """training processes to start on this machine [one a GPU; one without]"""
     shard: bool = False
     """divide parameters, gradients and moments over the processes: less memory in each, same result"""
+
+    @property
+    def as_preset(self) -> bool:
+        """Whether all that its preset says holds, but for the length of the run."""
+        if self.preset is None:
+            return False
+        preset = type(self.method).known_presets()[self.preset]
+        training = {key: value for key, value in preset.training.items() if key not in ("epochs", "views")}
+        views = named(preset.training.get("views", "auto"), "views")
+        own = self.method.model_dump(include=set(preset.method))
+        given = set() if preset is not QUICK else self.method.model_fields_set - {"name"}
+        same = all(getattr(self, key) == value for key, value in training.items())
+        return same and self.views == views and own == preset.method and not given
 
     @property
     def folder(self) -> Path:

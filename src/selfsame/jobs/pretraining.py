@@ -74,7 +74,13 @@ class Pretraining(Deciding):
         health = Health(self.shown, look_at)
         dist.by_first(self.begin_folder)
         steps = self.steps(learner.by_item)
-        self.show_plan(learner, steps)
+        try:
+            self.show_plan(learner, steps)
+        except UserError:
+            if self.before is None:  # not begun after all: a corrected command may have this folder
+                for name in (JOB, PLAN):
+                    (self.folder / name).unlink(missing_ok=True)
+            raise
         began = time.monotonic()
         try:
             first = train(
@@ -217,7 +223,8 @@ class Pretraining(Deciding):
         share = -(-len(samples[0]) // self.loop.accumulate)
         draws = Draws(self.loop.seed, 0, share, stream=VIEW)
         taken = []
-        items = None if first.items is None else first.items[:share].to(self.on)
+        # `plan --items` asks of fewer items than there are.
+        items = None if first.items is None else (first.items[:share] % self.items).to(self.on)
         for _ in range(2):
             began = time.monotonic()
             views = self.make_views([sample[:share] for sample in samples], draws)
@@ -275,8 +282,9 @@ class Pretraining(Deciding):
 
     def standing(self, looks: list[dict[str, Any]]) -> dict[str, Any] | None:
         """Where the run stands beside what was measured of its preset; None without one."""
-        curve = curve_of(type(self.job.method).name, self.job.preset)
-        if curve is None:
+        job = self.job
+        curve = curve_of(type(job.method).name, job.preset)
+        if curve is None or not job.as_preset:
             return None
         seen = [
             (row["step"] * self.loop.batch, {key: row[f"health/{key}"] for key in MEASURES})

@@ -76,7 +76,7 @@ class BarlowTwins(types.Method):
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
     def misfits(self, budget: Budget) -> list[str]:
-        rows = budget.batch // budget.cuts
+        rows = budget.rows
         if rows >= FEWEST:
             return []
         return [

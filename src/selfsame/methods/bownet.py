@@ -14,6 +14,7 @@ random ones. Longer runs, and a start from trained weights, were not tried.
 """
 
 import copy
+import math
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
@@ -76,7 +77,7 @@ class BoWNet(types.Method):
         return ViewPlan(full=1, plain=1)
 
     def fitted(self, budget: Budget) -> Self:
-        derived = {"words": max(2, min(8192, budget.items // 4)), "every": max(1, round(budget.passes / 3))}
+        derived = {"words": max(2, min(8192, budget.items // 4)), "every": max(1, math.ceil(budget.passes / 3))}
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
     def misfits(self, budget: Budget) -> list[str]:

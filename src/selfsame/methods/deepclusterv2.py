@@ -20,13 +20,14 @@ from torch import Tensor
 
 from selfsame import types
 from selfsame.errors import UserError
+from selfsame.nn.bank import by_item
 from selfsame.nn.diagnose import spread
 from selfsame.nn.heads import tower
 from selfsame.nn.joint import by_size
 from selfsame.nn.kmeans import kmeans
 from selfsame.nn.norm import frozen_statistics
 from selfsame.nn.survey import vectors_of
-from selfsame.nn.sync import gathered, mean_of_rows
+from selfsame.nn.sync import mean_of_rows
 from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
@@ -137,9 +138,9 @@ class Learner(types.Learner):
 
     @torch.no_grad()
     def remember(self, vectors: Sequence[Tensor], items: Tensor) -> None:
-        every = gathered(items)
         for kept, z in zip(self.memory, vectors, strict=True):
-            kept.index_copy_(0, every, gathered(z.detach()).to(kept.dtype))
+            mean, every = by_item(z, items)
+            kept.index_copy_(0, every, mean.to(kept.dtype))
 
     def surveys(self, number: int) -> bool:
         return True

@@ -42,7 +42,11 @@ class DINO(types.Method):
             method={"part_views": 6},
             training={
                 "optimizer": "sgd", "lr": 0.12, "batch_size": 1024, "epochs": 800, "warmup_epochs": 10,
-                "weight_decay": 1e-4, "encoder": "resnet50", "image_size": 224, "views": "dino",
+                "weight_decay": 1e-4, "encoder": "resnet50", "image_size": 224,
+                "views": {
+                    "name": "dino", "one": {"area": [0.14, 1.0]}, "two": {"area": [0.14, 1.0]},
+                    "part": {"area": [0.05, 0.14]},
+                },
             },
             published="ImageNet, ResNet-50: linear 75.3 %, k-NN 67.5 %",
         ),

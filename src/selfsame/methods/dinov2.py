@@ -32,6 +32,11 @@ from selfsame.records import Budget, Preset, ViewPlan
 EPS = 1e-8  # of the distance to the nearest, and of its logarithm
 
 
+CROPS = {
+    "name": "dino", "one": {"area": [0.32, 1.0]}, "two": {"area": [0.32, 1.0]}, "part": {"area": [0.05, 0.32]},
+}  # fmt: skip
+
+
 class DINOv2(types.Method):
     """DINO and iBOT together, kept apart by KoLeo."""
 
@@ -43,7 +48,7 @@ class DINOv2(types.Method):
             training={
                 "optimizer": "adamw", "lr": 4e-3, "batch_size": 1024, "epochs": 100, "warmup_epochs": 10,
                 "weight_decay": 0.04, "weight_decay_end": 0.4, "clip": 3.0, "encoder": "vit_large_patch16_224",
-                "image_size": 224, "views": "dino",
+                "image_size": 224, "views": CROPS,
             },
             published="ImageNet-1k, ViT-L/16, 100 epochs: k-NN 81.6 %, linear 82.9 % (its README)",
         ),
@@ -52,7 +57,7 @@ class DINOv2(types.Method):
             method={"targets": "sinkhorn", "shared_head": False, "narrow": 384, "out": 131_072},
             training={
                 "optimizer": "adamw", "lr": 3.5e-4, "batch_size": 3072, "weight_decay": 0.04, "weight_decay_end": 0.2,
-                "clip": 3.0, "encoder": "vit_large_patch14_224", "image_size": 224, "views": "dino",
+                "clip": 3.0, "encoder": "vit_large_patch14_224", "image_size": 224, "views": CROPS,
             },
             published="LVD-142M, ViT-L/14, 625,000 steps: ImageNet linear 86.3 %",
         ),

@@ -24,13 +24,14 @@ from torch import Generator, Tensor
 
 from selfsame import types
 from selfsame.errors import UserError
+from selfsame.nn.bank import by_item
 from selfsame.nn.diagnose import spread
 from selfsame.nn.graph import circles, distances, neighbours
 from selfsame.nn.heads import tower
 from selfsame.nn.joint import each
 from selfsame.nn.norm import frozen_statistics
 from selfsame.nn.survey import vectors_of
-from selfsame.nn.sync import gathered, mean_of_rows, places, shared, world
+from selfsame.nn.sync import mean_of_rows, places, shared, world
 from selfsame.nn.views import as_planned
 from selfsame.records import Budget
 
@@ -138,7 +139,8 @@ class Learner(types.Learner):
 
     @torch.no_grad()
     def remember(self, vectors: Tensor, items: Tensor) -> None:
-        self.bank.index_copy_(0, gathered(items), gathered(vectors).to(self.bank.dtype))
+        mean, every = by_item(vectors, items)
+        self.bank.index_copy_(0, every, mean.to(self.bank.dtype))
 
     def surveys(self, number: int) -> bool:
         return number % self.method.every == 0

@@ -69,7 +69,7 @@ class InfoNCE(types.Method):
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
     def misfits(self, budget: Budget) -> list[str]:
-        cut = budget.batch // budget.cuts
+        cut = budget.rows
         return [] if cut > 1 else [f"{cut} row passes the network at once and has no others to be told from."]
 
 

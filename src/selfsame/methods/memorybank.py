@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from selfsame import types
 from selfsame.errors import UserError
+from selfsame.nn.bank import by_item
 from selfsame.nn.contrast import dots
 from selfsame.nn.diagnose import spread
-from selfsame.nn.sync import gathered, mean_of_rows, shared
+from selfsame.nn.sync import mean_of_rows, shared
 from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
@@ -124,16 +125,20 @@ class Learner(types.Learner):
         noise = shared(torch.randint(n, (m.noise,), device=v.device))
         own = (v * self.bank[items]).sum(dim=1, keepdim=True)
         scores = torch.cat([own, dots(v, self.bank[noise])], dim=1) / m.temperature
-        with torch.no_grad():
-            self.scale.copy_(torch.where(self.scale > 0, self.scale, n * mean_of_rows(scores.exp()).mean()))
+        if self.training:
+            self.fix(scores)
         return nce(scores, self.scale.clone(), n)
+
+    @torch.no_grad()
+    def fix(self, scores: Float[Tensor, "b k"]) -> None:
+        """Z from the first batch, for good."""
+        first = len(self.bank) * mean_of_rows(scores.exp()).mean()
+        self.scale.copy_(torch.where(self.scale > 0, self.scale, first))
 
     @torch.no_grad()
     def store(self, v: Float[Tensor, "b d"], items: Int[Tensor, "b"]) -> None:
         """bank <- unit vector of momentum * bank + (1 - momentum) * v, for the items of all processes."""
-        v, items = gathered(v), gathered(items)
-        same = (items[:, None] == items).to(v.dtype)
-        mean = same @ v / same.sum(dim=1, keepdim=True)
+        mean, items = by_item(v, items)
         self.bank.index_copy_(0, items, F.normalize(torch.lerp(mean, self.bank[items], self.method.momentum), dim=1))
 
 

@@ -36,7 +36,8 @@ class MoCoV3(types.Method):
             method={"hidden": 4096, "out": 256, "momentum": 0.996, "temperature": 1.0},
             training={
                 "optimizer": "lars", "lr": 4.8, "batch_size": 4096, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 1.5e-6, "encoder": "resnet50", "image_size": 224, "views": "photo",
+                "weight_decay": 1.5e-6, "encoder": "resnet50", "image_size": 224,
+                "views": {"name": "photo", "one": {"area": [0.2, 1.0]}, "two": {"area": [0.2, 1.0]}},
             },
             published="ImageNet, ResNet-50, linear: 74.6 % top-1",
         ),

@@ -156,7 +156,7 @@ class Learner(types.Learner):
         }
         queue = self.queue() if self.queue is not None else None
         losses = [soft_contrast(q[i], k[j], queue, m) for i in asking for j in answering if i != j]
-        if self.queue is not None:
+        if self.queue is not None and self.training:
             for keys in k.values():
                 self.queue.push(keys)
         return types.Step(torch.stack(losses).mean(), {"spread": spread(k[1])})

@@ -157,8 +157,9 @@ class Learner(types.Learner):
         z = F.normalize(vectors.float() if vectors.itemsize < 4 else vectors, dim=1)
         scores = self.scores(z).split(len(views[0]))
         targets = [self.assigned(scores[i].detach(), i) for i in range(2)]
-        for queue, fresh in zip(self.queues, z.split(len(views[0])), strict=False):
-            queue.push(fresh)
+        if self.training:
+            for queue, fresh in zip(self.queues, z.split(len(views[0])), strict=False):
+                queue.push(fresh)
         mean = torch.cat(targets).mean(dim=0)
         logs = {"spread": spread(z[: len(views[0])]), "prototypes_in_use": torch.special.entr(mean).sum().exp()}
         return types.Step(across_views(targets, scores, self.method.temperature), logs)

@@ -141,7 +141,7 @@ def sides_of(
 
     `aspect` is the ratio of the first side to the last in units of the grid: of a square one, height over width.
     """
-    lengths = torch.tensor(grid, device=scale.device)
+    lengths = lengths_of(grid, scale.device)
     shape = scale[..., None] ** (1 / len(grid)) * lengths
     if len(grid) > 1:
         flat = torch.ones_like(aspect)
@@ -149,11 +149,16 @@ def sides_of(
     return torch.minimum(shape.round().long().clamp(min=1), lengths)
 
 
+def lengths_of(grid: tuple[int, ...], device: torch.device) -> Int[Tensor, "axes"]:
+    """The grid's sides as a tensor, filled on the device: copied there from Python, they would be waited for."""
+    return torch.cat([torch.full((1,), length, device=device) for length in grid])
+
+
 def corners(
     u: Float[Tensor, "... axes"], sides: Int[Tensor, "... axes"], grid: tuple[int, ...]
 ) -> Int[Tensor, "... axes"]:
     """Where blocks begin, each place in the grid as likely, from uniform numbers."""
-    room = torch.tensor(grid, device=u.device) - sides + 1
+    room = lengths_of(grid, u.device) - sides + 1
     return torch.minimum((u * room).long(), room - 1)
 
 

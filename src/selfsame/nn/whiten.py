@@ -35,7 +35,7 @@ class Whiten(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
             grouped = x.unflatten(1, (-1, self.size)).transpose(0, 1)  # [g b s]
-            rows = summed(x.new_tensor(float(len(x))))
+            rows = summed(x.new_full((), len(x)))
             grouped = grouped - summed(grouped.sum(1, keepdim=True)) / rows
             covariance = summed(grouped.transpose(1, 2) @ grouped) / rows
             return (grouped @ inverse_root(covariance)).transpose(0, 1).flatten(1)

@@ -35,7 +35,8 @@ def write_comparison(folder: Path, result: Mapping[str, Any], about: Mapping[str
     settings = [(key, value) for key, value in job.items() if value is not None]
     budget = job["budget"] if job["budget"][-1].isalpha() else f"{int(job['budget']):,} samples"
     by = "linear accuracy" if "linear" in measured else "measures without labels: mean place by agreement and RankMe"
-    runs = f"{job['seeds']} seed{'s' if job['seeds'] > 1 else ''} each"
+    most = max(row["runs"] for row in rows)
+    runs = f"{most} seed{'s' if most > 1 else ''} each"
     header = (
         f"<h1>Methods compared on {escape(str(job['data']))}</h1><p class='lead'>Ranked by {by}. "
         f"{budget} a run, "

@@ -185,7 +185,9 @@ class ImageEncoder(types.Encoder):
     @property
     def has_tokens(self) -> bool:
         """Whether the network is a transformer over patches."""
-        return isinstance(self.trunk, TimmViT | VisionTransformer)
+        # Hybrids of a residual net and a transformer do not say where in the image their tokens lie.
+        whole = isinstance(getattr(self.trunk, "patch_embed", None), PatchEmbed)
+        return isinstance(self.trunk, VisionTransformer) or (isinstance(self.trunk, TimmViT) and whole)
 
     @property
     def embedding(self) -> nn.Module | None:
@@ -217,6 +219,13 @@ class ImageEncoder(types.Encoder):
     def average_tokens(self) -> None:
         """Make the mean of the patch tokens the vector. TypeError where there are none."""
         self._need_tokens()
+        for part in ("attn_pool", "fc_norm"):
+            layer = getattr(self.trunk, part, None)
+            if isinstance(layer, nn.Module) and next(layer.parameters(), None) is not None:
+                raise UserError(
+                    f"{self.spec['name']} makes its vector with {part}, which this method would leave untrained. "
+                    "Choose a vision transformer without it, as vit_small_patch16_224."
+                )
         if getattr(self.trunk, "global_pool", "token") != "avg":
             self.spec["pool"] = "tokens"
 
