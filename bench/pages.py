@@ -91,8 +91,7 @@ def measured(
         figures = [told([scale * run[key] for run in done]) if done else "–" for key in keys]
         order = fmean(run[keys[1]] for run in done) if done else -1.0
         rank = told([run["rank"] for run in done]) if done else "–"
-        seconds = f"{fmean(run['seconds'] for run in entry['runs']):,.0f}"
-        rows.append((order, [f"[{entry['method']}](methods/{entry['method']}.md)", *figures, rank, seconds, verdicts]))
+        rows.append((order, [f"[{entry['method']}](methods/{entry['method']}.md)", *figures, rank, verdicts]))
     body = [row for _, row in sorted(rows, key=lambda row: -row[0])]
     body += baselines(found, scale, keys)
     command = re.sub(r"--methods \S+", "--methods NAME", found[0]["command"])
@@ -101,9 +100,9 @@ def measured(
         f"### {title}, {NETWORKS.get(encoder, encoder)}, {int(budget):,} samples",
         "",
         f"`{command}` on {found[0]['machine']}. Per cent, mean ± standard deviation over",
-        "seeds. RankMe: directions in use. Seconds of training on a shared machine, evaluation not counted.",
+        "seeds. RankMe: directions in use. Times are not compared: other work shared the machine.",
         "",
-        *table(["method", "k-NN", "linear", "RankMe", "seconds", "verdict"], body),
+        *table(["method", "k-NN", "linear", "RankMe", "verdict"], body),
     ]
 
 
@@ -120,10 +119,10 @@ def baselines(found: list[dict[str, Any]], scale: int, keys: tuple[str, str]) ->
         }
         stored = [entry["judged"][kind] for entry in found if kind in entry.get("judged", {})]
         if keys[0].startswith("judge"):
-            rows += [[name, told([stored[0]["knn"]]), told([stored[0]["probe"]]), "", "", "baseline"]] if stored else []
+            rows += [[name, told([stored[0]["knn"]]), told([stored[0]["probe"]]), "", "baseline"]] if stored else []
         elif members:
             figures = [told([scale * one[place] for one in sorted(members)]) for place in (1, 2)]
-            rows.append([name, *figures, "", "", "baseline"])
+            rows.append([name, *figures, "", "baseline"])
     return rows
 
 
