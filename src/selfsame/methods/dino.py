@@ -4,7 +4,8 @@ Source: Caron et al. 2021, arXiv 2104.14294: sections 3.1 and 3.2, appendix C, a
 one output from winning for all items, sharpening keeps all outputs from winning alike; either alone collapses.
 Deviations: the gradient is clipped as a whole, where the code clips each parameter's; no stochastic depth in the
 student; the temperature warms up by steps, not by epochs; the last layer's lengths always stay 1 (the code's default
-`norm_last_layer`), and its scores are computed in float32.
+`norm_last_layer`), and its scores are computed in float32. Ours is `output_norm`, which spreads the narrow vectors of a
+fresh network: short runs collapsed without it.
 """
 
 from typing import Annotated, ClassVar, Self
@@ -17,6 +18,7 @@ from selfsame import types
 from selfsame.nn.centre import Centre
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, able_to_follow, cosine
+from selfsame.nn.heads import OutputNorm
 from selfsame.nn.joint import by_size
 from selfsame.nn.prototypes import across_views, prototype_head, warming
 from selfsame.nn.views import as_planned
@@ -68,6 +70,8 @@ class DINO(types.Method):
     """width of the unit vector before the last layer (appendix C)"""
     out: Annotated[int, Field(ge=2)] = 65_536
     """outputs to sort items into (appendix C); fitted to the number of items unless given"""
+    output_norm: OutputNorm = "none"
+    """end of the narrow vector: no norm as in the paper, plain or whiten; whiten in short runs unless given"""
     temperature: Annotated[float, Field(gt=0)] = 0.1
     """of the student's softmax (3.2)"""
     target_temperature: Annotated[float, Field(gt=0)] = 0.04
@@ -124,6 +128,7 @@ class DINO(types.Method):
             "out": min(65_536, max(256, budget.items // 12)),
             "momentum": able_to_follow(0.996, budget.steps),
             "part_views": 0 if budget.short else 8,
+            "output_norm": "whiten" if budget.short else "none",
             "freeze": round(min(0.05, 1 / budget.passes), 6),
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
@@ -138,7 +143,7 @@ class Learner(types.Learner):
         super().__init__()
         self.method = method
         self.encoder = encoder
-        self.head = prototype_head(encoder.dim, method.hidden, method.narrow, method.out)
+        self.head = prototype_head(encoder.dim, method.hidden, method.narrow, method.out, method.output_norm)
         self.target = Target(self.student)
         self.centre = Centre(method.out, method.centre_momentum)
         self.register_buffer("target_temperature", torch.tensor(method.temperature_at(0.0)))

@@ -5,7 +5,8 @@ code for the queue. Needs no slow copy and no pairs of items: the equal use of p
 Deviations: all vectors go to the queue from the first step on, and it is used from the setting `queue_from` on (the
 code fills it from then on only); prototypes are put on the unit sphere after each step, which is before each next one.
 LARS leaves out biases and norms here, and apex's did not. The scores are computed in float32, and Sinkhorn in
-logarithms, where the code is warned of overflow.
+logarithms, where the code is warned of overflow. Ours is `output_norm`: without it vectors of a fresh network all point
+the same way, and in a short run the loss stays at log(prototypes).
 """
 
 from typing import Annotated, Any, ClassVar, Self
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from selfsame import types
 from selfsame.nn.diagnose import spread
-from selfsame.nn.heads import tower
+from selfsame.nn.heads import OutputNorm, ending, tower
 from selfsame.nn.joint import by_size
 from selfsame.nn.prototypes import across_views
 from selfsame.nn.queue import Queue
@@ -67,6 +68,8 @@ class SwAV(types.Method):
     """width of the projector's hidden layer (appendix A); fitted to the encoder unless given"""
     out: Annotated[int, Field(ge=2)] = 128
     """width of the projection (appendix A)"""
+    output_norm: OutputNorm = "none"
+    """end of the projector: no norm as in the paper, plain or whiten; whiten in short runs unless given"""
     prototypes: Annotated[int, Field(ge=2)] = 3000
     """directions that vectors are assigned to (4.1); fitted to the number of items unless given"""
     temperature: Annotated[float, Field(gt=0)] = 0.1
@@ -131,6 +134,7 @@ class SwAV(types.Method):
             "hidden": min(2048, max(512, 2 * budget.dim)),
             "prototypes": prototypes,
             "part_views": 0 if budget.short else 6,
+            "output_norm": "whiten" if budget.short else "none",
             "queue": 0 if budget.batch >= prototypes else min(3840, prototypes, budget.items // 2),
             "freeze": round(min(0.05, 1 / budget.passes), 6),
         }
@@ -147,6 +151,7 @@ class Learner(types.Learner):
         self.method = method
         self.encoder = encoder
         self.projector = tower(encoder.dim, method.hidden, method.out, bias=True, last_bias=True)
+        self.projector.extend(ending(method.output_norm, method.out))
         self.prototypes = nn.Parameter(F.normalize(torch.randn(method.prototypes, method.out), dim=1))
         self.queues: Any = nn.ModuleList([Queue(method.queue, method.out) for _ in range(2 if method.queue else 0)])
         self.register_buffer("in_use", torch.tensor(method.queue_from == 0))

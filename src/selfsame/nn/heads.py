@@ -21,9 +21,14 @@ def mlp(d_in: int, d_hidden: int, d_out: int, norm: Norm = "batch", output_norm:
     """
     layers: list[nn.Module] = [nn.Linear(d_in, d_hidden), normed(norm, d_hidden), nn.ReLU(inplace=True)]
     layers.append(nn.Linear(d_hidden, d_out, bias=False))
-    if output_norm != "none":
-        layers.append(Whiten(d_out) if output_norm == "whiten" else normed(norm, d_out, affine=False))
-    return nn.Sequential(*layers)
+    return nn.Sequential(*layers, *ending(output_norm, d_out, norm))
+
+
+def ending(output_norm: OutputNorm, width: int, norm: Norm = "batch") -> list[nn.Module]:
+    """What stands at the end of a projector: nothing, a norm without scale and shift, or whitening."""
+    if output_norm == "none":
+        return []
+    return [Whiten(width) if output_norm == "whiten" else normed(norm, width, affine=False)]
 
 
 def tower(
