@@ -11,6 +11,7 @@ from typing import Any
 HERE = Path(__file__).parent
 STORED = HERE / "results" / "methods-cifar10.json"
 WRITTEN = HERE.parent / "src" / "selfsame" / "methods" / "curves.json"
+CLEAR = 2.0  # points above random weights; two standard errors of 2,000 test items
 NETWORK = "narrow:colour"  # of the runs that stand for the preset `quick`
 
 
@@ -21,7 +22,10 @@ def main() -> None:
 
 
 def usable(entry: dict[str, Any]) -> bool:
-    return entry["encoder"] == NETWORK and all(run["verdict"] != "stopped" for run in entry["runs"])
+    """Not those of runs that came to nothing: being where they were would be no comfort."""
+    if entry["encoder"] != NETWORK or any(run["verdict"] == "stopped" for run in entry["runs"]):
+        return False
+    return fmean(run["judge_probe"] for run in entry["runs"]) > entry["judged"]["random"]["probe"] + CLEAR
 
 
 def curve(entry: dict[str, Any]) -> dict[str, Any]:
