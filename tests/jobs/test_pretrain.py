@@ -164,7 +164,7 @@ def test_a_run_that_looks_at_all_items_is_stopped_where_a_pass_ends_and_goes_on_
 
 
 def test_a_method_with_more_clusters_than_items_is_refused_before_it_begins(pictures, tmp_path):
-    words = "--method deepcluster does not go together with this run: 900 clusters cannot be found in"
+    words = "--method deepcluster does not go together with this run. 900 clusters cannot be found in"
     refused(pictures, words, out=tmp_path / "run", method={"name": "deepcluster", "clusters": 900})
     assert not (tmp_path / "run" / "plan.json").exists()
 

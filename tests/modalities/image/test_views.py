@@ -443,7 +443,7 @@ def test_full_views_have_as_much_in_common_with_the_first_as_is_asked(kind, tmp_
         return boxes[-1][1]
 
     monkeypatch.setattr(steps, "brought_together", kept)
-    views = Views(size=16, one=View(area=(0.1, 0.3)), two=View(area=(0.1, 0.3)), overlap=0.4)
+    views = Views(size=16, one=View(area=(0.1, 0.3)), two=View(area=(0.1, 0.3)), part_size=8, overlap=0.4)
     sample(source, range(64), ViewPlan(full=3, part=1), views, Draws(0, 0, 64))
     assert sum(len(first) for first, _ in boxes) == 2 * 64
     assert all((steps.shared(*pair) >= 0.35).all() for pair in boxes)  # boxes are of whole pixels
