@@ -21,6 +21,7 @@ def page() -> list[str]:
         *memory(),
         *scaling(),
         *encoders(),
+        *overhead(),
         *kills(),
     ]
 
@@ -179,6 +180,25 @@ def kills() -> list[str]:
         f"{kinds['moment']} at random moments, {kinds['state']} while a state was written, {kinds['cache']} while the",
         "pixel cache was filled. In the end the weights were equal to those of an undisturbed run to the bit, and so",
         "was every loss in the log.",
+    ]
+
+
+def overhead() -> list[str]:
+    """What methods cost beside their networks."""
+    result = read("overhead")
+    if result is None:
+        return []
+    rows = sorted(result["rows"], key=lambda row: row["share"])
+    shown = [
+        [row["method"], row["network"], row["size"], row["step_ms"], row["own_ms"], f"{row['share']:.1%}"]
+        for row in rows
+    ]
+    return [
+        "\n## What a method costs beside its networks\n",
+        f"`{result['command']}`, {rows[0]['batch']} items, on {result['machine']}: forward, backward and what",
+        "follows a step, without the optimiser, in processor time on one thread. Losses, queues, assignments, centres",
+        "and averages of weights are the method's own. They hardly grow with the size of views; networks do.\n",
+        *table(["method", "network", "px", "step, ms", "own, ms", "share"], shown),
     ]
 
 

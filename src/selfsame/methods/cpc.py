@@ -30,7 +30,6 @@ from selfsame.nn.tokens import wide
 from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
-SHORT = 20_000  # steps: below this a run is short, and is to be cheap
 SCALE = 0.1  # of the predictions, so that scores begin small (v2, appendix)
 
 
@@ -90,7 +89,7 @@ class CPC(types.Method):
         derived = {
             "directions": 1 if self.context == "gru" else 4,
             "hidden": min(256, max(64, budget.dim // 2)),
-            "candidates": 1024 if budget.steps < SHORT else 4096,
+            "candidates": 1024 if budget.short else 4096,
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
