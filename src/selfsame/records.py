@@ -63,6 +63,8 @@ class Budget(Record):
 
     micro: int = 1
     """micro-batches of a step: batch statistics are those of one, over all processes"""
+    piece_axes: int = 2
+    """axes of the grid of the encoder's pieces: 2 of a picture, 1 of a sequence"""
 
     @property
     def rows(self) -> int:

@@ -97,6 +97,11 @@ class Encoder(nn.Module):
         return False
 
     @property
+    def piece_axes(self) -> int:
+        """How many axes the grid of its pieces has: 2 of a picture, 1 of a sequence."""
+        return 2
+
+    @property
     def embedding(self) -> nn.Module | None:
         """What makes tokens of the parts of a view, before the first block; None where there are no tokens."""
         return None

@@ -226,6 +226,7 @@ class Deciding:
             dim=encoder.dim,
             cuts=self.loop.accumulate * dist.world(),
             micro=self.loop.accumulate,
+            piece_axes=encoder.piece_axes,
         )
         self.method: Method = job.method.fitted(budget)
         if self.before is not None:

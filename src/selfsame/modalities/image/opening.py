@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from selfsame.errors import UserError
-from selfsame.modalities.image.arrays import IMAGES, label_strings, npz_key, npz_keys, shape_of, split_key
+from selfsame.modalities.image.arrays import IMAGES, label_strings, looks, npz_key, npz_keys, split_key
 from selfsame.modalities.image.decode import suffixes
 from selfsame.modalities.image.files import chosen, is_image, opener
 from selfsame.modalities.image.shards import PACKED, SHARDS, open_shards, source_of_shards
@@ -91,7 +91,7 @@ def reads(path: str) -> bool:
         if suffix in (".txt", ".csv"):
             return any(suffix_of(cell.strip()) in suffixes() for row in islice(table(place), FIRST) for cell in row)
         if suffix in (".npy", ".npz"):
-            return len(shape_of(file, key)) in (3, 4)
+            return looks(file, key)
         if suffix == ".zip":
             with opened_zip(file) as members:
                 return any(suffix_of(name) in suffixes() for name in members.namelist())
