@@ -6,25 +6,23 @@ from jaxtyping import UInt
 from selfsame.errors import UserError
 from selfsame.storage.arrays import described, label_strings, load_array, npz_key, npz_keys, split_key
 
-__all__ = ["IMAGES", "images_of", "label_strings", "load_array", "looks", "npz_key", "npz_keys", "shape_of", "split_key"]
+__all__ = ["IMAGES", "images_of", "label_strings", "load_array", "npz_key", "npz_keys", "pixels_in", "split_key"]
 
 IMAGES = ("x_train", "x", "images")  # the arrays of an .npz that are taken when none is named, best first
 
-
-def shape_of(path: str, key: str | None) -> tuple[int, ...]:
-    """The shape of an array of images from its header alone."""
-    return described(path, key, IMAGES)[0]
+SMALLEST = 8  # pixels of a side below which an array of floats is no array of images
 
 
-def looks(path: str, key: str | None) -> bool:
-    """Whether an array looks like images: by its axes where it holds their integers, else only if it is square.
+def pixels_in(path: str, key: str | None) -> int:
+    """1 where the array may be one of images, by its header alone; 0 for series, of numbers with one or two axes.
 
-    Series [n c t] have as many axes, but other numbers and seldom as many channels as steps.
+    Floats with three axes may be images [n h w] or series [n c t]: images where they are square, for series seldom are.
     """
     shape, dtype = described(path, key, IMAGES)
-    if dtype.kind == "u" and dtype.itemsize <= 2:
-        return len(shape) in (3, 4)
-    return len(shape) == 4 or (len(shape) == 3 and shape[1] == shape[2])
+    if dtype.kind in "bu":
+        return int(len(shape) in (3, 4))
+    square = len(shape) == 3 and shape[1] == shape[2] >= SMALLEST and dtype.kind == "f"
+    return int(len(shape) == 4 or square)
 
 
 def images_of(values: np.ndarray, shown: str) -> UInt[np.ndarray, "n h w c"]:

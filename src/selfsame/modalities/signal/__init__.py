@@ -1,10 +1,6 @@
-"""Series from sensors: arrays, tables, `.ts` files. The package is the object that `types.Modality` names.
+"""Series from sensors: arrays, tables, `.ts` files. The package is the object that `types.Modality` names."""
 
-Names are loaded when they are first used: to see whether a path holds series needs no torch.
-"""
-
-import importlib
-from typing import Any
+from selfsame.lazy import lazily
 
 name = "signal"
 
@@ -34,14 +30,4 @@ _PLACES = {
     "picture": "drawing",
 }
 
-__all__ = [*_PLACES, "name"]
-
-
-def __getattr__(asked: str) -> Any:
-    if asked in _PLACES:
-        return getattr(importlib.import_module(f"{__name__}.{_PLACES[asked]}"), asked)
-    raise AttributeError(f"module {__name__!r} has no attribute {asked!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, {key: f"{__name__}.{module}" for key, module in _PLACES.items()})

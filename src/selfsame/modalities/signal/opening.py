@@ -4,7 +4,7 @@ Raises UserError where there is nothing to read.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -68,42 +68,43 @@ def is_column(labels: str) -> bool:
     return labels != "folders" and suffix_of(split_key(labels)[0]) not in (".csv", ".npy", ".npz")
 
 
-def reads(path: str) -> bool:
-    """Whether `path` looks like series, by its suffix and its first content. False where nothing is there."""
+def reads(path: str) -> int:
+    """How many of the first items at `path` look like series, by its suffix and its first content; 0 for none."""
     try:
         path = str(Path(path).expanduser()) if path else path
         file, key = split_key(path)
         place = Path(file)
         if place.is_dir():
-            return reads_files(place, (name for name in itertools.islice(walk(place), FIRST)))
-        if not place.exists():
-            root, pattern = split_glob(path)
-            if not pattern or not Path(root).is_dir():
-                return False
-            return reads_files(Path(root), itertools.islice(matching(walk(Path(root), depth_of(pattern)), pattern), FIRST))
-        return reads_file(file, key)
+            return reads_files(place, walk(place))
+        if place.exists():
+            return int(reads_file(file, key))
+        root, pattern = split_glob(path)
+        if not pattern or not Path(root).is_dir():
+            return 0
+        return reads_files(Path(root), matching(walk(Path(root), depth_of(pattern)), pattern))
     except Exception:  # whatever a file of any kind may raise: it is none of ours
-        return False
+        return 0
 
 
-def reads_files(root: Path, names: "itertools.chain[str] | object") -> bool:
-    """Whether the first file of the names that might be series is one."""
-    first = next((name for name in names if suffix_of(name) in SUFFIXES), None)  # type: ignore[attr-defined]
-    if first is None:
-        return False
-    file = str(root / first)
-    if suffix_of(first) == ".npy":
+def reads_files(root: Path, names: Iterable[str]) -> int:
+    """How many of the first names are like the first that holds series, if there is one."""
+    found = [name for name in itertools.islice(names, FIRST) if suffix_of(name) in SUFFIXES]
+    if not found:
+        return 0
+    file = str(root / found[0])
+    if suffix_of(file) == ".npy":
         shape, dtype = described(file, None, SERIES)
-        return is_kind(dtype) and len(shape) in (1, 2)
-    return suffix_of(first) in (".ts", ".csv", ".parquet") and reads_file(file, None)
+        ours = is_kind(dtype) and len(shape) in (1, 2)
+    else:
+        ours = reads_file(file, None)
+    return sum(suffix_of(name) == suffix_of(file) for name in found) if ours else 0
 
 
 def reads_file(file: str, key: str | None) -> bool:
     suffix = suffix_of(file)
     if suffix in (".npy", ".npz"):
         shape, dtype = described(file, key, SERIES)
-        square = len(shape) == 3 and shape[1] == shape[2]  # images that are floats, more likely than series
-        return is_kind(dtype) and len(shape) in (1, 2, 3) and not square
+        return is_kind(dtype) and len(shape) in (1, 2, 3)
     if suffix == ".ts":
         return ts.looks_like(Path(file))
     return suffix in (".csv", ".parquet") and tables.looks_like(Path(file))
