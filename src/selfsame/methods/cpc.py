@@ -71,8 +71,8 @@ class CPC(types.Method):
     skip: Annotated[int, Field(ge=0)] = 1
     """rows on that are left out because their pieces overlap with the present one"""
     directions: Annotated[int, Field(ge=1, le=4)] = 1
-    """readings: 1 downwards, of sequences from past to future (v1), 2 back too, 3 to the right, 4 to the left (v2); 4 for
-    pictures unless given"""
+    """readings: 1 downwards, of sequences from past to future (v1), 2 back too, 3 to the right, 4 to the left (v2);
+    4 for pictures unless given"""
     norm: Literal["group", "batch"] = "group"
     """batch norms of the encoder are replaced, or stay"""
     candidates: Annotated[int, Field(ge=0)] = 4096
@@ -101,8 +101,8 @@ class CPC(types.Method):
     def misfits(self, budget: Budget) -> list[str]:
         if budget.piece_axes == 1 and self.directions > 2:
             return [
-                f"--method.directions {self.directions}: a sequence is read from past to future (1) and back (2); there "
-                "is no third direction."
+                f"--method.directions {self.directions}: a sequence is read from past to future (1) and back (2); "
+                "there is no third direction."
             ]
         if self.skip < self.ahead:
             return []

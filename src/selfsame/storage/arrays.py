@@ -4,6 +4,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def mapped_member(path: str, name: str) -> np.ndarray | None:
     return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
 
 
-def header_of(file: object) -> tuple[tuple[int, ...], bool, np.dtype]:
+def header_of(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether columns come first, and type, of an array whose file is open at its begin."""
     header = np.lib.format
     version = header.read_magic(file)

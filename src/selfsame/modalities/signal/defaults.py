@@ -21,7 +21,7 @@ raw_name = "raw series"
 
 
 def default_size(stats: Stats, large: bool) -> int:
-    """Steps of a view: of the longest item, so that every one is seen whole, up to 512 on a processor, 2048 on a GPU."""
+    """Steps of a view: of the longest item, so that each is seen whole, up to 512 on a processor, 2048 on a GPU."""
     return max(LEAST, min(stats.longest, MOST_LARGE if large else MOST))
 
 
@@ -31,7 +31,7 @@ def size_told(size: int, stats: Stats) -> str:
 
 
 def default_encoder(size: int, large: bool) -> str:
-    """On a GPU ResNet-18 along time; on a processor the same at half the width, which it trains several times as fast."""
+    """On a GPU ResNet-18 along time; on a processor the same at half the width, which trains several times as fast."""
     return "resnet18" if large else "resnet18@0.5"
 
 

@@ -98,7 +98,7 @@ def contact_sheet(
         top = MARGIN + LINE + row * high
         values = source.read(item)
         shown = [view.detach().float().cpu().numpy() for view in made]
-        # One scale for a row, wide enough for most of what is in it: a view is seen to be higher or lower than its item.
+        # One scale for a row: a view is seen to be higher or lower than its item.
         everything = np.concatenate([values, *shown], axis=1)
         for k, one in enumerate([values, *shown]):
             left = MARGIN + k * wide + GAP * (k > 0)

@@ -78,7 +78,7 @@ class SignalEncoder(types.Encoder):
         return pooled(self.trunk(x), there)
 
     def prepared(self, view: Tensor) -> tuple[Float[Tensor, "b c t"], Bool[Tensor, "b t"], Bool[Tensor, "b t"]]:
-        """Normalised values and, for networks of this package, where they are missing (1); which steps have a value; and
+        """Normalised values and, for networks of this package, where they are missing (1); which steps have a value;
         which lie between the first and the last of these."""
         self._check(view)
         if self.has_tokens and view.shape[2] % self.patch:
@@ -144,7 +144,8 @@ class SignalEncoder(types.Encoder):
     @property
     def patch(self) -> int:
         """Steps of a patch of a transformer."""
-        return self.trunk.patch_embed.patch_size[1]  # type: ignore[union-attr, index]
+        trunk: Any = self.trunk
+        return trunk.patch_embed.patch_size[1]
 
     def both(
         self, view: Tensor, keep: Int[Tensor, "b m"] | None = None, hide: types.Hidden | None = None
@@ -247,8 +248,8 @@ class SignalEncoder(types.Encoder):
         if float(away.max()) > FAR:
             k = int(away.argmax())
             raise UserError(
-                f"got values up to {float(away[k]):.3g} standard deviations of the training data from its mean (channel "
-                f"{k}): are they in other units? It was trained on {self._units(k)}."
+                f"got values up to {float(away[k]):.3g} standard deviations of the training data from its mean "
+                f"(channel {k}): are they in other units? It was trained on {self._units(k)}."
             )
         offset = (mean.abs() / std)[0, :, 0]
         k = int(offset.argmax())
@@ -270,7 +271,7 @@ def averaged(x: Float[Tensor, "b w t1"], there: Bool[Tensor, "b t"]) -> Float[Te
 
 
 def pooled(out: Any, there: Bool[Tensor, "b t"]) -> Tensor:
-    """The vector of an own network: [b d], or [b d t], averaged over what has a value where its steps are the view's."""
+    """The vector of an own network: [b d], or [b d t], averaged over what has a value if its steps are the view's."""
     if isinstance(out, Tensor) and out.ndim == 2:
         return out
     if isinstance(out, Tensor) and out.ndim == 3:
@@ -375,7 +376,9 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Sign
     encoder = SignalEncoder(module, dict(spec))
     dim = _width(encoder)
     if dim != plan.dim:
-        raise UserError(f"the encoder was saved with width {plan.dim}, but {plan.name} has {dim}. Use the same network.")
+        raise UserError(
+            f"the encoder was saved with width {plan.dim}, but {plan.name} has {dim}. Use the same network."
+        )
     return encoder
 
 

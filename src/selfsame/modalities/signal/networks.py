@@ -1,7 +1,7 @@
 """Networks over series [b c t]: residual nets, dilated convolutions, a patch transformer; by name.
 
-What lies outside of a series, before its first value and after its last, is zero before every convolution, as the border
-is: a series gives the same vector however many missing steps follow it.
+What lies outside of a series, before its first value and after its last, is zero before every convolution, as the
+border is: a series gives the same vector however many missing steps follow it.
 Raises UserError on unknown names and widths.
 """
 
@@ -96,8 +96,9 @@ class WangResNet(Net):
         self.blocks = nn.ModuleList(
             Residual(one, two, (8, 5, 3), plain=False) for one, two in zip(befores, self.widths, strict=True)
         )
-        quiet(self.blocks[0].convs[0], channels // 2)
-        quiet(self.blocks[0].shortcut, channels // 2)
+        first: Any = self.blocks[0]
+        quiet(first.convs[0], channels // 2)
+        quiet(first.shortcut, channels // 2)
 
     def forward(self, x: Tensor, there: Tensor, inside: Tensor) -> list[Tensor]:
         maps = []
@@ -135,7 +136,7 @@ class ResNet18(Net):
             x = F.max_pool1d(only(x, covered(inside, x.shape[2])), 3, 2, 1)
         maps = []
         for stage in self.stages:
-            for block in stage:
+            for block in stage:  # type: ignore[attr-defined]
                 x = block(x, covered(inside, x.shape[2]))
             maps.append(x)
         return maps
@@ -156,9 +157,7 @@ class Dilated(Net):
         self.widths = (out,)
         self.into = nn.Conv1d(channels, hidden, 1)
         quiet(self.into, channels // 2)
-        self.blocks = nn.ModuleList(
-            DilatedBlock(hidden, out if k == depth else hidden, 2**k) for k in range(depth + 1)
-        )
+        self.blocks = nn.ModuleList(DilatedBlock(hidden, out if k == depth else hidden, 2**k) for k in range(depth + 1))
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, x: Tensor, there: Tensor, inside: Tensor) -> list[Tensor]:
@@ -230,7 +229,7 @@ def network(name: str, size: int, channels: int) -> nn.Module:
 
 
 def transformer(name: str, size: int, patch: int, channels: int) -> VisionTransformer:
-    """timm's vision transformer on pictures of one row; its vector is the mean of the tokens, there is no class token."""
+    """timm's vision transformer on pictures of one row; its vector is the mean of the tokens, without a class token."""
     width, depth, heads = TRANSFORMERS[name]
     trunk = VisionTransformer(
         img_size=(1, -(-size // patch) * patch), patch_size=(1, patch), in_chans=2 * channels, num_classes=0,

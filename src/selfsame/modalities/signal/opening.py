@@ -125,7 +125,9 @@ def open_file(file: str, key: str | None, reading: Reading, label: str | None, w
         return open_array(file, key, reading, whole)
     if suffix == ".ts":
         if not ts.looks_like(Path(file)):
-            raise UserError(f"{file}: no file of series: a .ts file of the UCR archive begins with lines as @problemName.")
+            raise UserError(
+                f"{file}: no file of series: a .ts file of the UCR archive begins with lines as @problemName."
+            )
         return open_ts(file)
     if suffix == ".csv":
         return tables.open_csv(file, reading, label, whole)
@@ -172,12 +174,16 @@ def lay_of(shape: tuple[int, ...], dtype: np.dtype, shown: str, window: int, who
     """How the axes of an array lie: "n c t", "n t", "t c" or "t". Raises UserError where it is no array of series."""
     form = " x ".join(str(length) for length in shape) or "one number"
     if dtype.kind not in "fiu" or (dtype.kind == "f" and dtype.itemsize > 8):
-        raise UserError(f"{shown}: series of {dtype}; floats and whole numbers are read. Save it as x.astype('float32').")
+        raise UserError(
+            f"{shown}: series of {dtype}; floats and whole numbers are read. Save it as x.astype('float32')."
+        )
     if len(shape) not in (1, 2, 3) or 0 in shape:
         raise UserError(f"{shown}: an array of {form}; series are [n c t] or [n t], or one record [t] or [t c].")
     if whole:
         if len(shape) == 3 or (len(shape) == 2 and shape[1] > 256 and shape[0] < shape[1]):
-            raise UserError(f"{shown}: an array of {form}; of several files each is one record [t] or [t c], rows are steps.")
+            raise UserError(
+                f"{shown}: an array of {form}; of several files each is one record [t] or [t c], rows are steps."
+            )
         return "t" if len(shape) == 1 else "t c"
     if len(shape) == 3:
         return "n c t"
@@ -209,8 +215,8 @@ def open_files(
             return open_file(str(root / names[0]), None, reading, label)
         shown = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
         raise UserError(
-            f"{path}: {len(names)} files ({shown}); which one? Give it alone. Of several only .csv, .parquet or .npy are "
-            "read together, of one kind, each a record."
+            f"{path}: {len(names)} files ({shown}); which one? Give it alone. Of several only .csv, .parquet or .npy "
+            "are read together, of one kind, each a record."
         )
     parts = [open_file(str(root / name), None, reading, label, whole=True) for name in names]
     first = parts[0]
@@ -232,7 +238,9 @@ def open_files(
                 "rate first, as with scipy.signal.resample_poly."
             )
     joined = JoinedRecords([part.records for part in parts], names)
-    named = [name if one == "0" else f"{name}/{one}" for part, name in zip(parts, names, strict=True) for one in part.names]
+    named = [
+        name if one == "0" else f"{name}/{one}" for part, name in zip(parts, names, strict=True) for one in part.names
+    ]
     opened = Opened(joined, named, first.channels, first.rate)
     if all(part.step_labels is not None for part in parts):
         number: dict[str, int] = {}

@@ -18,6 +18,17 @@ __all__ = ["ArrayRecords", "JoinedRecords", "ListedRecords", "Records", "TableRe
 SMALL = 2**24  # numbers: series of up to so many in all are also handed out as one array
 
 
+FINE = 1e-6  # of a channel's size: values that vary by less are not told apart as float32
+
+
+def too_fine(path: str, which: str, std: float, mean: float) -> UserError:
+    """The error for a channel that float32 would round to nothing."""
+    return UserError(
+        f"{path}: {which} varies by {std:.3g} about {mean:.6g}, which float32 does not hold. Subtract its mean before it "
+        "is saved, or leave it out if it is a time or a number."
+    )
+
+
 class Records(Protocol):
     """Series by number."""
 
@@ -39,7 +50,7 @@ class Records(Protocol):
 class ArrayRecords:
     """An array of a .npy or .npz. Mapped where it can be; loaded again by a process that it comes to."""
 
-    blocks = None
+    blocks: "Int64[np.ndarray, 'k'] | None" = None
 
     def __init__(self, path: str, key: str | None, lay: str) -> None:
         """`lay`: how axes lie, "n c t", "n t", "t c" or "t"; the latter two are one record."""
@@ -71,7 +82,7 @@ class ArrayRecords:
 class ListedRecords:
     """Series of any lengths that a text file holds, in memory; read again by a process that they come to."""
 
-    blocks = None
+    blocks: "Int64[np.ndarray, 'k'] | None" = None
 
     def __init__(self, load: Callable[[], "Listed"], listed: "Listed | None" = None) -> None:
         self.load = load
@@ -168,7 +179,7 @@ class TableRecords:
 class JoinedRecords:
     """The records of several files, one after the other."""
 
-    blocks = None
+    blocks: "Int64[np.ndarray, 'k'] | None" = None
 
     def __init__(self, parts: Sequence[Records], names: Sequence[str]) -> None:
         self.parts = list(parts)

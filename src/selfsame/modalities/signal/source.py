@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.signal.reading import Reading
@@ -68,14 +68,14 @@ class SignalSource:
         record, start, _ = self.place(i)
         return f"{self.names[record]}@{start}" if self.reading.window else self.names[record]
 
-    def read(self, i: int) -> Float32[np.ndarray, "c t"]:
-        """The series, NaN where a value is missing. Raises UnreadableItem."""
-        values = self.piece(*self.place(i))
+    def read(self, i: int, exact: bool = False) -> Float[np.ndarray, "c t"]:
+        """The series, NaN where a value is missing, as float32, or float64 if `exact`. Raises UnreadableItem."""
+        values = self.piece(*self.place(i), exact)
         if np.isnan(values).all():
             raise UnreadableItem("it has no value" if values.shape[1] else "it has no steps")
         return values
 
-    def piece(self, record: int, start: int, stop: int) -> Float32[np.ndarray, "c t"]:
+    def piece(self, record: int, start: int, stop: int, exact: bool = False) -> Float[np.ndarray, "c t"]:
         """Steps of a record, a copy; it may be without any value. Raises UnreadableItem."""
         try:
             found = self.records.piece(record, start, stop)
@@ -92,7 +92,7 @@ class SignalSource:
                 f"channel {channel} is infinite, or beyond float32, at step {start + step}: write NaN where a value "
                 "is missing"
             )
-        return values
+        return found.astype(np.float64) if exact else values
 
     def stored(self, i: int) -> int:
         """Bytes of the item as float32."""

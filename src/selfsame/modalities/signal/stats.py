@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.modalities.signal.records import FINE, too_fine
 from selfsame.records import Record
 
 if TYPE_CHECKING:
     from selfsame.modalities.signal.source import SignalSource
 
 __all__ = ["Stats", "measure"]
-
-FINE = 1e-6  # of a channel's size: values that vary by less are not told apart as float32
 
 
 class Stats(Record):
@@ -82,9 +81,9 @@ def measure(source: "SignalSource", seed: int = 0) -> tuple[Stats, dict[int, str
     places = 0
     for item in looked:
         try:
-            values = source.read(item).astype(np.float64)
-        except UnreadableItem as reason:
-            unreadable[item] = str(reason)
+            values = source.read(item, exact=True)
+        except UnreadableItem as error:
+            unreadable[item] = str(error)
             continue
         lengths.append(values.shape[1])
         places += values.shape[1]
@@ -109,10 +108,7 @@ def measure(source: "SignalSource", seed: int = 0) -> tuple[Stats, dict[int, str
     names = source.names_of_channels
     for k in np.flatnonzero((count > 0) & ~constant & (std < FINE * np.abs(mean))):
         which = names[k] if names else f"channel {k}"
-        raise UserError(
-            f"{source.path}: {which} varies by {std[k]:.3g} about {mean[k]:.6g}, which float32 does not hold. Subtract "
-            "its mean before it is saved, or leave it out if it is a time or a number."
-        )
+        raise too_fine(source.path, which, std[k], mean[k])
     stats = Stats(
         items=len(source) - len(unreadable),
         channels=c,

@@ -17,7 +17,7 @@ from jaxtyping import Float64, Int64
 
 from selfsame.errors import UserError, missing, unknown
 from selfsame.modalities.signal.reading import Reading
-from selfsame.modalities.signal.records import Listed, ListedRecords, Records, TableRecords, floats
+from selfsame.modalities.signal.records import FINE, Listed, ListedRecords, Records, TableRecords, floats, too_fine
 from selfsame.storage.tables import some, table
 
 __all__ = ["Opened", "header_of", "looks_like", "open_csv", "open_parquet"]
@@ -126,7 +126,7 @@ def open_csv(path: str, reading: Reading, label: str | None = None, whole: bool 
     if not whole:
         one_record(path, roles, reading, rows)
     times = times_of(path, roles.time, columns.get(roles.time or "", []))
-    grouping = grouped(path, columns.get(roles.id or "", None), times, rows)
+    grouping = grouped(path, columns.get(roles.id or ""), times, rows)
     rate = rate_of(path, roles, times, grouping)
 
     listed = laid([columns[name] for name in roles.channels], grouping)
@@ -174,15 +174,18 @@ def numbers(path: str, name: str, cells: list[str], first: int) -> np.ndarray:
     try:
         wide = np.array(cells, dtype=float)
     except ValueError:
-        known = [cell if cell.strip().lower() not in MISSING else "nan" for cell in cells]
-        wrong = next(((k, cell) for k, cell in enumerate(known) if not is_number(cell)), None)
+        cleaned = [cell if cell.strip().lower() not in MISSING else "nan" for cell in cells]
+        wrong = next(((k, cell) for k, cell in enumerate(cleaned) if not is_number(cell)), None)
         if wrong is not None:
             raise UserError(
-                f"{path}: column {name!r} holds {wrong[1].strip()[:30]!r} (row {first + wrong[0]}), which is no number. "
-                f"Leave the column out with --reading.leave-out {name}, or name it: --labels, --reading.id or "
+                f"{path}: column {name!r} holds {wrong[1].strip()[:30]!r} (row {first + wrong[0]}), which is no "
+                f"number. Leave the column out with --reading.leave-out {name}, or name it: --labels, --reading.id or "
                 "--reading.time."
             ) from None
-        wide = np.array(known, dtype=float)
+        wide = np.array(cleaned, dtype=float)
+    known = wide[np.isfinite(wide)]
+    if len(known) and 0 < known.std() < FINE * abs(known.mean()):
+        raise too_fine(path, f"column {name!r}", known.std(), known.mean())
     with np.errstate(over="ignore"):
         return wide.astype(np.float32)
 
@@ -232,11 +235,11 @@ def open_parquet(path: str, reading: Reading, label: str | None = None, whole: b
     others = [name for name in (roles.id, roles.time, roles.label) if name]
     known = file.read(columns=others) if others else None
     columns: dict[str, Any] = {name: known[name].to_pylist() for name in others} if known is not None else {}
-    for name in (roles.id, roles.label):
-        if name:
-            columns[name] = ["" if value is None else str(value) for value in columns[name]]
+    for other in (roles.id, roles.label):
+        if other:
+            columns[other] = ["" if value is None else str(value) for value in columns[other]]
     times = times_of(path, roles.time, columns.get(roles.time or "", []))
-    grouping = grouped(path, columns.get(roles.id or "", None), times, rows)
+    grouping = grouped(path, columns.get(roles.id or ""), times, rows)
     rate = rate_of(path, roles, times, grouping)
     records: Records
     if grouping.order is None:

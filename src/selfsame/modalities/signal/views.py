@@ -140,7 +140,18 @@ def stretched(piece: np.ndarray, length: int) -> np.ndarray:
 
 # Device half ---------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("permute", "count", "time_warp", "band", "band_width", "band_place", "flip", "gap", "gap_length", "gap_place")
+COLUMNS = (
+    "permute",
+    "count",
+    "time_warp",
+    "band",
+    "band_width",
+    "band_place",
+    "flip",
+    "gap",
+    "gap_length",
+    "gap_place",
+)
 """What each of the uniform numbers of a view's row is for. All are drawn whatever is used."""
 
 
