@@ -27,6 +27,7 @@ def arrays(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def make(folder: Path, n: int = 32) -> str:
     """The path of an .npz with `x` [n 2 48], without labels."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "waves.npz"
     np.savez(path, x=arrays(n)[0])
     return str(path)
@@ -34,7 +35,19 @@ def make(folder: Path, n: int = 32) -> str:
 
 def labelled(folder: Path) -> tuple[str, str]:
     """The path of series and the value of --labels that names an array of theirs."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "labelled.npz"
     x, y = arrays(48)
     np.savez(path, x=x, kind=y)
     return str(path), f"{path}::kind"
+
+
+def written_table(folder: Path) -> str:
+    """The path of a table of the same series, a step a row, with the columns id, time, height, slope and kind."""
+    path = folder / "waves.csv"
+    x, y = arrays(48)
+    rows = ["id,time,height,slope,kind"]
+    for k, (one, kind) in enumerate(zip(x, y, strict=True)):
+        rows += [f"w{k:02d},{t / 50},{high:.4f},{slope:.4f},{kind}" for t, (high, slope) in enumerate(one.T)]
+    path.write_text("\n".join(rows) + "\n")
+    return str(path)

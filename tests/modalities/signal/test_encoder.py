@@ -207,13 +207,13 @@ def test_no_token_attends_to_what_is_missing() -> None:
 def test_the_patch_is_named_or_follows_from_the_size() -> None:
     assert [patch_of("vit_tiny", size) for size in (8, 24, 48, 140, 427, 2048)] == [1, 1, 2, 8, 16, 16]
     assert encoder("vit_nano_patch6").grid(batch()) == (8,)
-    with pytest.raises(UserError, match="too few to learn from .* vit_nano_patch3"):
+    with pytest.raises(UserError, match=r"too few to learn from .* vit_nano_patch3"):
         encoder("vit_nano_patch20")
 
 
 def test_networks_without_tokens_say_so() -> None:
     for ask in (lambda: encoder().tokens(batch()), lambda: encoder().grid(batch()), encoder().average_tokens):
-        with pytest.raises(TypeError, match="has no tokens. Choose a transformer"):
+        with pytest.raises(TypeError, match=r"has no tokens. Choose a transformer"):
             ask()
 
 

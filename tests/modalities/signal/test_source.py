@@ -11,7 +11,7 @@ from selfsame import modalities
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities import signal
 from selfsame.modalities.signal.reading import Reading
-from tests.modalities.signal.made import labelled, make, series
+from tests.modalities.signal.made import labelled, make, series, written_table
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
@@ -93,7 +93,7 @@ def test_one_of_several_arrays_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"several arrays: left, right\. Name one, as in .*::left"):
         signal.open_source(path)
     assert signal.open_source(f"{path}::right").read(0).mean() == 1
-    with pytest.raises(UserError, match="unknown array in .* 'rigt'"):
+    with pytest.raises(UserError, match=r"unknown array in .* 'rigt'"):
         signal.open_source(f"{path}::rigt")
 
 
@@ -217,7 +217,7 @@ def test_a_label_is_named_and_never_a_channel(tmp_path: Path) -> None:
     later = signal.open_source(path)
     later.fit(stats)
     assert later.channels == 1 and later.read(0).tolist() == source.read(0).tolist()
-    with pytest.raises(UserError, match="unknown column of .* 'walkng'. Did you mean 'walking'"):
+    with pytest.raises(UserError, match=r"unknown column of .* 'walkng'. Did you mean 'walking'"):
         signal.open_source(path, "walkng")
 
 
@@ -271,11 +271,17 @@ def test_a_table_without_ids_or_window_asks_which_it_is(tmp_path: Path) -> None:
         signal.open_source(written(tmp_path, "x,y\n1,2\n3,4\n5,6\n"))
 
 
+def test_files_without_columns_are_asked_for_none(tmp_path: Path) -> None:
+    for path in (make(tmp_path), ts(tmp_path, "1,2:a\n")):
+        with pytest.raises(UserError, match=r"--reading\.columns is for tables"):
+            signal.open_source(path, reading=Reading(columns=("x",)))
+
+
 def test_columns_are_chosen_and_ordered(tmp_path: Path) -> None:
     path = written(tmp_path, IDS)
     assert signal.open_source(path, reading=Reading(columns=("y", "x"))).read(0).tolist() == [[10, 20, 30], [1, 2, 3]]
     assert signal.open_source(path, reading=Reading(leave_out=("x",))).names_of_channels == ("y",)
-    with pytest.raises(UserError, match="unknown column of .* 'z'"):
+    with pytest.raises(UserError, match=r"unknown column of .* 'z'"):
         signal.open_source(path, reading=Reading(columns=("z",)))
     with pytest.raises(UserError, match="x is named as a channel and as something else"):
         signal.open_source(path, reading=Reading(columns=("x",), leave_out=("x",)))
@@ -344,7 +350,7 @@ def test_arrays_of_a_folder_have_a_step_a_row(tmp_path: Path) -> None:
     source = signal.open_source(str(tmp_path))
     assert [source.read(i).shape for i in range(2)] == [(2, 50), (2, 60)] and signal.reads(str(tmp_path)) == 2
     np.save(tmp_path / "c.npy", np.ones((60, 3)))
-    with pytest.raises(UserError, match="c.npy has 3 channels and a.npy has 2"):
+    with pytest.raises(UserError, match=r"c.npy has 3 channels and a.npy has 2"):
         signal.open_source(str(tmp_path))
 
 
@@ -372,7 +378,7 @@ def test_labels_come_from_arrays_by_item_record_or_step(tmp_path: Path) -> None:
     record = str(tmp_path / "r.npz")
     np.savez(record, x=np.zeros((64, 2)), step=np.repeat([0, 1], 32), few=np.zeros(3, int))
     assert signal.open_source(record, f"{record}::step", WINDOW).labels == ["0", "0", "1", "1"]
-    with pytest.raises(UserError, match="3 labels for 4 items of .* 64 steps"):
+    with pytest.raises(UserError, match=r"3 labels for 4 items of .* 64 steps"):
         signal.open_source(record, f"{record}::few", WINDOW)
 
 
@@ -423,10 +429,10 @@ def test_empty_and_constant_channels_are_named_and_safe(tmp_path: Path) -> None:
 def test_values_that_float32_cannot_hold_apart_are_refused(tmp_path: Path) -> None:
     x = np.int64(2**53) + np.arange(80).reshape(4, 20)
     np.save(tmp_path / "x.npy", x)
-    with pytest.raises(UserError, match="channel 0 varies by 23.1 about 9.0072e.15, which float32 does not hold"):
+    with pytest.raises(UserError, match=r"channel 0 varies by 23.1 about 9.0072e.15, which float32 does not hold"):
         signal.measure(signal.open_source(str(tmp_path / "x.npy")))
     rows = "".join(f"a,{1714521600000 + k}\n" for k in range(20))  # milliseconds since 1970
-    with pytest.raises(UserError, match="column 'ms' varies by .* float32 does not hold"):
+    with pytest.raises(UserError, match=r"column 'ms' varies by .* float32 does not hold"):
         signal.open_source(written(tmp_path, "id,ms\n" + rows))
 
 
@@ -482,4 +488,8 @@ def test_sources_survive_pickling(kind: str, tmp_path: Path) -> None:
 
 
 def test_series_of_the_made_set_differ(tmp_path: Path) -> None:
+    table = written_table(tmp_path)
+    source = signal.open_source(table, "kind")
+    assert source.channels == 2 and source.rate == pytest.approx(50) and len(set(source.labels or [])) == 3
+    assert signal.reads(table) == 0, "a column of text that is no usual label is for the user to explain"
     assert not np.allclose(series(0, 1), series(1, 1)) and modalities.of(make(tmp_path)).name == "signal"

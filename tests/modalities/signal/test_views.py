@@ -137,7 +137,7 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         Views(size=48, pairs="near", stay=True)
     with pytest.raises(ValidationError, match="give the smaller number first"):
         View(crop=(0.5, 0.2))
-    with pytest.raises(UserError, match="unknown recipe of views 'ts2vek'. Did you mean 'ts2vec'"):
+    with pytest.raises(UserError, match=r"unknown recipe of views 'ts2vek'. Did you mean 'ts2vec'"):
         signal.recipe("ts2vek", 48, stats_of())
 
 

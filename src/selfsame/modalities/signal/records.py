@@ -24,8 +24,8 @@ FINE = 1e-6  # of a channel's size: values that vary by less are not told apart 
 def too_fine(path: str, which: str, std: float, mean: float) -> UserError:
     """The error for a channel that float32 would round to nothing."""
     return UserError(
-        f"{path}: {which} varies by {std:.3g} about {mean:.6g}, which float32 does not hold. Subtract its mean before it "
-        "is saved, or leave it out if it is a time or a number."
+        f"{path}: {which} varies by {std:.3g} about {mean:.6g}, which float32 does not hold. Subtract its mean before "
+        "it is saved, or leave it out if it is a time or a number."
     )
 
 
