@@ -1,7 +1,8 @@
-"""Distances of series by dynamic time warping in a band, many pairs at once: the classical baseline of bench/signal.py.
+"""Distances of series by dynamic time warping in a band, many pairs at once: the classical baseline of bench/series.py.
 
-Source: Sakoe & Chiba 1978, doi 10.1109/TASSP.1978.1163055; 1-NN with it is the archive's usual baseline (Dau et al. 2019,
-arXiv 1810.07758). Channels are warped together (the "dependent" form): a step's cost is the squared distance of vectors.
+Source: Sakoe & Chiba 1978, doi 10.1109/TASSP.1978.1163055; 1-NN with it is the archive's usual baseline (Dau et al.
+2019, arXiv 1810.07758). Channels are warped together (the "dependent" form): a step's cost is the squared distance of
+vectors.
 """
 
 import numpy as np

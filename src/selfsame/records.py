@@ -106,7 +106,7 @@ class Method(Record):
     """A method's settings. A file of `methods/` holds one subclass; its fields are the flags `--method.x`."""
 
     name: ClassVar[str] = ""  # the file's name; set by `methods.load`
-    needs: ClassVar[tuple[str, ...]] = ()  # of the encoder: "tokens", "maps", "pieces"
+    needs: ClassVar[tuple[str, ...]] = ()  # of the encoder: "tokens", "maps", "pieces", "steps"
     good_for: ClassVar[str] = ""  # when to choose it, in one line
     presets: ClassVar[dict[str, Preset]] = {}  # by name: "imagenet", "cifar", ...
 

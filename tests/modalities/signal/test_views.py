@@ -69,12 +69,15 @@ def test_a_crop_is_a_run_of_the_item_at_its_pace(tmp_path: Path) -> None:
     views = signal.recipe("crop", 48, stats_of())
     view = signal.sample(source, range(6), ViewPlan(full=1), views, drawn())[0]
     for row in range(6):
-        there = ~view[row, 0].isnan()
-        length = int(there.sum())
-        assert there[:length].all() and 24 <= length <= 48, "half of what a view holds, to all of it"
-        start = view[row, 0, 0]
-        assert torch.equal(view[row, 0, :length], start + torch.arange(length)) and start // 1000 == row
-        assert torch.equal(view[row, 1, :length], view[row, 0, :length] + 100)
+        first, last = steps.spans_of(view[row : row + 1])[0].tolist()
+        assert 24 <= last - first <= 48, "half of what a view holds, to all of it"
+        start = view[row, 0, first]
+        assert torch.equal(view[row, 0, first:last], start + torch.arange(last - first)) and start // 1000 == row
+        assert torch.equal(view[row, 1, first:last], view[row, 0, first:last] + 100)
+        assert not view[row, :, first:last].isnan().any()
+    moved = signal.sample(source, range(6), ViewPlan(full=1), views.changed(stay=False), drawn())[0]
+    assert not moved[:, :, 0].isnan().any(), "a crop that does not stay begins its view"
+    assert torch.equal(torch.sort(moved.nan_to_num(-1), dim=2)[0], torch.sort(view.nan_to_num(-1), dim=2)[0])
 
 
 def test_a_plain_view_is_the_item_or_its_middle(tmp_path: Path) -> None:

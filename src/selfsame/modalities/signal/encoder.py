@@ -205,6 +205,23 @@ class SignalEncoder(types.Encoder):
         if not self.has_tokens:
             raise TypeError(f"{self.spec['name']} has no tokens. Choose a transformer, such as vit_micro.")
 
+    # Steps -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_steps(self) -> bool:
+        return isinstance(self.trunk, Net) or self.has_tokens
+
+    def steps(self, view: Tensor) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
+        """The coarsest map, or the tokens, along time; and which of these places lie within the series."""
+        x, there, inside = self.prepared(view)
+        if self.has_tokens:
+            tokens, _ = self._tokens(x, there, None, None)
+            return tokens, F.max_pool1d(inside[:, None].float(), self.patch)[:, 0] > 0
+        if not isinstance(self.trunk, Net):
+            raise TypeError(f"{self.spec['name']} has no steps. Choose a network of this package, such as dilated.")
+        last = self.trunk(x, there, inside)[-1]
+        return last.transpose(1, 2), covered(inside, last.shape[2])
+
     # Pieces ----------------------------------------------------------------------------------------------------------
 
     has_pieces = True

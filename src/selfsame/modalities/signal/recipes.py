@@ -110,9 +110,13 @@ WHOLE = (1.0, 1.0)
 
 
 def made(size: int, one: View, two: View | None = None) -> Views:
-    """Views of `size` steps; the second pipeline is the first unless given, and parts are pieces of it."""
+    """Views of `size` steps; the second pipeline is the first unless given, and parts are pieces of it.
+
+    Full views stay at their time, unless they are stretched: both are then on one time axis.
+    """
     part = one.changed(crop=PIECES, stretch=0.0)
-    return Views(size=size, one=one, two=two or one, part=part, part_size=part_steps(size))
+    stay = not one.stretch and not (two or one).stretch
+    return Views(size=size, one=one, two=two or one, part=part, part_size=part_steps(size), stay=stay)
 
 
 def mixed(size: int) -> Views:
@@ -163,7 +167,7 @@ def ts2vec(size: int) -> Views:
     (the encoder "dilated" hides them behind its first layer, as the paper does).
     """
     full = View(crop=(0.05, 1.0), hide=0.5)
-    return made(size, full).changed(pairs="overlap", stay=True)
+    return made(size, full).changed(pairs="overlap")
 
 
 def tnc(size: int) -> Views:
@@ -173,7 +177,7 @@ def tnc(size: int) -> Views:
     here `reach` is 1 window. Other series of the batch are what is not near, as the method takes them. Windows cut by
     --reading.window move within their record, others are a quarter to a half of their series.
     """
-    return made(size, View(crop=(0.25, 0.5))).changed(pairs="near")
+    return made(size, View(crop=(0.25, 0.5))).changed(pairs="near", stay=False)
 
 
 def tstcc(size: int) -> Views:

@@ -1,13 +1,13 @@
 """Series of the UCR and UEA archives: learned features beside random weights, raw series, and 1-NN by DTW.
 
-    python bench/signal.py                       # all seven sets, three seeds
-    python bench/signal.py GunPoint --seeds 0 --samples 2000
-    python bench/signal.py --method byol --views mixed --encoder resnet18@0.5
+    python bench/series.py                       # all seven sets, three seeds
+    python bench/series.py GunPoint --seeds 0 --samples 2000
+    python bench/series.py --method byol --views mixed --encoder resnet18@0.5
 
-Data: ../shared/data/ucr_series, the official parts. An encoder learns from the series of the training part alone, without
-labels; the linear probe and 1-NN (cosine) are fitted on its vectors of that part and scored on the test part. Beside it:
-the same network with random weights, the raw series (brought to one length) with the same probe and with 1-NN by
-Euclidean distance and by DTW in a band of a tenth. Stored in bench/results/signal.json, a set after the other.
+Data: ../shared/data/ucr_series, the official parts. An encoder learns from the series of the training part alone,
+without labels; the linear probe and 1-NN (cosine) are fitted on its vectors of that part and scored on the test part.
+Beside it: the same network with random weights, the raw series (brought to one length) with the same probe and with
+1-NN by Euclidean distance and by DTW in a band of a tenth. Stored in bench/results/series.json, a set after the other.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     sys.path.insert(0, str(HERE))
-    path = HERE / "results" / "signal.json"
+    path = HERE / "results" / "series.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     for name in args.sets or SETS:
         found[name] = of_set(name, args)
