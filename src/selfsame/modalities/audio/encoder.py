@@ -4,34 +4,33 @@ Raises: UserError on unknown names, sizes a network cannot take, wrongly scaled 
 encoders that do not fit; TypeError where a network has no maps or tokens.
 """
 
-import json
 import math
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_model
+from safetensors.torch import load_file
 from timm.models.resnet import ResNet as TimmResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from selfsame import types
 from selfsame.errors import UserError
 from selfsame.modalities.audio import front
-from selfsame.modalities.audio.networks import BYOLA, Waves, check_saved, over_time, resolve, trunk_of
+from selfsame.modalities.audio.networks import BYOLA, Waves, check_saved, is_residual, over_time, resolve, trunk_of
 from selfsame.modalities.audio.reading import Stats
 from selfsame.nn.norm import at_rest, use_group_norm
+from selfsame.nn.vit import PatchTokens
 from selfsame.records import Record
+from selfsame.storage import encoders
 
 __all__ = ["AudioEncoder", "build_encoder", "load_encoder", "make_encoder", "own_encoder", "save_encoder"]
 
-FORMAT = 1  # of encoder.json
 LOUDEST, QUIETEST = 40.0, math.log(front.FLOOR) - 2  # natural logarithms of power that no spectrogram here leaves
 PIECES = 4  # lengths of a piece in a view
+FINE = 0  # frames up to which residual nets get the fine stem
 
 
 class Spec(Record):
@@ -56,7 +55,7 @@ class Spec(Record):
     """the vector: what the network makes of it, or the mean of its patch tokens"""
 
 
-class AudioEncoder(types.Encoder):
+class AudioEncoder(PatchTokens):
     """A network, its front end, and the normalisation of the recordings it was made for.
 
     Takes waveforms [b t] at the rate of its statistics: int16 as stored, or floats in [-1, 1]; on the front ends logmel
@@ -91,7 +90,9 @@ class AudioEncoder(types.Encoder):
         if isinstance(trunk, TimmResNet):
             return over_time(trunk.forward_features(x))
         if isinstance(trunk, VisionTransformer):
-            return self.both_of(x, None, None)[0]
+            tokens = trunk.forward_features(x)
+            averages = tokens[:, trunk.num_prefix_tokens :].mean(dim=1) if self.averages else None
+            return trunk.forward_head(tokens, pre_logits=True) if averages is None else averages
         return _pooled(trunk(x))
 
     def by_windows(self, x: Float[Tensor, "b 1 f t"]) -> Float[Tensor, "b d"]:
@@ -159,8 +160,8 @@ class AudioEncoder(types.Encoder):
                 maps.append(x)
             return over_time(x), maps
         if isinstance(trunk, VisionTransformer):
-            vector, tokens = self.both_of(x, None, None)
-            return vector, [tokens.transpose(1, 2).unflatten(2, self._grid_of(x))]
+            vector, tokens = self.both(view)
+            return vector, [tokens.transpose(1, 2).unflatten(2, self.grid(view))]
         if self.spec["library"] == "own":
             return self.vector(x), trunk.maps(x)  # type: ignore[operator]
         return self.vector(x), trunk.forward_intermediates(x, intermediates_only=True, output_fmt="NCHW")  # type: ignore[operator]
@@ -172,109 +173,17 @@ class AudioEncoder(types.Encoder):
             silence = torch.zeros(2, self.spec["size"], dtype=torch.int16, device=self.mean.device)
             return tuple(one.shape[1] for one in self.maps(silence))
 
-    # Tokens ------------------------------------------------------------------------------------------------------
-
-    @property
-    def has_tokens(self) -> bool:
-        """Whether the network is a vision transformer."""
-        return isinstance(self.trunk, VisionTransformer)
-
-    @property
-    def embedding(self) -> nn.Module | None:
-        """The projection of patches of a vision transformer."""
-        return self.trunk.patch_embed if isinstance(self.trunk, VisionTransformer) else None
-
-    @property
-    def patch(self) -> tuple[int, int]:
-        """Bands and frames of a patch of a vision transformer."""
-        trunk: Any = self.trunk
-        return trunk.patch_embed.patch_size
-
-    def both(
-        self, view: Tensor, keep: Int[Tensor, "b m"] | None = None, hide: types.Hidden | None = None
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
-        """The vector, and the patch tokens after the final norm, without class or register tokens; lowest band first.
-
-        See `types.Encoder.tokens`. TypeError unless the network is a vision transformer.
-        """
-        self._need_tokens()
-        return self.both_of(self.normalised(view), keep, hide)
-
-    def both_of(
-        self, x: Tensor, keep: Tensor | None, hide: types.Hidden | None
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
-        trunk: Any = self.trunk
-        x = self._all_tokens(x, keep, hide)
-        tokens = x[:, trunk.num_prefix_tokens :]
-        return tokens.mean(dim=1) if self.averages else trunk.forward_head(x, pre_logits=True), tokens
-
-    @property
-    def averages(self) -> bool:
-        """Whether the vector is the mean of the patch tokens, whatever the network's own way is."""
-        return self.spec.get("pool") == "tokens"
-
-    def average_tokens(self) -> None:
-        """Make the mean of the patch tokens the vector. TypeError where there are none."""
-        self._need_tokens()
-        for part in ("attn_pool", "fc_norm"):
-            layer = getattr(self.trunk, part, None)
-            if isinstance(layer, nn.Module) and next(layer.parameters(), None) is not None:
-                raise UserError(
-                    f"{self.spec['name']} makes its vector with {part}, which this method would leave untrained. "
-                    "Choose a vision transformer without it, as vit_tiny_patch16."
-                )
-        if getattr(self.trunk, "global_pool", "token") != "avg":
-            self.spec["pool"] = "tokens"
-
-    def last_layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
-        """The patch tokens as the `last` last blocks give them, without the final norm."""
-        self._need_tokens()
-        trunk: Any = self.trunk
-        if not 1 <= last <= len(trunk.blocks):
-            raise UserError(f"{last} of the last blocks were asked for; {self.spec['name']} has {len(trunk.blocks)}.")
-        x = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(self.normalised(view))))
-        found = []
-        for k, block in enumerate(trunk.blocks):
-            x = block(x)
-            if k >= len(trunk.blocks) - last:
-                found.append(x[:, trunk.num_prefix_tokens :])
-        return found
+    # Tokens: those of PatchTokens, rows are bands from the lowest on, columns follow in time -----------------------
 
     def grid(self, view: Tensor) -> tuple[int, ...]:
         """Bands and columns of the patches."""
-        self._need_tokens()
+        self.need_tokens()
         frames = front.frames_of(view.shape[1], self.stats.hop) if view.ndim == 2 else view.shape[2]
         return rows_of(self.spec["front"], self.stats) // self.patch[0], -(-frames // self.patch[1])
 
-    def _grid_of(self, x: Tensor) -> tuple[int, int]:
-        return x.shape[2] // self.patch[0], x.shape[3] // self.patch[1]
-
-    def _need_tokens(self) -> None:
+    def need_tokens(self) -> None:
         if not self.has_tokens:
             raise TypeError(f"{self.spec['name']} has no tokens. Choose a vision transformer, such as vit_tiny_patch16.")
-
-    def _all_tokens(self, x: Tensor, keep: Tensor | None, hide: types.Hidden | None) -> Tensor:
-        """Prefix tokens and patch tokens after the final norm."""
-        trunk: Any = self.trunk
-        patches = trunk.patch_embed(x)  # [b rows columns d]
-        if hide is not None:
-            if hide.where.shape != (len(patches), patches[0, ..., 0].numel()):
-                raise UserError(
-                    f"hide.where has shape {list(hide.where.shape)}; it needs one truth value for each of "
-                    f"{len(patches)} x {patches[0, ..., 0].numel()} patches."
-                )
-            patches = torch.where(
-                hide.where.view(*patches.shape[:-1], 1), hide.stand_in.to(patches.dtype), patches
-            )
-        tokens, prefix = trunk._pos_embed(patches), trunk.num_prefix_tokens
-        if keep is not None:
-            if keep.ndim != 2 or len(keep) != len(tokens):
-                raise UserError(
-                    f"keep has shape {list(keep.shape)}; it needs one row of patch numbers for each of {len(tokens)}."
-                )
-            index = keep.unsqueeze(-1).expand(-1, -1, tokens.shape[2])
-            tokens = torch.cat([tokens[:, :prefix], tokens[:, prefix:].gather(1, index)], dim=1)
-        return trunk.norm(trunk.blocks(trunk.norm_pre(tokens)))
 
     # Pieces ------------------------------------------------------------------------------------------------------
 
@@ -365,18 +274,9 @@ def make_encoder(name: str, size: int, stats: Stats, weights: str | None = None)
     kind = "logmel" if ":" in name or "/" not in name else name.partition("/")[0]
     frames = front.frames_of(size, stats.hop)
     kind, library, bare, options = resolve(name, rows_of(kind, stats), frames)
-    fine = library == "timm" and is_resnet(bare) and frames <= FINE
+    fine = library == "timm" and is_residual(bare) and frames <= FINE
     trunk = trunk_of(library, kind, bare, options, fine)
     return _fresh(trunk, kind, library, bare, options, size, stats, fine, weights)
-
-
-FINE = 0  # frames up to which residual nets get the fine stem
-
-
-def is_resnet(name: str) -> bool:
-    import timm
-
-    return timm.models.model_entrypoint(name).__module__ == TimmResNet.__module__
 
 
 def own_encoder(module: nn.Module, size: int, stats: Stats, weights: str | None = None) -> AudioEncoder:
@@ -419,17 +319,8 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Audi
 
 
 def save_encoder(encoder: AudioEncoder, folder: str | Path) -> None:
-    """Write encoder.safetensors and encoder.json. A crash leaves the old files or the new ones, whole."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors, text = folder / "encoder.safetensors.tmp", folder / "encoder.json.tmp"
-    save_model(encoder, str(tensors))
-    text.write_text(json.dumps({"format": FORMAT, **encoder.spec}, indent=2) + "\n", encoding="utf-8")
-    for path in (tensors, text):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    for path in (tensors, text):
-        path.replace(path.with_suffix(""))
+    """Write encoder.safetensors and encoder.json, each whole or not at all."""
+    encoders.save(encoder, folder)
 
 
 def load_encoder(folder: str | Path, module: nn.Module | None = None) -> AudioEncoder:
@@ -437,31 +328,7 @@ def load_encoder(folder: str | Path, module: nn.Module | None = None) -> AudioEn
 
     An encoder of library "own" imports and calls the factory that encoder.json names: such a folder must be trusted.
     """
-    folder = Path(folder)
-    text, tensors = folder / "encoder.json", folder / "encoder.safetensors"
-    for path in (text, tensors):
-        if not path.is_file():
-            raise UserError(f"{folder} holds no encoder: {path.name} is missing. Give the folder of a run.")
-    try:
-        spec = json.loads(text.read_text(encoding="utf-8"))
-        version = spec.pop("format")
-        if not isinstance(version, int):
-            raise TypeError("its format is no number")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{text} is damaged ({error}). Save the encoder again.") from None
-    if version > FORMAT:
-        raise UserError(f"{text} has format {version}; this selfsame reads up to {FORMAT}. Install a newer selfsame.")
-    with torch.random.fork_rng(devices=[]):  # the first weights are overwritten
-        try:
-            encoder = build_encoder(spec, module)
-        except UserError as error:
-            raise UserError(f"{text}: {error}") from None
-    try:
-        load_model(encoder, str(tensors))
-    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{tensors} is damaged or of another network: {reason}") from None
-    return encoder.eval()
+    return encoders.load(folder, lambda spec: build_encoder(spec, module))
 
 
 def _fresh(

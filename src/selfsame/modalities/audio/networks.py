@@ -64,7 +64,7 @@ def resolve(name: str, rows: int, frames: int) -> tuple[Front, Library, str, dic
             options = {"img_size": [rows, frames], "patch_size": list(sides), "dynamic_img_size": True}
             return front, "timm", found, options
     if timm.is_model(bare):
-        if issubclass_of_vit(bare):
+        if is_transformer(bare):
             raise UserError(
                 f"{name}: say how spectrograms of {rows} bands and {frames} frames are cut into patches, as in "
                 f"vit_tiny_patch16 (squares of 16) or vit_tiny_patch{rows}x2 (whole columns, 2 frames each)."
@@ -74,8 +74,12 @@ def resolve(name: str, rows: int, frames: int) -> tuple[Front, Library, str, dic
     raise unknown("encoder", name, known, "A network of your own is named package.module:factory.")
 
 
-def issubclass_of_vit(name: str) -> bool:
+def is_transformer(name: str) -> bool:
     return timm.models.model_entrypoint(name).__module__ == VisionTransformer.__module__
+
+
+def is_residual(name: str) -> bool:
+    return timm.models.model_entrypoint(name).__module__ == TimmResNet.__module__
 
 
 def check_patches(name: str, sides: tuple[int, int], rows: int, frames: int) -> None:
@@ -109,7 +113,7 @@ def of_width(name: str, width: str) -> tuple[Library, str, dict[str, Any]]:
     """`resnet18@0.5`: a residual net of timm whose stages have that share of their channels, in multiples of eight."""
     if not timm.is_model(name):
         raise unknown("encoder", name, [*timm.list_models(module="resnet"), *OWN])
-    if timm.models.model_entrypoint(name).__module__ != TimmResNet.__module__:
+    if not is_residual(name):
         raise UserError(f"{name}@{width}: a width is for the residual nets of timm, such as resnet18@0.5, not {name}.")
     share = width_of(f"{name}@{width}", width)
     options: dict[str, Any] = {"channels": [share_of(channels, share) for channels in (64, 128, 256, 512)]}

@@ -15,7 +15,7 @@ from selfsame.errors import UserError
 from selfsame.modalities.audio.reading import SUFFIXES, Reading
 from selfsame.modalities.audio.source import AudioSource, soundfile
 from selfsame.storage.disk import Disk, disk_of, is_address, plain_path
-from selfsame.storage.folders import depth_of, folder_labels, listed, matching, split_glob, suffix_of, walk
+from selfsame.storage.folders import depth_of, folder_labels, listed, matching, split_glob, suffix_of
 from selfsame.storage.names import Names, repeated
 from selfsame.storage.tables import Finder, paths_and_labels, some, table
 
@@ -59,28 +59,25 @@ def open_source(path: str, labels: str | None = None, reading: Reading | None = 
     return source
 
 
-def reads(path: str) -> bool:
-    """Whether `path` looks like recordings, by its suffix or those of its first files. False where nothing is there."""
+def reads(path: str) -> int:
+    """How many recordings are among the first files at `path`, by their suffix; 0 where nothing is there."""
     try:
         path = home_spelt(path)
         disk, suffix = disk_of(path), suffix_of(path)
         if disk.is_folder(path):
-            return any(is_recording(name) for name in islice(chain.from_iterable(disk.runs(path)), FIRST))
-        if suffix in SUFFIXES and (disk.remote or disk.exists(path)):
-            return True
-        if disk.remote:
+            names: Iterable[str] = chain.from_iterable(disk.runs(path))
+        elif suffix in SUFFIXES and (disk.remote or disk.exists(path)):
+            return 1
+        elif not disk.remote and disk.exists(path):
+            listing = suffix in (".txt", ".csv")
+            names = (cell.strip() for row in table(Path(path)) for cell in row) if listing else ()
+        else:
             root, pattern = split_glob(path)
-            below = chain.from_iterable(disk.runs(root, depth_of(pattern))) if pattern else iter(())
-            return any(is_recording(name) for name in islice(matching(below, pattern), FIRST))
-        if not disk.exists(path):
-            root, pattern = split_glob(path)
-            below = islice(matching(walk(Path(root), depth_of(pattern)), pattern), FIRST)
-            return bool(pattern) and any(is_recording(name) for name in below)
-        if suffix in (".txt", ".csv"):
-            return any(is_recording(cell.strip()) for row in islice(table(Path(path)), FIRST) for cell in row)
-        return False
+            below = chain.from_iterable(disk.runs(root, depth_of(pattern))) if pattern and disk.is_folder(root) else ()
+            names = matching(below, pattern)
+        return sum(map(is_recording, islice(names, FIRST)))
     except (UserError, OSError, ValueError):
-        return False
+        return 0
 
 
 def home_spelt(path: str) -> str:

@@ -33,6 +33,7 @@ __all__ = ["AudioSource", "Header", "resampled"]
 LOOKED = 100_000  # items whose headers are read at opening: all, or of more than these as many, drawn by the seed
 LOOKED_FAR = 5_000  # the same, where each is a request over a network
 WHOLE = 30.0  # seconds up to which a recording is decoded whole
+AT_ONCE = 1 << 20  # samples of a piece where a long recording is read whole
 KEPT = 256 << 20  # bytes of decoded recordings that a process keeps
 LOUDEST = 8.0  # float samples above this are on another scale; up to it they are clipped, as recordings too hot are
 ZEROS = 10  # of the sinc, to either side, at the lower of the two rates: scipy's choice
@@ -148,7 +149,11 @@ class AudioSource:
 
     def read(self, i: int) -> Int16[np.ndarray, "t"]:
         """The whole item, of one channel, at the rate of `fit`, else at its own. Raises UnreadableItem."""
-        return self.cut(i, lambda length: [(0, length)])[0]
+
+        def pieces(length: int) -> list[tuple[int, int]]:  # so that a long one is never there as floats as a whole
+            return [(at, min(AT_ONCE, length - at)) for at in range(0, length, AT_ONCE)]
+
+        return np.concatenate(self.cut(i, pieces))
 
     def cut(
         self, i: int, places: Callable[[int], Sequence[tuple[int, int]]], whole: float = WHOLE
@@ -209,7 +214,7 @@ class AudioSource:
 
     def samples(self, sound: Any, header: Header, start: int, count: int) -> Float32[np.ndarray, "t"]:
         """Samples of one channel at the recording's own rate, checked."""
-        if start:
+        if sound.tell() != start:
             sound.seek(start)
         given = sound.read(count, dtype="float32", always_2d=True)
         if len(given) < count:
@@ -261,7 +266,8 @@ class AudioSource:
     # Windows -----------------------------------------------------------------------------------------------------
 
     def cut_into_windows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Every header is opened. A rest of half a window or more is an item of its own; short recordings stay whole.
+        """Every header is opened. A rest is an item where half a window or more of it is in no other; short recordings
+        stay whole.
 
         Of a recording that cannot be read one item is left, which then says so.
         """
@@ -277,7 +283,9 @@ class AudioSource:
             except UnreadableItem:
                 return np.zeros(1)
             seconds = header.frames / header.rate
-            return np.arange(0, max(stride, seconds - length / 2 + stride / 1e6), stride)[: max(1, header.frames)]
+            whole = 1 + max(0, math.floor((seconds - length) / stride + 1e-6))
+            rest = seconds - ((whole - 1) * stride + length)
+            return stride * np.arange(whole + (rest >= length / 2))
 
         with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
             found = list(pool.map(starts, range(len(self.files))))

@@ -107,7 +107,7 @@ def starts_of(total: int, drawn: Sequence[float], lengths: Sequence[int], reach:
     for k, length in enumerate(lengths):
         room = total - length
         if k >= len(drawn):
-            starts.append(room // 2 if room >= 0 else -(-room // 2))
+            starts.append(room // 2)
             continue
         low, high = min(0, room), max(0, room)
         if k:
