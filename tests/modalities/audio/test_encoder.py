@@ -26,7 +26,15 @@ from tests.modalities.audio.made import TINY, TINY_TOKENS
 from tests.modalities.audio.room import SIZE, stats_of
 
 STATS = stats_of()
-NAMES = [TINY, TINY_TOKENS, "byola@0.03", f"stft/{TINY}", f"mfcc/{TINY}", "wave/resnet10@0.125", "mobilenetv3_small_050"]
+NAMES = [
+    TINY,
+    TINY_TOKENS,
+    "byola@0.03",
+    f"stft/{TINY}",
+    f"mfcc/{TINY}",
+    "wave/resnet10@0.125",
+    "mobilenetv3_small_050",
+]
 
 
 class Net(nn.Module):
@@ -282,7 +290,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     other = make_encoder(TINY, SIZE, STATS, str(tmp_path / "encoder.safetensors")).eval()
     assert torch.equal(other(waves()), source(waves()))
     assert other.spec["weights"]["loaded"] == other.spec["weights"]["of"]
-    with pytest.raises(UserError, match="only .* of the"):
+    with pytest.raises(UserError, match=r"only \d+ of the"):
         make_encoder("resnet10t@0.25", SIZE, STATS, str(tmp_path / "encoder.safetensors"))
     with pytest.raises(UserError, match="Nothing is downloaded"):
         make_encoder(TINY, SIZE, STATS, str(tmp_path / "none.safetensors"))
@@ -292,7 +300,9 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
         make_encoder(TINY, SIZE, STATS, str(tmp_path / "worse.safetensors"))
 
 
-@pytest.mark.parametrize(("name", "to"), [(TINY, "torch"), (TINY, "onnx"), ("mfcc/" + TINY, "onnx"), (TINY_TOKENS, "torch")])
+@pytest.mark.parametrize(
+    ("name", "to"), [(TINY, "torch"), (TINY, "onnx"), ("mfcc/" + TINY, "onnx"), (TINY_TOKENS, "torch")]
+)
 def test_export(name: str, to: str, tmp_path: Path) -> None:
     found = export(tiny(name), to, tmp_path / "encoder")
     assert found["difference"] <= 1e-4 and found["rate"] == 8000 and found["input_size"] == [SIZE]

@@ -49,7 +49,7 @@ def test_labels_come_from_a_csv_a_list_and_a_glob(tmp_path: Path) -> None:
 def test_what_is_told_where_labels_are_missing(tmp_path: Path) -> None:
     path, csv = labelled(tmp_path)
     Path(csv).write_text("path,label\nfalls/000.wav,down\n")
-    with pytest.raises(UserError, match="31 of 32 recordings .* have no label"):
+    with pytest.raises(UserError, match=r"31 of 32 recordings .* have no label"):
         open_source(path, csv)
     with pytest.raises(UserError, match="in no folders of their own"):
         open_source(f"{path}/falls", "folders")
@@ -192,7 +192,12 @@ def test_odd_recordings_are_read(tmp_path: Path) -> None:
     (place / "really.mp3").write_bytes((place / "falls" / "000.wav").read_bytes())  # a wrong suffix
     source = opened(place)
     stats, broken = measure(source)
-    assert not broken and stats.silent == 1 and stats.clipped >= 1 and stats.seconds[0] == pytest.approx(1 / RATE, abs=1e-4)
+    assert (
+        not broken
+        and stats.silent == 1
+        and stats.clipped >= 1
+        and stats.seconds[0] == pytest.approx(1 / RATE, abs=1e-4)
+    )
     assert "1 silent" in stats.summary and "clipped" in stats.summary
     read = {source.name(i): source.read(i) for i in range(len(source))}
     assert read["one.wav"].tolist() == [16384]
@@ -200,7 +205,7 @@ def test_odd_recordings_are_read(tmp_path: Path) -> None:
 
 
 def test_what_holds_no_recordings_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no recordings in this folder. It is empty"):
+    with pytest.raises(UserError, match=r"no recordings in this folder\. It is empty"):
         open_source(str(tmp_path))
     (tmp_path / "a.m4a").write_bytes(b"x")
     (tmp_path / "b.txt").write_text("x")

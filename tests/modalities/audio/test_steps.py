@@ -24,7 +24,12 @@ def test_mixing_is_byol_as() -> None:
 
 def test_a_resize_crop_is_a_bicubic_resize_of_the_piece() -> None:
     x = torch.randn(3, 16, 24, generator=torch.Generator().manual_seed(0))
-    heights, widths, tops, lefts = numbers(0.7, 1.4, 0.6), numbers(0.61, 1.45, 1.0), numbers(0.3, 0.9, 0.0), numbers(0.1, 0.5, 0.99)
+    heights, widths, tops, lefts = (
+        numbers(0.7, 1.4, 0.6),
+        numbers(0.61, 1.45, 1.0),
+        numbers(0.3, 0.9, 0.0),
+        numbers(0.1, 0.5, 0.99),
+    )
     made = steps.resize_crop(x, heights, widths, tops, lefts, fill=-2.0)
     canvas = torch.full((3, 16, 36), -2.0)
     canvas[:, :, 6:30] = x

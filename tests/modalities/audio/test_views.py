@@ -89,7 +89,7 @@ def test_places() -> None:
     for drawn in np.random.default_rng(0).random((200, 3)):
         first, second, part = starts_of(5000, drawn.tolist(), [400, 400, 100], reach=0.5)
         assert abs(second - first) <= 200 and first - 200 <= part <= first + 500
-        assert 0 <= min(first, second, part) and max(first, second) <= 4600 and part <= 4900
+        assert min(first, second, part) >= 0 and max(first, second) <= 4600 and part <= 4900
     assert starts_of(5000, [0.3, 0.9], [400, 400], reach=0)[0] == starts_of(5000, [0.3, 0.1], [400, 400], reach=0)[1]
 
 

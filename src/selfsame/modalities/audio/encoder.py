@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from selfsame.errors import UserError
 from selfsame.modalities.audio import front
-from selfsame.modalities.audio.networks import BYOLA, Waves, check_saved, is_residual, over_time, resolve, trunk_of
+from selfsame.modalities.audio.networks import BYOLA, Waves, check_saved, over_time, resolve, trunk_of
 from selfsame.modalities.audio.reading import Stats
 from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.nn.vit import PatchTokens
@@ -30,7 +30,6 @@ __all__ = ["AudioEncoder", "build_encoder", "load_encoder", "make_encoder", "own
 
 LOUDEST, QUIETEST = 40.0, math.log(front.FLOOR) - 2  # natural logarithms of power that no spectrogram here leaves
 PIECES = 4  # lengths of a piece in a view
-FINE = 0  # frames up to which residual nets get the fine stem
 
 
 class Spec(Record):
@@ -47,7 +46,6 @@ class Spec(Record):
     """samples of a full view"""
     options: dict[str, Any]
     """arguments of the constructor, of those that `networks.OPTIONS` lists"""
-    fine_stem: bool
     norm: Literal["batch", "group"]
     stats: Stats
     dim: int
@@ -148,23 +146,24 @@ class AudioEncoder(PatchTokens):
                 f"{self.spec['name']} has no maps. Give it a method maps(x) that returns its dense features, fine to "
                 "coarse."
             )
-        x, trunk = self.normalised(view), self.trunk
-        if isinstance(trunk, BYOLA | Waves):
+        trunk: Any = self.trunk
+        x = self.normalised(view)
+        if isinstance(self.trunk, BYOLA | Waves):
             maps = trunk.maps(x)
             return trunk.of_maps(maps), maps
-        if isinstance(trunk, TimmResNet):
+        if isinstance(self.trunk, TimmResNet):
             maps = []
             x = trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(x))))
             for layer in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
                 x = layer(x)
                 maps.append(x)
             return over_time(x), maps
-        if isinstance(trunk, VisionTransformer):
+        if isinstance(self.trunk, VisionTransformer):
             vector, tokens = self.both(view)
             return vector, [tokens.transpose(1, 2).unflatten(2, self.grid(view))]
         if self.spec["library"] == "own":
-            return self.vector(x), trunk.maps(x)  # type: ignore[operator]
-        return self.vector(x), trunk.forward_intermediates(x, intermediates_only=True, output_fmt="NCHW")  # type: ignore[operator]
+            return self.vector(x), trunk.maps(x)
+        return self.vector(x), trunk.forward_intermediates(x, intermediates_only=True, output_fmt="NCHW")
 
     @property
     def map_widths(self) -> tuple[int, ...]:
@@ -183,7 +182,9 @@ class AudioEncoder(PatchTokens):
 
     def need_tokens(self) -> None:
         if not self.has_tokens:
-            raise TypeError(f"{self.spec['name']} has no tokens. Choose a vision transformer, such as vit_tiny_patch16.")
+            raise TypeError(
+                f"{self.spec['name']} has no tokens. Choose a vision transformer, such as vit_tiny_patch16."
+            )
 
     # Pieces ------------------------------------------------------------------------------------------------------
 
@@ -210,20 +211,20 @@ class AudioEncoder(PatchTokens):
         if kind in ("logmel", "mfcc"):
             accepted += f", or log-mel spectrograms [b, {stats.mels}, frames]"
         if view.ndim == 3 and view.shape[1] == 1:
-            raise UserError(f"got sound of shape {shape}; accepted are {accepted}. Leave out the channel axis: x[:, 0].")
+            raise UserError(
+                f"got sound of shape {shape}; accepted are {accepted}. Leave out the channel axis: x[:, 0]."
+            )
         if view.ndim == 1:
             raise UserError(f"got sound of shape {shape}; accepted are {accepted}. Add the batch axis with x[None].")
         if view.ndim == 3 and kind in ("stft", "wave"):
             raise UserError(
-                f"got spectrograms of shape {shape}; {kind}/{self.spec['name']} takes {accepted}. Choose views that are "
-                "waveforms, as with --views wave, or an encoder on log-mel spectrograms."
+                f"got spectrograms of shape {shape}; {kind}/{self.spec['name']} takes {accepted}. Choose views that "
+                "are waveforms, as with --views wave, or an encoder on log-mel spectrograms."
             )
         if view.ndim not in (2, 3) or (view.ndim == 3 and view.shape[1] != stats.mels) or not view.shape[-1]:
             raise UserError(f"got sound of shape {shape}; accepted are {accepted}.")
         if not (view.is_floating_point() or (view.dtype == torch.int16 and view.ndim == 2)):
-            raise UserError(
-                f"got sound of {view.dtype}; accepted are int16 as stored, or floats with full scale 1."
-            )
+            raise UserError(f"got sound of {view.dtype}; accepted are int16 as stored, or floats with full scale 1.")
         if torch.compiler.is_compiling() or torch.compiler.is_exporting():
             return
         if self.training or not view.is_floating_point() or not view.numel() or (self.looked and not view.is_cpu):
@@ -274,9 +275,8 @@ def make_encoder(name: str, size: int, stats: Stats, weights: str | None = None)
     kind = "logmel" if ":" in name or "/" not in name else name.partition("/")[0]
     frames = front.frames_of(size, stats.hop)
     kind, library, bare, options = resolve(name, rows_of(kind, stats), frames)
-    fine = library == "timm" and is_residual(bare) and frames <= FINE
-    trunk = trunk_of(library, kind, bare, options, fine)
-    return _fresh(trunk, kind, library, bare, options, size, stats, fine, weights)
+    trunk = trunk_of(library, kind, bare, options)
+    return _fresh(trunk, kind, library, bare, options, size, stats, weights)
 
 
 def own_encoder(module: nn.Module, size: int, stats: Stats, weights: str | None = None) -> AudioEncoder:
@@ -284,7 +284,7 @@ def own_encoder(module: nn.Module, size: int, stats: Stats, weights: str | None 
 
     The latter two are averaged, over time as `over_time` does.
     """
-    return _fresh(module, "logmel", "own", type(module).__qualname__, {}, size, stats, False, weights)
+    return _fresh(module, "logmel", "own", type(module).__qualname__, {}, size, stats, weights)
 
 
 def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> AudioEncoder:
@@ -304,7 +304,7 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Audi
                 "name. Make the module and pass it: ss.load(run, encoder=module)."
             )
         check_saved(plan.library, plan.name, plan.options)
-        module = trunk_of(plan.library, plan.front, plan.name, plan.options, plan.fine_stem)
+        module = trunk_of(plan.library, plan.front, plan.name, plan.options)
     elif plan.library != "own":
         raise UserError(f"the encoder is {plan.name} of {plan.library}, which needs no module of yours. Leave it out.")
     if plan.norm == "group":
@@ -339,7 +339,6 @@ def _fresh(
     options: dict[str, Any],
     size: int,
     stats: Stats,
-    fine: bool,
     weights: str | None,
 ) -> AudioEncoder:
     spec: dict[str, Any] = {
@@ -349,7 +348,6 @@ def _fresh(
         "name": name,
         "size": size,
         "options": options,
-        "fine_stem": fine,
         "norm": "batch",
         "stats": stats.model_dump(mode="json"),
         "dim": 1,

@@ -6,6 +6,7 @@ Raises UserError on unknown names, and on options and sizes that a network canno
 import importlib
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 import timm
@@ -101,7 +102,9 @@ def check_patches(name: str, sides: tuple[int, int], rows: int, frames: int) -> 
 
 def width_of(name: str, width: str) -> float:
     if not re.fullmatch(r"\d*\.?\d+", width) or not 0 < float(width) <= 4:
-        raise UserError(f"{name}: the width is a share of the usual, above 0 and up to 4, as in {name.split('@')[0]}@0.5.")
+        raise UserError(
+            f"{name}: the width is a share of the usual, above 0 and up to 4, as in {name.split('@')[0]}@0.5."
+        )
     return float(width)
 
 
@@ -139,16 +142,13 @@ def check_saved(library: str, name: str, options: Mapping[str, Any]) -> None:
             )
 
 
-def trunk_of(library: str, front: str, name: str, options: Mapping[str, Any], fine: bool) -> nn.Module:
-    """The network without a classifier. Draws its weights from the global generator.
-
-    `fine`: a residual net's first convolution is 3x3 without stride or pooling.
-    """
+def trunk_of(library: str, front: str, name: str, options: Mapping[str, Any]) -> nn.Module:
+    """The network without a classifier. Draws its weights from the global generator."""
     if library == "own":
         return own_trunk(name)
     if library == "audio":
         return Waves(WAVES[name], **options) if front == "wave" else BYOLA(**options)
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     if "channels" in given:
         given["channels"] = list(given["channels"])
     try:
@@ -160,8 +160,6 @@ def trunk_of(library: str, front: str, name: str, options: Mapping[str, Any], fi
             scale = (block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight
             if isinstance(scale, Tensor):
                 nn.init.ones_(scale)
-    if fine:
-        fine_stem(trunk)
     return trunk
 
 
@@ -177,18 +175,6 @@ def own_trunk(name: str) -> nn.Module:
     if not isinstance(trunk, nn.Module):
         raise UserError(f"encoder {name!r} gave {type(trunk).__name__}; a torch.nn.Module is needed.")
     return trunk
-
-
-def fine_stem(trunk: nn.Module) -> None:
-    """A first convolution of 3x3, stride 1, and no pooling: short spectrograms keep their size."""
-    assert isinstance(trunk, TimmResNet)
-    if isinstance(trunk.conv1, nn.Conv2d):
-        old = trunk.conv1
-        trunk.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm does
-    else:  # timm's deep stem: three of 3x3, the first with stride 2
-        trunk.conv1[0].stride = (1, 1)
-    trunk.maxpool = nn.Identity()
 
 
 def over_time(x: Float[Tensor, "b d *f t"]) -> Float[Tensor, "b d"]:
@@ -213,7 +199,7 @@ class BYOLA(nn.Module):
             nn.Sequential(
                 nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)
             )
-            for c_in, c_out in zip(widths, widths[1:], strict=False)
+            for c_in, c_out in pairwise(widths)
         )
         high = self.rows
         for _ in self.blocks:

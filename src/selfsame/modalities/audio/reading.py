@@ -11,7 +11,16 @@ from selfsame.records import Record
 
 __all__ = ["SUFFIXES", "Reading", "Stats"]
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aif", ".aiff")  # what libsndfile reads of the usual ones
+SUFFIXES = (
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".mp3",
+    ".oga",
+    ".opus",
+    ".aif",
+    ".aiff",
+)  # what libsndfile reads of the usual ones
 
 
 class Reading(Record):

@@ -122,7 +122,9 @@ class Views(Record):
 # Recipes -------------------------------------------------------------------------------------------------------------
 
 
-def made(size: int, stats: Stats, one: View, two: View | None = None, part: View | None = None, **more: object) -> Views:
+def made(
+    size: int, stats: Stats, one: View, two: View | None = None, part: View | None = None, **more: object
+) -> Views:
     """Views of `size` samples; the second pipeline is the first, and so is that of parts, unless given."""
     return Views.model_validate(
         {

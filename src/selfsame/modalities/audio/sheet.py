@@ -27,8 +27,8 @@ DRAWN = 10.0  # seconds of an item that are drawn
 PLAYED, PLAYED_RATE = 2.7, 8000  # seconds and rate of a player's sound: 43 kB, 58 kB as text
 RANGE = 3.0  # standard deviations about the mean of the data that span the colours
 COLOURS = np.array(  # from black over purple and red to pale yellow; lightness rises evenly
-    [(0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51), (249, 140, 10), (249, 201, 50),
-     (252, 255, 164)], dtype=float,
+    [(0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51), (249, 140, 10),
+     (249, 201, 50), (252, 255, 164)], dtype=float,
 )  # fmt: skip
 
 

@@ -80,7 +80,8 @@ class AudioSource:
         self.ignored: dict[str, int] = {}
         """files that are no recordings, counted by their suffix"""
         self.stats: Stats | None = None
-        self.kept: OrderedDict[int, Int16[np.ndarray, "t"]] = OrderedDict()
+        self.kept: OrderedDict[int, Any] = OrderedDict()
+        """decoded recordings by their number, the latest last: int16 [t]"""
         self.kept_bytes = 0
         self.noted: Any = None
         self.windows: tuple[np.ndarray, np.ndarray] | None = None
@@ -112,8 +113,8 @@ class AudioSource:
         if callable(self.file_labels):
             self.file_labels = self.file_labels()
         if self.file_labels is None or self.windows is None:
-            return None if self.file_labels is None else list(self.file_labels)  # type: ignore[arg-type]
-        return [self.file_labels[int(file)] for file in self.windows[0]]  # type: ignore[index]
+            return None if self.file_labels is None else list(self.file_labels)
+        return [self.file_labels[int(file)] for file in self.windows[0]]
 
     @property
     def left_out(self) -> str:

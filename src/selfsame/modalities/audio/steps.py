@@ -116,7 +116,9 @@ def high_pass(hz: Float[Tensor, "k"], at: Float[Tensor, "b"]) -> Float[Tensor, "
     return -torch.log1p((at[:, None] / hz.clamp(min=1e-3)) ** STEEP)
 
 
-def equalizer(hz: Float[Tensor, "k"], gains: Float[Tensor, "b knots"], ends: tuple[float, float]) -> Float[Tensor, "b k"]:
+def equalizer(
+    hz: Float[Tensor, "k"], gains: Float[Tensor, "b knots"], ends: tuple[float, float]
+) -> Float[Tensor, "b k"]:
     """Gains at KNOTS frequencies, evenly between the ends on the logarithm of frequency, and straight in between."""
     low, high = (math.log(end) for end in ends)
     place = ((hz.clamp(min=ends[0]).log() - low) / (high - low)).clamp(0, 1) * (KNOTS - 1)

@@ -43,8 +43,8 @@ def sample(
         items: their numbers, one for each row of `draws`.
         draws: each random view takes one `uniform(len(CUTS))`.
 
-    Returns int16 waveforms, a tensor a view in the order full, part, plain: [b t], or [b 2 t] where a view is mixed, the
-    other item second. They are longer than the view where its speed may change. Raises UnreadableItem.
+    Returns int16 waveforms, a tensor a view in the order full, part, plain: [b t], or [b 2 t] where a view is mixed,
+    the other item second. They are longer than the view where its speed may change. Raises UnreadableItem.
     """
     if plan.part and views.part_size > views.size:
         raise UserError(
@@ -66,7 +66,9 @@ def sample(
         told: dict[str, Any] = {}
 
         def places(total: int) -> list[tuple[int, int]]:
-            told.update(total=total, starts=starts_of(total, [one["start"][row] for one in numbers], lengths, views.reach))
+            told.update(
+                total=total, starts=starts_of(total, [one["start"][row] for one in numbers], lengths, views.reach)
+            )
             return list(zip(told["starts"], lengths, strict=True))
 
         for k, piece in enumerate(source.cut(item, places)):
@@ -77,7 +79,9 @@ def sample(
 
     def other(item: int, row: int, k: int) -> None:
         drawn = [numbers[k]["partner_start"][row]]
-        (piece,) = source.cut(item, lambda total: [(int(starts_of(total, drawn, lengths[k : k + 1], 0)[0]), lengths[k])])
+        (piece,) = source.cut(
+            item, lambda total: [(int(starts_of(total, drawn, lengths[k : k + 1], 0)[0]), lengths[k])]
+        )
         made[k][row, 1] = piece
 
     for row, item in enumerate(items):
@@ -188,7 +192,7 @@ def transformed(
             wave = wave.index_copy(0, here, steps.noisy(wave[here], snr, colour, number["noise_seed"][here]))
     share = view.mix * number["mix"]
     faded = (number["fade"] < view.fade)[:, None]
-    ends = ((2 * number[end] - 1) * view.fade_db / front.DB for end in ("head", "tail"))
+    head, tail = ((2 * number[end] - 1) * view.fade_db / front.DB for end in ("head", "tail"))
     if domain == "wave":
         if filters(view):
             bins = steps.padded_size(size, stats.frame) // 2 + 1
@@ -197,7 +201,7 @@ def transformed(
         if other is not None:
             wave = (1 - share[:, None]).sqrt() * wave + share[:, None].sqrt() * other
         if view.fade:
-            wave = torch.where(faded, wave * (steps.ramp(*ends, size) / 2).exp(), wave)
+            wave = torch.where(faded, wave * (steps.ramp(head, tail, size) / 2).exp(), wave)
         return wave.clamp(-1, 1)
     x = front.log_mel(wave, stats)
     if filters(view):
@@ -212,7 +216,7 @@ def transformed(
         moved = steps.resize_crop(x, height, width, number["top"], number["left"], stats.mean)
         x = torch.where(here[:, None, None], moved, x)
     if view.fade:
-        x = torch.where(faded[..., None], steps.changed_level(x, steps.ramp(*ends, x.shape[2])[:, None]), x)
+        x = torch.where(faded[..., None], steps.changed_level(x, steps.ramp(head, tail, x.shape[2])[:, None]), x)
     return x
 
 
