@@ -1,4 +1,4 @@
-"""Tables at rest: the cells of CSV files by lines, of Parquet files by groups of rows. Nothing is held but where rows lie.
+"""Tables at rest: the cells of CSV files by lines, of Parquet files by groups of rows. Held is where rows lie, no more.
 
 Raises UserError on files that are no tables, UnreadableItem for one broken row.
 """
@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -102,7 +102,7 @@ class Cells:
     def runs(self, most: int) -> Iterator[Int64[np.ndarray, "n"]]:
         """All rows in order, at most so many at a time, none across two groups."""
         edges = [*(self.blocks.tolist() if self.blocks is not None else [0]), len(self)]
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             for start in range(low, high, most):
                 yield np.arange(start, min(start + most, high))
 
@@ -473,6 +473,7 @@ def raw_of(values: Any) -> Raw:
     pa, _ = arrow()
     of, kind = pa.types, values.type
     from pyarrow import compute
+
     if of.is_date(kind) or of.is_timestamp(kind):
         stamps = compute.cast(values, pa.timestamp("us")).cast(pa.int64())
         return Raw("date", floats(stamps) / 86_400e6)
@@ -529,13 +530,15 @@ def paths_of(path: str) -> list[str]:
             raise UserError(f"{path}: this pattern matches no file.")
         found = [joined(root, name) for name in names]
     elif disk.is_folder(path):
-        every = [name for name in chain.from_iterable(disk.runs(path))]
+        every = list(chain.from_iterable(disk.runs(path)))
         kinds = [tuple(name for name in every if suffix_of(name) in kind) for kind in (PARQUET, (".csv", ".tsv"))]
         if all(kinds):
             raise UserError(f"{path}: this folder holds Parquet and CSV files. Say which, as in {path}/*.parquet")
         if not any(kinds):
             others = Counter(suffix_of(name) for name in every)
-            raise UserError(f"{path}: no tables in this folder. It {f'holds {listed(others)}' if every else 'is empty'}.")
+            raise UserError(
+                f"{path}: no tables in this folder. It {f'holds {listed(others)}' if every else 'is empty'}."
+            )
         found = [joined(path, name) for name in (kinds[0] or kinds[1])]
     elif not disk.exists(path):
         raise disk.nowhere(path)

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from selfsame import types
 from selfsame.errors import UserError, unknown
 from selfsame.modalities.table.networks import FTTransformer, Own, ResidualMLP, mean_of
-from selfsame.modalities.table import stored_here as stored
 from selfsame.modalities.table.stats import Stats
 from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.records import Record
+from selfsame.storage import encoders
 
 __all__ = ["TableEncoder", "build_encoder", "load_encoder", "make_encoder", "own_encoder", "save_encoder"]
 
@@ -89,8 +89,8 @@ class TableEncoder(types.Encoder):
             )
         if not view.is_floating_point():
             raise UserError(
-                f"got rows of {view.dtype}; accepted are floats: numbers as they are in the table, categories as codes, "
-                "NaN where a value is missing."
+                f"got rows of {view.dtype}; accepted are floats: numbers as they are in the table, categories "
+                "as codes, NaN where a value is missing."
             )
         if torch.compiler.is_compiling() or view.device.type == "meta":
             return view
@@ -103,8 +103,8 @@ class TableEncoder(types.Encoder):
             if held.numel() and bool(((held != held.round()) | (held < 0) | (held >= codes)).any()):
                 wrong = held[(held != held.round()) | (held < 0) | (held >= codes)][0]
                 raise UserError(
-                    f"got {float(wrong):.4g} in {name}; accepted are the codes 0 to {codes - 1} of its values. These rows "
-                    "look as if they were scaled or coded elsewhere; the encoder prepares them by itself."
+                    f"got {float(wrong):.4g} in {name}; accepted are the codes 0 to {codes - 1} of its values. "
+                    "These rows look as if they were scaled or coded elsewhere; the encoder prepares them by itself."
                 )
         return view
 
@@ -221,8 +221,8 @@ def make_encoder(name: str, size: int, stats: Stats, weights: str | None = None)
     """A new encoder of the columns of `stats`.
 
     `name`: mlp, also narrower or wider as mlp@0.5, or mlp-tiny; ft-small, ft-tiny, ft; or "package.module:factory",
-    called without arguments, for a network of the user's own on `networks.Flat` features, whose first layer may be lazy.
-    `size`: the number of columns; of events, as many as a view has. `weights` is a .safetensors file of such an encoder.
+    called without arguments, for a network of the user's own on `networks.Flat` features; its first layer may be lazy.
+    `size`: the number of columns; of events, as many as a view has. `weights`: a .safetensors file of such an encoder.
     Other weights are drawn from torch's global generator.
     """
     if ":" in name:
@@ -253,7 +253,9 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Tabl
     trunk = module if plan.library == "selfsame" else Own(plan.stats, module)
     dim = width_of(trunk, plan.name, plan.size, plan.stats)
     if dim != plan.dim:
-        raise UserError(f"the encoder was saved with width {plan.dim}, but {plan.name} has {dim}. Use the same network.")
+        raise UserError(
+            f"the encoder was saved with width {plan.dim}, but {plan.name} has {dim}. Use the same network."
+        )
     if plan.norm == "group":
         use_group_norm(trunk)
     return TableEncoder(trunk, dict(spec), plan.stats)
@@ -291,7 +293,9 @@ def own_trunk(name: str) -> nn.Module:
 
 def fresh(library: str, name: str, module: nn.Module, size: int, stats: Stats, weights: str | None) -> TableEncoder:
     if not stats.by and size != len(stats.columns):
-        raise UserError(f"size {size}: this table has {len(stats.columns)} columns, and a view has them all. Leave it out.")
+        raise UserError(
+            f"size {size}: this table has {len(stats.columns)} columns, and a view has them all. Leave it out."
+        )
     if stats.by and size < LEAST:
         raise UserError(f"size {size}: a view has {LEAST} events or more.")
     trunk = module if library == "selfsame" else Own(stats, module)
@@ -351,7 +355,7 @@ def start_from(encoder: TableEncoder, path: Path) -> str:
 
 def save_encoder(encoder: TableEncoder, folder: str | Path) -> None:
     """Write encoder.safetensors and encoder.json. A crash leaves the old files or the new ones, whole."""
-    stored.save(encoder, folder)
+    encoders.save(encoder, folder)
 
 
 def load_encoder(folder: str | Path, module: nn.Module | None = None) -> TableEncoder:
@@ -359,4 +363,4 @@ def load_encoder(folder: str | Path, module: nn.Module | None = None) -> TableEn
 
     An encoder of library "own" imports and calls the factory that encoder.json names: such a folder must be trusted.
     """
-    return stored.load(folder, lambda spec: build_encoder(spec, module))
+    return encoders.load(folder, lambda spec: build_encoder(spec, module))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from selfsame.errors import UserError, unknown
 from selfsame.modalities.table.cells import CsvCells, Raw
@@ -116,7 +116,7 @@ def guessed(name: str, raw: Raw, reading: Reading) -> tuple[Any, str, str]:
     if not told or (not len(found) and not words.any()):
         return "out", "", "infinite" if endless.any() else "all missing"
     share = len(found) / told
-    notes = []
+    notes: list[str] = []
     if len(found) and ID.search(name) and (found == np.rint(found)).all():
         return of_names(as_words(raw), reading, notes)
     if share >= MOSTLY:
@@ -166,7 +166,7 @@ def of_what_numbers(name: str, found: Float64[np.ndarray, "n"]) -> tuple[Any, st
     """
     whole = bool((found == np.rint(found)).all())
     distinct = np.unique(found)
-    if whole and TIME.search(name) and 1e8 <= distinct[0] and distinct[-1] < 1e14:
+    if whole and TIME.search(name) and distinct[0] >= 1e8 and distinct[-1] < 1e14:
         return "date", "milliseconds" if distinct[-1] > 1e11 else "seconds"
     if not whole and distinct[0] >= 0 and distinct[-1] <= 1:
         return "ratio", ""
@@ -260,5 +260,3 @@ def of_words(name: str, kind: Kind, words: Sequence[str | None], reading: Readin
         codes=len(most) + 1,
         note=note,
     )
-
-

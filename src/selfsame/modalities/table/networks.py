@@ -2,8 +2,8 @@
 
 Source: Gorishniy et al. 2021, arXiv 2106.11959 ("RTDL"): ResNet (section 3.2) and FT-Transformer (3.3); piecewise
 linear numbers as in Gorishniy et al. 2022, arXiv 2203.05556, section 3.2. Deviations: no dropout, for views are noise
-enough; the bins of all numbers are the same, on the scale of `scaling`, not each column's own quantiles, which that scale
-is made of; the vector is what RTDL's last linear layer would see.
+enough; the bins of all numbers are the same, on the scale of `scaling`, not each column's own quantiles, of which that
+scale is made; the vector is what RTDL's last linear layer would see.
 """
 
 import math
@@ -29,6 +29,9 @@ class Numbers(nn.Module):
     """The features of numbers and dates: [... c] -> [... c f], 0 where there is none."""
 
     features = 1 + len(EDGES) - 1 + 6
+    dates: Tensor  # [c 1], 1 for dates
+    low: Tensor  # [k] of the bins
+    step: Tensor
 
     def __init__(self, stats: Stats) -> None:
         super().__init__()
@@ -57,6 +60,13 @@ class Tokeniser(nn.Module):
     A number is a linear map of its features, a category a vector of its own, a text a linear map; a missing value is a
     vector of its column, a hidden one a vector that all share. Each column then adds its own vector.
     """
+
+    number_places: Tensor  # in a row, of numbers and dates
+    code_places: Tensor
+    first_places: Tensor  # of every column
+    back: Tensor  # from numbers, codes, texts to the order of the columns
+    sizes: Tensor  # codes of each column that has some
+    offsets: Tensor  # where they begin in the table of vectors
 
     def __init__(self, stats: Stats, dim: int) -> None:
         super().__init__()
@@ -239,7 +249,8 @@ class FTTransformer(nn.Module):
         `hidden` tokens are replaced before they are told which column or which event they are.
         """
         if isinstance(self.tokeniser, Tokeniser):
-            values, place = self.tokeniser.values(x), self.tokeniser.column
+            values = self.tokeniser.values(x)
+            place: Tensor = self.tokeniser.column
         else:
             values = self.tokeniser(x)
             place = sincos((x.shape[1],), self.dim, x.device).to(values.dtype).view(x.shape[1], -1)
@@ -282,8 +293,8 @@ class Flat(nn.Module):
         self.texts = [(start, start + column.width) for column, start in pairs if column.kind == "text"]
         self.firsts = stats.starts
         dates = [column.kind == "date" for column in stats.columns if column.kind in NUMERIC]
-        bins = len(EDGES) - 1
-        kept = [(k * Numbers.features + f) for k, date in enumerate(dates) for f in ([0, *range(1 + bins, 7 + bins)] if date else [0])]  # fmt: skip
+        cycles = range(len(EDGES), Numbers.features)
+        kept = [k * Numbers.features + f for k, date in enumerate(dates) for f in (0, *(cycles if date else ()))]
         self.register_buffer("kept", torch.tensor(kept, dtype=torch.long))
 
     def forward(self, x: Float[Tensor, "*b w"]) -> Float[Tensor, "*b f"]:

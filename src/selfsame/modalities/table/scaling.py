@@ -6,7 +6,7 @@ all columns of an event that is not there, at the end of a short sequence.
 
 import math
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -118,7 +118,7 @@ class Marginals(NamedTuple):
     """of each column of text where it begins, and the texts of some rows"""
 
     def to(self, device: torch.device) -> "Marginals":
-        moved = {
+        moved: dict[str, Any] = {
             name: tuple((start, bags.to(device)) for start, bags in value)
             if isinstance(value, tuple)
             else value.to(device)

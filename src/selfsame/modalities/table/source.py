@@ -38,6 +38,7 @@ from selfsame.storage.names import Names, repeated
 
 __all__ = ["SequenceSource", "TableSource", "open_source", "reads"]
 
+FIRST = 1000  # lines from which it is seen whether a file is a table
 LOOKED = 50_000  # rows that are looked at when a table is measured: all, or of more as many
 HELD = 256 << 20  # bytes: a table that is no larger as float32 is held in memory; of larger ones as many groups
 RUN = 65_536  # rows of a CSV that are parsed at a time
@@ -130,6 +131,7 @@ class TableSource:
         """The column of labels as text; None where none was named."""
         if self.label is None:
             return None
+        self.refuse_seen()
         if self.known_labels is None:
             found = [word for words in self.words(self.label) for word in words]
             bare = [self.cells.place(k) for k, word in enumerate(found) if not word]
@@ -153,11 +155,9 @@ class TableSource:
     def fit(self, stats: Stats) -> None:
         """From now on every row comes as the numbers of these columns. Raises UserError where the table lacks one."""
         names = [column.name for column in stats.columns]
-        if self.label is not None and self.label in names:
-            raise UserError(
-                f"--labels {self.label}: this encoder has seen the column {self.label} as a feature, so it would be "
-                f"measured on what it was told. Train with --reading.leave-out {self.label}."
-            )
+        self.stats = stats
+        if self.label is not None:
+            self.refuse_seen()
         absent = [name for name in names if name not in self.cells.names]
         if absent:
             advice = f"The encoder was trained on {len(names)} columns" + (
@@ -169,8 +169,16 @@ class TableSource:
             raise UserError(
                 f"{self.path}: the encoder was trained on {was}. Read it so: --reading.by {stats.by or '(nothing)'}."
             )
-        self.stats = stats
         self.loaded, self.groups = None, OrderedDict()
+
+    def refuse_seen(self) -> None:
+        """Raise UserError where the labels are a feature: of the encoder, or before there is one by the flags."""
+        known = [column.name for column in self.stats.columns] if self.stats is not None else self.cells.names
+        if self.label in known and (self.stats is not None or self.label not in self.named_out):
+            raise UserError(
+                f"--labels {self.label}: an encoder that has seen the column {self.label} as a feature would be "
+                f"measured on what it was told. Train with --reading.leave-out {self.label}."
+            )
 
     @property
     def fits_memory(self) -> bool:
@@ -337,6 +345,7 @@ class SequenceSource(TableSource):
         """Of each user the label; it must be the same in all rows that have one."""
         if self.label is None:
             return None
+        self.refuse_seen()
         if self.known_labels is None:
             words = np.array([word for words in self.words(self.label) for word in words], object)
             found = []
@@ -345,8 +354,8 @@ class SequenceSource(TableSource):
                 if len(kinds) != 1:
                     shown = " and ".join(sorted(kinds)[:2]) if kinds else "none"
                     raise UserError(
-                        f"--labels {self.label}: {self.reading.by} {self.name(i)} has {shown}; a label of a user is the "
-                        "same in all its rows."
+                        f"--labels {self.label}: {self.reading.by} {self.name(i)} has {shown}; a label of a user is "
+                        "the same in all its rows."
                     )
                 found.append(kinds.pop())
             self.known_labels = found
@@ -392,8 +401,8 @@ def open_source(path: str, labels: str | None = None, reading: Reading | None = 
     return (SequenceSource if reading.by else TableSource)(path, cells, reading, labels)
 
 
-def reads(path: str) -> bool:
-    """Whether `path` looks like a table, by its suffix and its first lines. False where nothing is there.
+def reads(path: str) -> int:
+    """How many of the first lines at `path` look like rows of a table; 0 where nothing is there.
 
     Lists of files, numbers without names and texts with a label are data of other kinds; `--modality table` reads
     them as a table all the same.
@@ -403,30 +412,30 @@ def reads(path: str) -> bool:
         suffix = suffix_of(paths[0])
         if suffix in PARQUET:
             cells = cells_of(paths[0], Reading())
-            return len(cells.names) > 1 and "bytes" not in cells.left_out.values()
+            return len(cells) if len(cells.names) > 1 and "bytes" not in cells.left_out.values() else 0
         if suffix not in CSV:
-            return False
-        return looks_like_rows(head_of(paths[0], disk_of(paths[0]))[0], suffix)
+            return 0
+        return rows_in(head_of(paths[0], disk_of(paths[0]))[0], suffix)
     except (UserError, OSError):
-        return False
+        return 0
 
 
-def looks_like_rows(head: bytes, suffix: str) -> bool:
+def rows_in(head: bytes, suffix: str) -> int:
+    """How many of the first lines are rows; 0 where they look like something else."""
     separator = separator_of(head)
-    rows = parsed(b"\n".join(islice(head.splitlines(), 64)), separator)
+    rows = parsed(b"\n".join(islice(head.splitlines(), FIRST)), separator)
     widths = {len(row) for row in rows}
     if not rows or max(widths) < 2:
-        return False
+        return 0
     if suffix not in (".csv", ".tsv") and (min(widths) < 3 or (len(widths) > 1 and separator != "\t")):
-        return False  # lines of text have some commas, but not the same number in each
+        return 0  # lines of text have some commas, but not the same number in each
     titled = has_header(rows)
     below = rows[1:] if titled and len(rows) > 1 else rows
     cells = [clean(cell) for row in below for cell in row]
     told = [cell for cell in cells if cell]
     if any(suffix_of(cell) in SUFFIXES for cell in told):
-        return False
+        return 0
     if not titled and all(is_number(cell) for cell in told):
-        return False
-    longest = max((sum(len(row[k].split()) for row in below if k < len(row)) / len(below) for k in range(len(rows[0]))))
-    return len(rows[0]) > 3 or longest < 4
-
+        return 0
+    longest = max(sum(len(row[k].split()) for row in below if k < len(row)) / len(below) for k in range(len(rows[0])))
+    return len(below) if len(rows[0]) > 3 or longest < 4 else 0

@@ -1,4 +1,4 @@
-"""What an encoder of rows has to be better than: one-hot categories and standardised numbers, fitted on the train part."""
+"""What an encoder of rows has to be better than: one-hot categories and scaled numbers, fitted on the train part."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,9 @@ from jaxtyping import Float, Float32
 
 from selfsame.modalities.table.stats import NUMERIC, Stats
 
-__all__ = ["raw_vectors"]
+__all__ = ["raw_name", "raw_vectors"]
 
+raw_name = "one-hot and scaled numbers"
 CAP = 64  # values of a category with a place of their own; the rest share one
 EVENTS = 1024  # last events of a user that are averaged
 
