@@ -305,6 +305,8 @@ class Deciding:
         passes = self.loop.steps * self.loop.batch / self.items
         plan: Any = None
         why = "the data are at rest decoded, or there is no place for more"
+        if not hasattr(modality, "plan_cache"):
+            why = f"{modality.name} data are read anew each time"
         if self.before is not None:
             plan = self.before.cache and modality.CachePlan.model_validate(self.before.cache)
         elif most == 0 or passes < 1.5:
