@@ -21,7 +21,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code[1].replace("epochs=20", "epochs=1, workers=0"), names)
-    assert names["vectors"](torch.zeros(3, 2, 96)).shape == (3, 32)
+    assert names["vectors"](torch.zeros(3, 2, 96)).shape == (3, 64)
     assert {row["features"] for row in names["rows"]} == {"encoder", "random", "raw"}
 
 
