@@ -334,6 +334,7 @@ def check_fit(method: Method, encoder: Encoder, budget: Budget, name: str) -> No
         "tokens": "Choose a vision transformer, as --encoder vit_tiny_patch16_224 (at 32 px vit_tiny_patch4_32).",
         "maps": "Choose a network with dense features, as --encoder resnet18.",
         "pieces": "Choose a method that does not cut its views into pieces.",
+        "words": "It learns from text alone, with a transformer, as --encoder bert-tiny.",
     }
     for need in method.needs:
         if not getattr(encoder, f"has_{need}"):
