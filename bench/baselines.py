@@ -1,6 +1,6 @@
 """BYOL on real images beside random weights and raw pixels: `pretrain` and `evaluate`, defaults but for the budget.
 
-    python bench/baselines.py clothing --epochs 220 --image-size 96 --encoder narrow:photo --area 0.25 1
+    python bench/baselines.py clothing --epochs 220 --size 96 --encoder narrow:photo --area 0.25 1
     python bench/baselines.py fashion_mnist --epochs 4 --encoder narrow:gray
 
 Data: ../shared/data. The labels are used by `evaluate` alone. Stored in bench/results/DATA.json.
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", choices=SETS)
     parser.add_argument("--epochs", type=float, required=True)
-    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--size", type=int)
     parser.add_argument("--encoder", default="auto")
     parser.add_argument("--area", type=float, nargs=2, help="share of the image that a crop keeps [of the recipe]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds:
             run = ss.pretrain(
-                unlabelled, out=Path(folder) / str(seed), epochs=args.epochs, image_size=args.image_size,
+                unlabelled, out=Path(folder) / str(seed), epochs=args.epochs, size=args.size,
                 encoder=args.encoder, views=views, seed=seed,
             )  # fmt: skip
             rows = ss.evaluate(run, labelled, budgets=args.budgets)

@@ -79,7 +79,7 @@ def started(place: Path, name: str) -> subprocess.Popen:
     epochs = STEPS * BATCH / (PHOTOS * 0.95)
     command = [
         *(sys.executable, "-m", "selfsame", "pretrain", str(place / "photos"), "--out", str(place / name)),
-        *("--encoder", "resnet10t@0.25", "--image-size", "96", "--batch-size", str(BATCH), "--epochs", f"{epochs}"),
+        *("--encoder", "resnet10t@0.25", "--size", "96", "--batch-size", str(BATCH), "--epochs", f"{epochs}"),
         *("--save-every", "4", "--workers", "1", "--method.hidden", "1024"),
     ]
     settings = {**os.environ, "SELFSAME_CACHE": str(place / f"cache-{name}"), "OMP_NUM_THREADS": "1"}

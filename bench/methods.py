@@ -36,7 +36,7 @@ SETS: dict[str, dict[str, Any]] = {
         "labelled": str(DATA / "clothing"),
         "budget": "40000",
         "encoder": "resnet10t@0.5",
-        "image_size": 96,
+        "size": 96,
     },
 }
 

@@ -141,7 +141,7 @@ def first_step(folder: Path, turn: int) -> tuple[float, float]:
     """The same of `selfsame pretrain` until its log has a loss; then it is stopped."""
     out = folder / f"run{turn}"
     command = [*COMMAND, "pretrain", str(folder / "photos"), "--out", str(out), "--encoder", "resnet18"]
-    command += ["--image-size", "64", "--batch-size", "16", "--epochs", "50", "--workers", "0", "--cache", "0"]
+    command += ["--size", "64", "--batch-size", "16", "--epochs", "50", "--workers", "0", "--cache", "0"]
     began, before = time.perf_counter(), spent_by_children()
     with (folder / "log").open("w") as log:
         run = subprocess.Popen(command, stdout=log, stderr=log)

@@ -172,7 +172,7 @@ def odd_name(tmp_path: Path) -> Callable[[bytes], str]:
 
 QUICK: dict[str, Any] = {  # settings of `pretrain` that take a second
     "encoder": "tests.nets:tiny",
-    "image_size": 16,
+    "size": 16,
     "epochs": 2,
     "batch_size": 16,
     "workers": 0,

@@ -18,7 +18,7 @@ from selfsame.cli import JOBS, main
 from selfsame.jobs.pretrain import Pretrain
 from tests.conftest import QUICK
 
-COMMON = ("--out", "--method", "--encoder", "--image-size", "--epochs", "--batch-size", "--seed", "--workers")
+COMMON = ("--out", "--method", "--encoder", "--size", "--epochs", "--batch-size", "--seed", "--workers")
 COMMON += ("--device", "--max-skipped", "--config", "--json")
 ROOT = Path(__file__).parents[1]
 
@@ -40,7 +40,7 @@ def error_of(capsys, *argv):
 
 def quick(*words):
     """Words of `pretrain` that take a second."""
-    flags = ["--encoder", "tests.nets:tiny", "--image-size", "16", "--epochs", "2", "--batch-size", "16"]
+    flags = ["--encoder", "tests.nets:tiny", "--size", "16", "--epochs", "2", "--batch-size", "16"]
     flags += ["--workers", "0", "--precision", "fp32", "--method.hidden", "16", "--method.out", "8"]
     return ["pretrain", *map(str, words), *flags]
 

@@ -11,6 +11,8 @@ Names are loaded when they are first used, so that this import costs nothing.
 import importlib
 from typing import Any
 
+from selfsame.lazy import lazily
+
 __version__ = "0.1.0"
 
 _PLACES = {
@@ -30,13 +32,11 @@ _PLACES = {
 
 __all__ = [*_PLACES, "__version__", "methods"]
 
+_get, _ = lazily(__name__, _PLACES)
+
 
 def __getattr__(name: str) -> Any:
-    if name == "methods":
-        return importlib.import_module("selfsame.methods")
-    if name in _PLACES:
-        return getattr(importlib.import_module(_PLACES[name]), name)
-    raise AttributeError(f"module 'selfsame' has no attribute {name!r}. It has: {', '.join(__all__)}.")
+    return importlib.import_module("selfsame.methods") if name == "methods" else _get(name)
 
 
 def __dir__() -> list[str]:

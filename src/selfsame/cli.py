@@ -129,6 +129,8 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
     # Where the result goes stands in the help before how it is made.
     fields = record.model_fields.items()
     for name, field in sorted(fields, key=lambda it: 0 if it[1].is_required() else 1 if it[0] == "out" else 2):
+        if name == "reading":  # settings alone, without a name: `--reading.x`
+            continue
         kind = SHOWN_AS.get(name, field.annotation)
         note = Parameter(help=field.description, negative="", show_default=field.default not in (None, False))
         if field.is_required():
@@ -138,7 +140,7 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
         by_place = field.is_required() or name in getattr(record, "BY_PLACE", ())
         place = inspect.Parameter.POSITIONAL_OR_KEYWORD if by_place else inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, place, default=default, annotation=Annotated[kind, note]))
-    for name in NAMED:
+    for name in (*NAMED, "reading"):
         if name in record.model_fields:
             parameters += nested(name, tokens)
     by_flag = inspect.Parameter.KEYWORD_ONLY
@@ -171,7 +173,13 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
 
 
 def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
-    """The settings behind `--method NAME` or `--views NAME`, where the words of the command touch them."""
+    """The settings behind `--method NAME`, `--views NAME` or `--reading.x`, where the command touches them."""
+    if name == "reading":
+        wanted = any(token.startswith("--reading.") for token in tokens)
+        if not wanted and not ("--help" in tokens and value_of("--modality", tokens)):
+            return []
+        fields = {f"reading_{key}": (key, field) for key, field in modality_of(tokens).Reading.model_fields.items()}
+        return [flag_of(kept, f"--reading.{key.replace('_', '-')}", field) for kept, (key, field) in fields.items()]
     if not any(token.split("=")[0] == f"--{name}" or token.startswith(f"--{name}.") for token in tokens):
         return []
     if name == "method":
@@ -182,9 +190,7 @@ def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
     else:
         if not any(token.startswith("--views.") for token in tokens) and "--help" not in tokens:
             return []
-        from selfsame import modalities
-
-        modality = modalities.load(value_of("--modality", tokens) or "image")
+        modality = modality_of(tokens)
         kinds = {
             f"views_{key}": (field.annotation, f"--views.{key.replace('_', '-')}")
             for key, field in modality.Views.model_fields.items()
@@ -199,6 +205,23 @@ def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
         )
         for key, (kind, flag) in kinds.items()
     ]
+
+
+def flag_of(key: str, flag: str, field: Any) -> inspect.Parameter:
+    note = Parameter(name=flag, help=field.description, negative="", negative_iterable="", show_default=False)
+    kind = Annotated[field.annotation | None, note]
+    return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+
+def modality_of(tokens: list[str]) -> Any:
+    """The modality that is named, or else the one that reads the data; that of images where this is not known yet."""
+    from selfsame import modalities
+
+    given = value_of("--modality", tokens)
+    if given is None and len(tokens) > 1 and not tokens[1].startswith("-"):
+        with contextlib.suppress(UserError):
+            return modalities.of(tokens[1])
+    return modalities.load(given or "image")
 
 
 def place_of(field: str, tokens: list[str]) -> list[str]:
@@ -241,6 +264,10 @@ def combined(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
                 settings[part] = changed
         if settings:
             values[name] = settings
+    reading = {key: flags.pop(key) for key in list(flags) if key.startswith("reading_")}
+    if reading:
+        told = {key.removeprefix("reading_"): value for key, value in reading.items() if value is not None}
+        values["reading"] = {**(file.get("reading") or {}), **told}
     return {**values, **{key: value for key, value in flags.items() if value != ""}}  # "" stands for not given
 
 

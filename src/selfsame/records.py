@@ -95,7 +95,7 @@ class Preset(Record):
 
 QUICK = Preset(
     source="docs/methods.md, where it is measured",
-    training={"encoder": "resnet18@0.25", "image_size": 32, "epochs": 4.2},
+    training={"encoder": "resnet18@0.25", "size": 32, "epochs": 4.2},
 )
 """A first try in minutes on a processor: of 10,000 small images about 40,000 samples. All else is derived."""
 

@@ -284,18 +284,21 @@ class Source(Protocol):
 
 @runtime_checkable
 class Modality(Protocol):
-    """What a folder of `modalities/` exposes; the package itself is the object."""
+    """What a folder of `modalities/` exposes; the package itself is the object.
+
+    Its `__init__` loads names when they are used (`lazy.lazily`): asking what reads a path must not load all encoders.
+    """
 
     name: str
     Views: ClassVar[type[Record]]  # the strengths of its views
-    CachePlan: ClassVar[type[Record]]  # what `plan_cache` gives
     Stats: ClassVar[type[Record]]  # what is measured from the data and saved with the encoder
+    Reading: ClassVar[type[Record]]  # how items are read: the flags `--reading.x`; all fields have defaults
 
-    def reads(self, path: str) -> bool:
-        """Whether `path` looks like something it reads."""
+    def reads(self, path: str) -> int:
+        """How many of the first items at `path` look like its own, 0 for none. Quick; never raises."""
         ...
 
-    def open_source(self, path: str, labels: str | None = None) -> Source:
+    def open_source(self, path: str, labels: str | None = None, reading: Any = None) -> Source:
         """List the items. Raises UserError where there are none."""
         ...
 
@@ -303,29 +306,15 @@ class Modality(Protocol):
         """Statistics of a sample of the items, and the unreadable ones {item: reason} found on the way."""
         ...
 
-    def plan_cache(self, source: Any, items: Any, views: Any, most: int | None) -> Any:
-        """What of the items (long [m], ascending) to keep decoded on disk, in at most `most` bytes; None for nothing.
+    def recipe(self, name: str, size: int, stats: Any) -> Record:
+        """The named strengths, "auto" to choose by size, fitted to the data.
 
-        A record with `bytes` and `summary`. After `measure`; None for `most` leaves it to the machine.
+        "weak" is always there. Raises UserError on unknown names.
         """
         ...
 
-    def cached(self, source: Any, items: Any, plan: Any) -> Any:
-        """The source, reading from and filling the cache that was planned; `sync()` forces it to disk."""
-        ...
-
-    def recipe(self, name: str, size: int, stats: Any) -> Record:
-        """The named strengths, "auto" to choose by size, fitted to the data. Raises UserError on unknown names."""
-        ...
-
     def sample(self, source: Source, items: Sequence[int], plan: ViewPlan, views: Any, draws: Draws) -> list[Tensor]:
-        """Worker half: read, decode and cut; one uint8 (or int32) tensor [b ...] a view."""
-        ...
-
-    def timed_sample(
-        self, source: Any, items: Sequence[int], plan: ViewPlan, views: Any, draws: Draws
-    ) -> dict[str, float]:
-        """Seconds that `sample` takes for these items, by part, in the order of the parts, for `profile`."""
+        """Worker half: read, decode and cut; one small tensor [b ...] a view, of integers where it can be."""
         ...
 
     def make_views(self, samples: list[Tensor], plan: ViewPlan, views: Any, stats: Any, draws: Draws) -> list[Tensor]:
@@ -334,6 +323,10 @@ class Modality(Protocol):
 
     def default_size(self, stats: Any, large: bool) -> int:
         """Size of a view where the user names none; `large` on a GPU, which can afford more."""
+        ...
+
+    def size_told(self, size: int, stats: Any) -> str:
+        """The size in words: 224 px, 1.5 s, 64 tokens."""
         ...
 
     def default_encoder(self, size: int, large: bool) -> str:
@@ -363,7 +356,7 @@ class Modality(Protocol):
         """
         ...
 
-    def export(self, encoder: Any, to: Any, out: str | Path) -> dict[str, Any]:
+    def export(self, encoder: Any, to: str, out: str | Path) -> dict[str, Any]:
         """Write the encoder for the library `to`, and compare what it gives there. Raises UserError where it cannot.
 
         Returns at least `files` (paths), `snippet` (the Python that loads them) and `difference` (of the outputs).
@@ -374,12 +367,44 @@ class Modality(Protocol):
         """An item drawn for a person to see, at most `side` pixels. Raises UnreadableItem."""
         ...
 
-    def contact_sheet(
-        self, originals: Sequence[Image.Image], views: Sequence[Sequence[Tensor]], names: Sequence[str]
-    ) -> Image.Image:
-        """One row an item: its picture, its name, and its views."""
+    def fragment(self, source: Any, i: int) -> str:
+        """HTML that shows an item better than its picture does, as a text or a player; "" where the picture is best."""
         ...
 
-    def raw_vectors(self, source: Any, items: Sequence[int], stats: Any, most: int) -> Float[Tensor, "n d"]:
-        """The input itself as vectors of at most `most` numbers, the baseline of an evaluation."""
+    def contact_sheet(
+        self, source: Any, items: Sequence[int], views: Sequence[Sequence[Tensor]], names: Sequence[str]
+    ) -> Image.Image | str:
+        """Each item beside its views, drawn, or as plain text where items are words and numbers."""
+        ...
+
+    raw_name: str  # what `raw_vectors` gives, in words
+
+    def raw_vectors(self, parts: Sequence[tuple[Any, Sequence[int]]], stats: Any) -> list[Float[Tensor, "n d"]]:
+        """The trivial feature of the kind, for the items of each (source, items): what an encoder must be better than.
+
+        What is fitted, as a vocabulary, is fitted on the first part alone.
+        """
+        ...
+
+
+class Further(Protocol):
+    """What a modality may offer beside; jobs ask whether it does."""
+
+    CachePlan: ClassVar[type[Record]]  # what `plan_cache` gives
+
+    def plan_cache(self, source: Any, items: Any, views: Any, most: int | None) -> Any:
+        """What of the items (long [m], ascending) to keep decoded on disk, in at most `most` bytes; None for nothing.
+
+        A record with `bytes` and `summary`. After `measure`; None for `most` leaves it to the machine.
+        """
+        ...
+
+    def cached(self, source: Any, items: Any, plan: Any) -> Any:
+        """The source, reading from and filling the cache that was planned; `sync()` forces it to disk."""
+        ...
+
+    def timed_sample(
+        self, source: Any, items: Sequence[int], plan: ViewPlan, views: Any, draws: Draws
+    ) -> dict[str, float]:
+        """Seconds that `sample` takes for these items, by part, in the order of the parts, for `profile`."""
         ...

@@ -48,7 +48,7 @@ def started(folder, name):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=2"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "selfsame", "pretrain"]
     command += [str(folder / "data.npz"), "--out", str(folder / name), "--encoder", "tests.nets:tiny", "--workers", "0"]
-    command += ["--image-size", "16", "--batch-size", "16", "--epochs", "24", "--save-every", "5"]
+    command += ["--size", "16", "--batch-size", "16", "--epochs", "24", "--save-every", "5"]
     command += ["--method.hidden", "16", "--method.out", "8", "--precision", "fp32"]
     with (folder / f"{name}.log").open("w") as log:
         return subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)

@@ -10,7 +10,7 @@ from selfsame.jobs.compare import Compare
 from selfsame.jobs.comparing import ranked
 from selfsame.report.comparison import agreement_of_ranks
 
-SMALL = {"encoder": "tests.nets:tiny", "image_size": 16, "batch_size": 16, "workers": 0, "precision": "fp32"}
+SMALL = {"encoder": "tests.nets:tiny", "size": 16, "batch_size": 16, "workers": 0, "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.nets import tiny
 def resnet(pictures, tmp_path_factory):
     """The folder of a run around a network that timm knows."""
     out = tmp_path_factory.mktemp("exports") / "run"
-    settings = {"image_size": 16, "epochs": 1, "batch_size": 16, "workers": 0, "precision": "fp32"}
+    settings = {"size": 16, "epochs": 1, "batch_size": 16, "workers": 0, "precision": "fp32"}
     method = {"name": "byol", "hidden": 16, "out": 8}
     return ss.pretrain(pictures, out=out, encoder="resnet10t", method=method, **settings).folder
 

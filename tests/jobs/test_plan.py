@@ -16,7 +16,7 @@ from selfsame.jobs.pretrain import Pretrain
 from tests.conftest import QUICK
 
 SETTINGS = {key: value for key, value in QUICK.items() if key != "precision"}
-FLAGS = ["--encoder", "tests.nets:tiny", "--image-size", "16", "--batch-size", "16", "--workers", "0"]
+FLAGS = ["--encoder", "tests.nets:tiny", "--size", "16", "--batch-size", "16", "--workers", "0"]
 FLAGS += ["--epochs", "2", "--method.hidden", "16", "--method.out", "8"]
 
 
@@ -91,7 +91,7 @@ def test_a_problem_is_part_of_the_answer_and_shown(pictures, capsys):
 
 
 def test_what_does_not_fit_into_the_card_is_said_with_the_cures(pictures):
-    settings = {"items": 10**6, "batch_size": 2**14, "image_size": 224, "gpus": 1, "gpu": "rtx3090"}
+    settings = {"items": 10**6, "batch_size": 2**14, "size": 224, "gpus": 1, "gpu": "rtx3090"}
     result = plan(pictures, **settings)
     memory, text = result["cost"]["memory"], " ".join(result["problems"])
     assert memory["total"] > memory["room"] and "do not fit" in text and "--checkpoint-activations" in text

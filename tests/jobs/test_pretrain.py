@@ -330,7 +330,7 @@ def test_too_few_images_are_refused(tmp_path, count, words):
 
 def test_images_smaller_than_the_crop_are_enlarged(tmp_path):
     data = folder_of(tmp_path / "data", 24, side=8)
-    run = ss.pretrain(data, out=tmp_path / "r", **{**QUICK, "image_size": 20})
+    run = ss.pretrain(data, out=tmp_path / "r", **{**QUICK, "size": 20})
     assert run.plan["size"] == 20 and run.result["steps"] == 3
 
 
@@ -363,7 +363,7 @@ def test_a_folder_without_one_readable_file_is_refused(tmp_path):
         ({"modality": "imag"}, r"unknown modality 'imag'. Did you mean 'image'"),
         ({"batch_size": 1000}, r"--batch-size 1000 is larger than the 61 items"),
         ({"batch_size": 4, "accumulate": 3}, r"leaves fewer than 2 items"),
-        ({"image_size": 4}, r"tests.nets:tiny cannot run on 3 channels of 4x4 px"),
+        ({"size": 4}, r"tests.nets:tiny cannot run on 3 channels of 4x4 px"),
         ({"init": "none.safetensors"}, r"none.safetensors"),
         ({"labels": "none.csv"}, r"none.csv: no such file or folder"),
     ],

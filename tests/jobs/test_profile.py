@@ -25,7 +25,7 @@ def test_every_part_is_timed_and_nothing_is_left_behind(pictures, tmp_path, monk
 
 
 def test_it_is_a_command_and_takes_the_flags_of_pretrain(pictures, capsys):
-    flags = ["--encoder", "tests.nets:tiny", "--image-size", "16", "--steps", "1", "--workers", "0", "--cache", "0"]
+    flags = ["--encoder", "tests.nets:tiny", "--size", "16", "--steps", "1", "--workers", "0", "--cache", "0"]
     assert cli.main(["profile", str(pictures), *flags, "--method.hidden", "16", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["size"] == 16 and list(result["reading"]) == ["from the files"]

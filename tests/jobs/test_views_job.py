@@ -9,8 +9,8 @@ from tests.conftest import paint
 
 
 def test_a_sheet_shows_items_and_their_views(pictures, tmp_path):
-    few = ss.views(pictures, tmp_path / "few.png", count=2, each=3, image_size=16)
-    many = ss.views(pictures, tmp_path / "many.png", count=6, each=3, image_size=16)
+    few = ss.views(pictures, tmp_path / "few.png", count=2, each=3, size=16)
+    many = ss.views(pictures, tmp_path / "many.png", count=6, each=3, size=16)
     assert few["size"] == 16 and few["views"]["size"] == 16 and few["out"] == str(tmp_path / "few.png")
     with Image.open(many["out"]) as large, Image.open(few["out"]) as small:
         assert large.width == small.width and large.height > 2 * small.height

@@ -42,8 +42,8 @@ class Compare(Record):
     """folder of the comparison and of its runs; what is found there goes on [runs/compare-NAME]"""
     encoder: str = "auto"
     """timm or torchvision model, or package.module:factory of your own; the same for all"""
-    image_size: Annotated[int | None, Field(ge=4, le=4096)] = None
-    """side of a view in pixels [from the data]"""
+    size: Annotated[int | None, Field(ge=1)] = None
+    """of a view: pixels of a side, tokens, steps, samples of a wave [from the data]"""
     views: Any = "auto"
     """strength of the views, the same for all: photo, small, weak, ..., or auto by size"""
     batch_size: Annotated[int | None, Field(ge=2)] = None
@@ -60,6 +60,8 @@ class Compare(Record):
     """largest share of unreadable items to go on with"""
     modality: str | None = None
     """what the data is, where that is not clear"""
+    reading: dict[str, Any] | None = None
+    """how the data are read, by kind: a column, a rate, a window; --modality KIND --help shows --reading.x"""
 
     @field_validator("data")
     @classmethod

@@ -35,7 +35,7 @@ from selfsame.types import Encoder, mixed
 
 COMPARISON = "comparison.json"
 LOOKED_AT = 2000  # items whose vectors are measured without labels
-SHARED = ("encoder", "image_size", "views", "batch_size", "precision", "workers", "cache", "device", "max_skipped")
+SHARED = ("encoder", "size", "views", "batch_size", "precision", "workers", "cache", "device", "max_skipped")
 LABEL_FREE = ("agreement", "rank")  # what ranks where there are no labels: the mean place by these, higher is better
 
 
@@ -98,7 +98,7 @@ def earlier(job: Compare, folder: Path) -> dict[str, Any]:
 
 
 def pretrain_job(job: Compare, name: str, out: Path, epochs: float | None, seed: int) -> Pretrain:
-    given = {field: getattr(job, field) for field in (*SHARED, "data", "modality", "sample")}
+    given = {field: getattr(job, field) for field in (*SHARED, "data", "modality", "reading", "sample")}
     wish = {**given, "method": name, "epochs": epochs, "seed": seed, "out": out, "processes": 1}
     return checked(Pretrain, wish)
 
@@ -232,7 +232,8 @@ def baselines(job: Compare, folder: Path, runs: list[dict[str, Any]]) -> list[di
         {"features": "random", "seed": seed, **scores(items, *items.untrained(seed), seed)}
         for seed in range(job.seed, job.seed + job.seeds)
     ]
-    return [*found, {"features": "raw", "seed": job.seed, **scores(items, raw(items.train), raw(items.test), job.seed)}]
+    trivial = scores(items, *raw(items.train, items.test), job.seed)
+    return [*found, {"features": "raw", "seed": job.seed, **trivial}]
 
 
 class Row(Record):

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from selfsame.engine.related import Relations
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.jobs.checked import checked
 from selfsame.records import Record, ViewPlan
 from selfsame.storage.relations import groups_of_folders, groups_of_list, ranks
 from selfsame.types import Draws, Encoder, Modality, Source, mixed
@@ -38,6 +39,7 @@ class Data:
     modality: Modality
     source: Source
     stats: Record
+    reading: Record
     skipped: dict[int, str] = field(default_factory=dict)  # item -> why it cannot be read
 
     def readable(self) -> Int64[np.ndarray, "n"]:
@@ -56,23 +58,29 @@ class Data:
 
 
 def open_data(
-    path: str, modality: str | None = None, max_skipped: float = 0.01, seed: int = 0, folder: Path | None = None
+    path: str,
+    modality: str | None = None,
+    max_skipped: float = 0.01,
+    seed: int = 0,
+    folder: Path | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> Data:
-    """Open a path, measure it, and list what cannot be read.
+    """Open a path, measure it, and list what cannot be read; `reading` are fields of the modality's `Reading`.
 
     Raises UserError when that is too much; the whole list is then in skipped.csv of `folder`.
     """
-    known = modalities.load(modality) if modality else modality_of(path)
+    known = modalities.load(modality) if modality else modalities.of(path)
+    way = checked(known.Reading, reading or {}, ["reading"])
     opened: list[Source] = []
 
     def looked_at() -> tuple[Record, dict[int, str], Any, int]:
-        source = known.open_source(path)
+        source = known.open_source(path, reading=way)
         opened.append(source)
         return (*known.measure(source, seed), source.noted, len(source))
 
     # One process looks for all: a file that is out of reach for a moment must not make the processes differ.
     stats, skipped, noted, items = dist.by_first(looked_at)
-    source = opened[0] if opened else known.open_source(path)
+    source = opened[0] if opened else known.open_source(path, reading=way)
     if len(source) != items:
         raise UserError(
             f"{path}: the processes find different data, {items:,} items and {len(source):,}. It must lie on a disk "
@@ -80,7 +88,7 @@ def open_data(
         )
     source.noted = noted
     source.fit(stats)
-    data = Data(path, known, source, stats, skipped)
+    data = Data(path, known, source, stats, way, skipped)
     looked = min(len(source), source.looks)
     if too_many(data, max_skipped, looked) and folder is not None and dist.first():
         write_skipped(data, folder)
@@ -88,19 +96,14 @@ def open_data(
     return data
 
 
-def modality_of(path: str) -> Modality:
-    """The modality that reads a path. Where none does and there is but one, its source says what is wrong."""
-    known = modalities.names()
-    return modalities.load(known[0]) if len(known) == 1 else modalities.of(path)
-
-
 def open_like(path: str, encoder: Encoder, labels: str | None = None) -> Data:
-    """Open a path to be fed to an encoder: its statistics are the encoder's, nothing is measured."""
+    """Open a path to be fed to an encoder: read as what it learned from, with its statistics; nothing is measured."""
     known = modalities.load(str(encoder.spec["modality"]))
     stats = known.Stats.model_validate(encoder.spec["stats"])
-    source = known.open_source(path, labels)
+    way = known.Reading.model_validate(encoder.spec.get("reading", {}))
+    source = known.open_source(path, labels, way)
     source.fit(stats)
-    return Data(path, known, source, stats)
+    return Data(path, known, source, stats, way)
 
 
 def check_share(data: Data, most: float, folder: Path | None = None, looked: int | None = None) -> None:
@@ -263,20 +266,21 @@ def fixed_views(
     return make
 
 
-def sheet(data: Data, views: Any, count: int, plan: ViewPlan, seed: int) -> Image.Image:
+def sheet(data: Data, views: Any, count: int, plan: ViewPlan, seed: int) -> Image.Image | str:
     """A contact sheet: some items drawn by the seed, and random views of each."""
-    originals: dict[int, Image.Image] = {}
+    items: list[int] = []
     for item in np.random.default_rng(mixed(seed, 11)).permutation(data.readable()).tolist():
-        if len(originals) < count:
+        if len(items) < count:
             try:
-                originals[item] = data.modality.picture(data.source, item)
+                data.source.read(item)
+                items.append(item)
             except UnreadableItem as error:
                 data.skipped[item] = str(error)
-    items = sorted(originals)
+    items.sort()
     made = fixed_views(data, views, items, seed, torch.device("cpu"), plan)()
     of_item = [[view[k] for view in made] for k in range(len(items))]
     names = [printable(data.source.name(i)) for i in items]
-    return data.modality.contact_sheet([originals[i] for i in items], of_item, names)
+    return data.modality.contact_sheet(data.source, items, of_item, names)
 
 
 def describe(data: Data) -> str:

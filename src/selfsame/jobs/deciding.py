@@ -63,7 +63,7 @@ class Deciding:
         """Open and measure the data, and choose the items to learn from."""
         job = self.job
         say(f"reading {job.data}")
-        self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder)
+        self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder, job.reading)
         self.fingerprint = self.data.fingerprint()
         self.relations = relations(self.data, job.related, job.related_window) if job.related else None
         if self.relations is not None:
@@ -91,6 +91,8 @@ class Deciding:
                 raise UserError(f"{self.folder} is no run folder and not empty ({names}, ...). Choose another --out.")
             return None
         was, now = read_json(path), self.job.model_dump(mode="json")
+        if "image_size" in was:  # its name before there was anything but images
+            was["size"] = was.pop("image_size")
         for key, field in type(self.job).model_fields.items():
             if not field.is_required():
                 was.setdefault(key, field.default)  # younger than the run in the folder
@@ -147,7 +149,11 @@ class Deciding:
             *self.line_of_sample(),
             Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),
             *self.line_of_pairs(),
-            Line(name="view size", value=f"{self.size} px", why="given" if job.image_size else "from the data"),
+            Line(
+                name="view size",
+                value=self.data.modality.size_told(self.size, stats),
+                why="given" if job.size else "from the data",
+            ),
             Line(name="views", value=str(job.views["name"]), why=changed_line(job.views)),
             Line(name="encoder", value=f"{self.name}, {encoder.dim}-d", why=f"{count(encoder):.1f} M parameters"),
             Line(name="method", value=type(job.method).name, why=settings_line(self.method)),
@@ -199,7 +205,7 @@ class Deciding:
         self.module = module = job.encoder if not isinstance(job.encoder, str) else None
         begun = self.before  # what was derived then holds, also on another device
         default_size = begun.size if begun else modality.default_size(stats, large)
-        self.size: int = job.image_size or default_size
+        self.size: int = job.size or default_size
         name = job.encoder
         if name == "auto":
             name = begun.encoder if begun else modality.default_encoder(self.size, large)
@@ -210,6 +216,8 @@ class Deciding:
             encoder = modality.make_encoder(name, self.size, stats, weights)
         else:
             encoder = modality.own_encoder(module, self.size, stats, weights)
+        if way := self.data.reading.model_dump(mode="json"):
+            encoder.spec["reading"] = way
         self.loop, self.lines_of_loop = plan_loop(self.items, encoder.has_tokens, self.wishes(), self.on, dist.world())
         if self.before is not None:
             self.loop = self.continued(self.before, self.loop)
@@ -276,7 +284,7 @@ class Deciding:
         if begun.fingerprint != self.fingerprint or not same:
             weights = self.folder / "encoder.safetensors"
             start = f", and --init {weights} to start from its weights" if weights.exists() else ""
-            then, now = (begun.fingerprint, self.fingerprint) if same else ("other pixels", "the same names")
+            then, now = (begun.fingerprint, self.fingerprint) if same else ("other content", "the same names")
             raise UserError(
                 f"{self.job.data} has changed since {self.folder} was begun ({then} then, {now} now), so the run "
                 f"cannot go on exactly. Choose another --out{start}."
@@ -292,16 +300,17 @@ class Deciding:
 
     def planned_cache(self) -> tuple[Any, Line]:
         """What of the items is kept decoded, and the line of the plan that says so."""
+        modality: Any = self.data.modality
         most = None if self.job.cache is None else int(self.job.cache * 2**30)
         passes = self.loop.steps * self.loop.batch / self.items
         plan: Any = None
         why = "the data are at rest decoded, or there is no place for more"
         if self.before is not None:
-            plan = self.before.cache and self.data.modality.CachePlan.model_validate(self.before.cache)
+            plan = self.before.cache and modality.CachePlan.model_validate(self.before.cache)
         elif most == 0 or passes < 1.5:
             why = "given" if most == 0 else "the data are read once"
-        else:
-            plan = self.data.modality.plan_cache(self.data.source, self.readable, self.views, most)
+        elif hasattr(modality, "plan_cache"):
+            plan = modality.plan_cache(self.data.source, self.readable, self.views, most)
         value = f"{plan.bytes / 2**30:.2f} GiB" if plan else "none"
         return plan, Line(name="cache", value=value, why=plan.summary if plan else why)
 

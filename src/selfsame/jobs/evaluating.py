@@ -31,7 +31,6 @@ from selfsame.nn.norm import calibrated
 from selfsame.records import ViewPlan
 from selfsame.types import Draws, Encoder, mixed
 
-RAW_NUMBERS = 1024  # raw input is looked at through a thumbnail of at most this many values, to keep the probe quick
 PARTS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}  # folders that are no classes
 CALIBRATED = 512  # train items whose batch-norm statistics random weights are given
 
@@ -113,7 +112,7 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
     features: dict[Literal["encoder", "random", "raw", "supervised"], Features] = {
         "encoder": lambda seed: trained,
         "random": labelled.untrained,
-        "raw": lambda seed: (raw(train), raw(test)),
+        "raw": lambda seed: raw(train, test),
     }
     frozen = [name for name in protocols if name != "finetune"]
     seeds = range(job.seed, job.seed + job.seeds)
@@ -124,6 +123,7 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
             "run": str(job.run_folder),
             "labelled": job.labelled,
             "classes": len(names),
+            "raw": train.data.modality.raw_name,
             "train": len(train.items),
             "test": len(test.items),
             "seed": job.seed,
@@ -224,10 +224,11 @@ def forget(part: Part, kept: list[int]) -> None:
     part.items = kept
 
 
-def raw(part: Part) -> Tensor:
-    """The input itself as a vector: a thumbnail, flattened, on the [0, 1] scale."""
-    modality, stats = part.data.modality, part.data.stats
-    return modality.raw_vectors(part.data.source, part.items, stats, RAW_NUMBERS)
+def raw(train: Part, test: Part) -> tuple[Tensor, Tensor]:
+    """The trivial feature of this kind of data."""
+    parts = [(part.data.source, part.items) for part in (train, test)]
+    first, second = train.data.modality.raw_vectors(parts, train.data.stats)
+    return first, second
 
 
 @torch.no_grad()

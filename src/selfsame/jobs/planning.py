@@ -177,7 +177,8 @@ def kept(work: Pretraining) -> float | None:
     """Mean bytes of an item in a cache that holds all; None where there is none."""
     if work.cache is None:
         return None
-    plan = work.data.modality.plan_cache(work.data.source, work.readable, work.views, 2**62)
+    modality: Any = work.data.modality  # one that plans a cache
+    plan = modality.plan_cache(work.data.source, work.readable, work.views, 2**62)
     return plan.bytes / len(work.readable)
 
 

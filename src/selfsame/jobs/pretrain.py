@@ -29,8 +29,8 @@ class Training(Record):
     """settings that go together, as imagenet or cifar; `selfsame methods NAME` lists them; what else is given wins"""
     encoder: Any = "auto"
     """timm or torchvision model (resnet18@0.5: half as wide), or package.module:factory of your own"""
-    image_size: Annotated[int | None, Field(ge=4, le=4096)] = None
-    """side of a view in pixels [from the data]"""
+    size: Annotated[int | None, Field(ge=1)] = None
+    """of a view: pixels of a side, tokens, steps, samples of a wave [from the data]"""
     views: Any = "auto"
     """strength of the views: auto by size, photo, small, weak, moco2, ...; --views photo --help shows --views.one.x"""
     sample: Annotated[int | None, Field(ge=4)] = None
@@ -67,6 +67,8 @@ class Training(Record):
     """largest share of unreadable items to go on with"""
     modality: str | None = None
     """what the data is, where that is not clear"""
+    reading: dict[str, Any] | None = None
+    """how the data are read, by kind: a column, a rate, a window; --modality KIND --help shows --reading.x"""
 
     @model_validator(mode="before")
     @classmethod

@@ -100,7 +100,8 @@ class Pretraining(Deciding):
         job, rows = self.job, dist.rows(self.loop.batch)
         source = self.data.source
         if self.cache is not None:
-            source = self.data.modality.cached(source, self.readable, self.cache)
+            modality: Any = self.data.modality  # one that plans a cache has one
+            source = modality.cached(source, self.readable, self.cache)
         return Steps(
             source, self.learn_from, self.sampler(self.method.plan), self.loop.batch, rows, job.seed, by_item,
             self.related, self.method.plan.full,
@@ -137,7 +138,7 @@ class Pretraining(Deciding):
         if self.job.labels is None:
             return None
         path = None if self.job.labels == "folders" else self.job.labels
-        labels = self.data.modality.open_source(self.job.data, path).labels
+        labels = self.data.modality.open_source(self.job.data, path, self.data.reading).labels
         if labels is None:
             raise UserError(f"--labels {self.job.labels}: {self.job.data} has no class folders.")
         return labels

@@ -33,7 +33,11 @@ def write_report(
     """Make the pictures of a run, keep them in report/, and write report.html and README.md."""
     place = folder / "report"
     drawn = sheet(data, views, *SHEET, seed)
-    write_whole(place / "views.png", lambda draft: drawn.save(draft, format="PNG"))
+    if isinstance(drawn, str):
+        write_text(place / "views.txt", drawn)
+    else:
+        picture_of_views = drawn
+        write_whole(place / "views.png", lambda draft: picture_of_views.save(draft, format="PNG"))
     chosen = np.sort(np.random.default_rng(mixed(seed, 9)).permutation(data.readable())[:SHOWN]).tolist()
     kept, vectors = all_vectors(encoder, data, views, chosen, on)
     if data.skipped:  # some may have been met only now
@@ -44,8 +48,11 @@ def write_report(
     def picture(k: int) -> Image.Image:
         return data.modality.picture(data.source, kept[k])
 
+    def shown(k: int) -> str:
+        return data.modality.fragment(data.source, kept[k])
+
     queries = np.random.default_rng(mixed(seed, 10)).permutation(len(kept))[:QUERIES].tolist()
-    write_text(place / "neighbours.html", neighbours(vectors, picture, names, queries, labels=of_kept))
+    write_text(place / "neighbours.html", neighbours(vectors, picture, names, queries, labels=of_kept, fragment=shown))
     write_text(place / "map.html", map_of_items(vectors, picture, names, of_kept))
     refresh_report(folder)
 
@@ -73,7 +80,7 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
             log=run.log,
             numbers=rows,
             measured_on=measured_on,
-            sheet=picture,
+            sheet=picture or fragment(place / "views.txt"),
             neighbours_html=fragment(place / "neighbours.html"),
             map_html=fragment(place / "map.html"),
             skipped=read_skipped(folder),
@@ -88,7 +95,7 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
             ("path", run.job["data"]),
             ("items", result.get("items")),
             ("unreadable", result.get("skipped")),
-            *stats.items(),
+            *((key, shortened(value)) for key, value in stats.items()),
         ],
         method=list({"name": run.job["method"]["name"], **plan["method_settings"]}.items()),
         training=[
@@ -108,11 +115,18 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
     say(f"report: {folder / 'report.html'}")
 
 
+def shortened(value: Any) -> Any:
+    """A value of the statistics as a card can show it: of a long text, as a tokenizer is, the beginning."""
+    text = str(value)
+    return f"{text[:200]} ... ({len(text):,} characters)" if len(text) > 240 else value
+
+
 def on_what(evaluation: dict[str, Any]) -> str:
     """Of what the numbers of an evaluation are."""
     return (
         f"{evaluation['labelled']}: {evaluation['train']:,} train and {evaluation['test']:,} test items of "
         f"{evaluation['classes']} classes, first seed {evaluation['seed']}."
+        + (f" Raw input is {evaluation['raw']}." if evaluation.get("raw") else "")
     )
 
 

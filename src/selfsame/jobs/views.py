@@ -1,4 +1,4 @@
-"""A picture of what the encoder will see: items and their random views."""
+"""What the encoder will see: items and their random views, drawn or as text."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +15,11 @@ class Views(Record):
     data: str
     """folder, glob, list, array, zip, shards or address of items"""
     out: Path = Path("views.png")
-    """picture to write"""
+    """picture to write; of texts and tables a .txt of the same name, which is printed too"""
     views: Any = "auto"
     """strength of the views: auto by size, photo, small, weak, moco2, simclr, swav, dino, ... (docs/views.md)"""
-    image_size: Annotated[int | None, Field(ge=4, le=4096)] = None
-    """side of a view in pixels [from the data]"""
+    size: Annotated[int | None, Field(ge=1)] = None
+    """of a view: pixels of a side, tokens, steps, samples of a wave [from the data]"""
     count: Annotated[int, Field(ge=1, le=64)] = 8
     """items"""
     each: Annotated[int, Field(ge=1, le=16)] = 6
@@ -32,6 +32,8 @@ class Views(Record):
     """largest share of unreadable items to go on with"""
     modality: str | None = None
     """what the data is, where that is not clear"""
+    reading: dict[str, Any] | None = None
+    """how the data are read, by kind: a column, a rate, a window; --modality KIND --help shows --reading.x"""
 
     @field_validator("views")
     @classmethod
@@ -40,19 +42,28 @@ class Views(Record):
 
     def run(self) -> dict[str, Any]:
         from selfsame.engine import dist
-        from selfsame.engine.state import write_whole
+        from selfsame.engine.state import write_text, write_whole
         from selfsame.engine.watch import say
         from selfsame.jobs.data import open_data, sheet
         from selfsame.jobs.deciding import strengths
 
         large = dist.device().type == "cuda"
-        data = open_data(self.data, self.modality, self.max_skipped, self.seed)
-        size = self.image_size or data.modality.default_size(data.stats, large)
+        data = open_data(self.data, self.modality, self.max_skipped, self.seed, reading=self.reading)
+        size = self.size or data.modality.default_size(data.stats, large)
         strength = strengths(data.modality, self.views, size, data.stats)
         drawn = sheet(data, strength, self.count, ViewPlan(full=self.each, part=self.parts), self.seed)
-        write_whole(self.out, lambda draft: drawn.save(draft, format="PNG"))
-        say(f"{min(self.count, len(data.source))} items, {self.each + self.parts} views each, {size} px: {self.out}")
-        return {"out": str(self.out), "size": size, "views": strength.model_dump(mode="json")}
+        out = self.out
+        if isinstance(drawn, str):
+            out = out.with_suffix(".txt")
+            text = drawn
+            say(text)
+            write_text(out, text)
+        else:
+            picture = drawn
+            write_whole(out, lambda draft: picture.save(draft, format="PNG"))
+        told = data.modality.size_told(size, data.stats)
+        say(f"{min(self.count, len(data.source))} items, {self.each + self.parts} views each, {told}: {out}")
+        return {"out": str(out), "size": size, "views": strength.model_dump(mode="json")}
 
 
 def views(data: str | Path, out: str | Path = "views.png", **settings: Any) -> dict[str, Any]:

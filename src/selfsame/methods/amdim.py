@@ -40,7 +40,7 @@ class AMDIM(types.Method):
             method={"out": 1536},
             training={
                 "optimizer": "adamw", "lr": 2e-4, "weight_decay": 1e-5, "batch_size": 480, "epochs": 150,
-                "encoder": "resnet50", "image_size": 128, "views": "moco",
+                "encoder": "resnet50", "size": 128, "views": "moco",
             },
             published="ImageNet, its own network of 192 channels at 128 px, linear: 68.1 % top-1",
         ),
@@ -49,7 +49,7 @@ class AMDIM(types.Method):
             method={"out": 1024},
             training={
                 "optimizer": "adamw", "lr": 2e-4, "weight_decay": 1e-5, "batch_size": 200, "epochs": 300,
-                "encoder": "resnet18", "image_size": 32, "views": "small",
+                "encoder": "resnet18", "size": 32, "views": "small",
             },
         ),
     }  # fmt: skip

@@ -43,7 +43,7 @@ class BoWNet(types.Method):
             source="arXiv 2002.12247, section 4.2",
             training={
                 "optimizer": "sgd", "lr": 0.1, "batch_size": 256, "epochs": 140, "weight_decay": 1e-4,
-                "encoder": "resnet50", "image_size": 224, "views": "simclr",
+                "encoder": "resnet50", "size": 224, "views": "simclr",
             },
             published="ImageNet, ResNet-50, linear: about 62 % top-1",
         ),
@@ -52,7 +52,7 @@ class BoWNet(types.Method):
             method={"words": 2048},
             training={
                 "optimizer": "sgd", "lr": 0.1, "batch_size": 128, "epochs": 200, "weight_decay": 5e-4,
-                "encoder": "resnet18", "image_size": 32, "views": "simclr_small",
+                "encoder": "resnet18", "size": 32, "views": "simclr_small",
             },
         ),
     }  # fmt: skip

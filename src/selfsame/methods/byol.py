@@ -35,7 +35,7 @@ class BYOL(types.Method):
             method={"hidden": 4096, "momentum": 0.996, "output_norm": "none"},
             training={
                 "optimizer": "lars", "lr": 3.2, "batch_size": 4096, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 1.5e-6, "encoder": "resnet50", "image_size": 224, "views": "photo",
+                "weight_decay": 1.5e-6, "encoder": "resnet50", "size": 224, "views": "photo",
             },
             published="ImageNet, ResNet-50, linear: 74.3 % top-1",
         ),
@@ -45,7 +45,7 @@ class BYOL(types.Method):
             method={"hidden": 4096, "momentum": 0.99, "output_norm": "none"},
             training={
                 "optimizer": "sgd", "lr": 0.12, "batch_size": 256, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32, "views": "small",
+                "weight_decay": 5e-4, "encoder": "resnet18", "size": 32, "views": "small",
             },
             published="CIFAR-10, ResNet-18, 1000 epochs, linear: 92.6 % (solo-learn); k-NN 86.9 % after 200 (lightly)",
         ),

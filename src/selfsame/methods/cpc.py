@@ -44,7 +44,7 @@ class CPC(types.Method):
             method={"directions": 4, "hidden": 256, "out": 64, "ahead": 3, "skip": 2},
             training={
                 "optimizer": "adamw", "lr": 4e-4, "batch_size": 512, "epochs": 200, "encoder": "resnet50",
-                "image_size": 256, "views": "photo",
+                "size": 256, "views": "photo",
             },
             published="ImageNet, linear: ResNet-50 63.8 %, ResNet-161 71.5 % top-1",
         ),
@@ -53,7 +53,7 @@ class CPC(types.Method):
             method={"directions": 4, "hidden": 256, "out": 64},
             training={
                 "optimizer": "adamw", "lr": 1e-3, "batch_size": 64, "epochs": 200, "encoder": "resnet18",
-                "image_size": 32, "views": "small",
+                "size": 32, "views": "small",
             },
         ),
     }  # fmt: skip

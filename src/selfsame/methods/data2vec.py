@@ -38,7 +38,7 @@ class Data2Vec(types.Method):
             method={"top": 6, "share": 0.6, "beta": 2.0, "momentum": 0.9998, "end": 0.9998},
             training={
                 "optimizer": "adamw", "lr": 2e-3, "batch_size": 2048, "epochs": 800, "warmup_epochs": 40,
-                "weight_decay": 0.05, "encoder": "vit_base_patch16_224", "image_size": 224, "views": "weak",
+                "weight_decay": 0.05, "encoder": "vit_base_patch16_224", "size": 224, "views": "weak",
             },
             published="ImageNet, ViT-B/16, 800 epochs, fine-tuned: 84.2 % top-1",
         ),
@@ -47,7 +47,7 @@ class Data2Vec(types.Method):
             method={"top": 6, "share": 0.6, "beta": 2.0},
             training={
                 "optimizer": "adamw", "lr": 1e-3, "batch_size": 256, "epochs": 300, "warmup_epochs": 15,
-                "weight_decay": 0.05, "encoder": "vit_tiny_patch4_32", "image_size": 32, "views": "weak",
+                "weight_decay": 0.05, "encoder": "vit_tiny_patch4_32", "size": 32, "views": "weak",
             },
         ),
     }  # fmt: skip

@@ -38,7 +38,7 @@ class DeepCluster(types.Method):
             source="arXiv 1807.05520, section 3.4, and its reference code",
             training={
                 "optimizer": "sgd", "lr": 0.05, "schedule": "constant", "batch_size": 256, "epochs": 200,
-                "warmup_epochs": 0, "weight_decay": 1e-5, "encoder": "torchvision/vgg16_bn", "image_size": 224,
+                "warmup_epochs": 0, "weight_decay": 1e-5, "encoder": "torchvision/vgg16_bn", "size": 224,
             },
             published="VOC07, fine-tuned AlexNet: classification 73.7, detection 55.4 mAP",
         ),

@@ -44,7 +44,7 @@ class DeepClusterV2(types.Method):
             source="arXiv 2006.09882, table 6, and scripts/deepclusterv2_400ep_pretrain.sh of its code",
             training={
                 "optimizer": "lars", "lr": 4.8, "batch_size": 4096, "epochs": 400, "warmup_epochs": 10,
-                "weight_decay": 1e-6, "encoder": "resnet50", "image_size": 160, "views": "swav",
+                "weight_decay": 1e-6, "encoder": "resnet50", "size": 160, "views": "swav",
             },
             published="ImageNet, ResNet-50, 2x160 and 4x96 crops, linear: 74.3 % top-1 (75.2 after 800 epochs)",
         ),
@@ -53,7 +53,7 @@ class DeepClusterV2(types.Method):
             method={"part_views": 0, "hidden": 2048, "prototypes": 3000},
             training={
                 "optimizer": "lars", "lr": 0.6, "batch_size": 256, "epochs": 1000, "warmup_epochs": 11,
-                "weight_decay": 1e-6, "encoder": "resnet18", "image_size": 32, "views": "simclr_small",
+                "weight_decay": 1e-6, "encoder": "resnet18", "size": 32, "views": "simclr_small",
             },
             published="CIFAR-10, ResNet-18, 1000 epochs, linear: 88.9 % (solo-learn)",
         ),

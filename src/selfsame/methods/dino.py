@@ -36,7 +36,7 @@ class DINO(types.Method):
             training={
                 "optimizer": "adamw", "lr": 2e-3, "batch_size": 1024, "epochs": 800, "warmup_epochs": 10,
                 "weight_decay": 0.04, "weight_decay_end": 0.4, "clip": 3.0, "encoder": "vit_small_patch16_224",
-                "image_size": 224, "views": "dino",
+                "size": 224, "views": "dino",
             },
             published="ImageNet, ViT-S/16: linear 77.0 %, k-NN 74.5 %",
         ),
@@ -45,7 +45,7 @@ class DINO(types.Method):
             method={"part_views": 6},
             training={
                 "optimizer": "sgd", "lr": 0.12, "batch_size": 1024, "epochs": 800, "warmup_epochs": 10,
-                "weight_decay": 1e-4, "encoder": "resnet50", "image_size": 224,
+                "weight_decay": 1e-4, "encoder": "resnet50", "size": 224,
                 "views": {
                     "name": "dino", "one": {"area": [0.14, 1.0]}, "two": {"area": [0.14, 1.0]},
                     "part": {"area": [0.05, 0.14]},
@@ -59,7 +59,7 @@ class DINO(types.Method):
             method={"out": 4096, "momentum": 0.9995, "part_views": 0},
             training={
                 "optimizer": "sgd", "lr": 0.12, "batch_size": 256, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32, "views": "small",
+                "weight_decay": 5e-4, "encoder": "resnet18", "size": 32, "views": "small",
             },
             published="CIFAR-10, ResNet-18, 1000 epochs, linear: 89.5 % (solo-learn, with LARS)",
         ),

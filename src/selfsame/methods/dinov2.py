@@ -48,7 +48,7 @@ class DINOv2(types.Method):
             training={
                 "optimizer": "adamw", "lr": 4e-3, "batch_size": 1024, "epochs": 100, "warmup_epochs": 10,
                 "weight_decay": 0.04, "weight_decay_end": 0.4, "clip": 3.0, "encoder": "vit_large_patch16_224",
-                "image_size": 224, "views": CROPS,
+                "size": 224, "views": CROPS,
             },
             published="ImageNet-1k, ViT-L/16, 100 epochs: k-NN 81.6 %, linear 82.9 % (its README)",
         ),
@@ -57,7 +57,7 @@ class DINOv2(types.Method):
             method={"targets": "sinkhorn", "shared_head": False, "narrow": 384, "out": 131_072},
             training={
                 "optimizer": "adamw", "lr": 3.5e-4, "batch_size": 3072, "weight_decay": 0.04, "weight_decay_end": 0.2,
-                "clip": 3.0, "encoder": "vit_large_patch14_224", "image_size": 224, "views": CROPS,
+                "clip": 3.0, "encoder": "vit_large_patch14_224", "size": 224, "views": CROPS,
             },
             published="LVD-142M, ViT-L/14, 625,000 steps: ImageNet linear 86.3 %",
         ),

@@ -32,7 +32,7 @@ class Exemplar(types.Method):
             method={"classes": 8000},
             training={
                 "optimizer": "sgd", "lr": 0.05, "batch_size": 128, "epochs": 100, "weight_decay": 4e-4,
-                "encoder": "resnet18", "image_size": 32, "views": "exemplar", "schedule": "step",
+                "encoder": "resnet18", "size": 32, "views": "exemplar", "schedule": "step",
             },
             published="linear SVM on its 64c5-128c5-256c5-512f network: STL-10 74.2 %, CIFAR-10 84.3 %",
         ),

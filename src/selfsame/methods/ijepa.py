@@ -43,7 +43,7 @@ class IJEPA(types.Method):
             training={
                 "optimizer": "adamw", "lr": 1e-3, "batch_size": 2048, "epochs": 300, "warmup_epochs": 40,
                 "weight_decay": 0.04, "weight_decay_end": 0.4, "precision": "bf16",
-                "encoder": "vit_huge_patch14_224", "image_size": 224, "views": "crop",
+                "encoder": "vit_huge_patch14_224", "size": 224, "views": "crop",
             },
             published="ImageNet, ViT-H/14, 300 epochs, linear: 79.3 % top-1",
         ),
@@ -53,7 +53,7 @@ class IJEPA(types.Method):
             training={
                 "optimizer": "adamw", "lr": 1e-3, "batch_size": 256, "epochs": 300, "warmup_epochs": 15,
                 "weight_decay": 0.04, "weight_decay_end": 0.4,
-                "encoder": "vit_tiny_patch4_32", "image_size": 32, "views": "crop",
+                "encoder": "vit_tiny_patch4_32", "size": 32, "views": "crop",
             },
         ),
     }  # fmt: skip

@@ -34,7 +34,7 @@ class InfoNCE(types.Method):
             source="MoCo, arXiv 1911.05722, section 4.1, end-to-end: its largest batch, rates of its section 3.4",
             training={
                 "optimizer": "sgd", "lr": 0.12, "batch_size": 1024, "epochs": 200, "warmup_epochs": 5,
-                "schedule": "step", "weight_decay": 1e-4, "encoder": "resnet50", "image_size": 224, "views": "moco",
+                "schedule": "step", "weight_decay": 1e-4, "encoder": "resnet50", "size": 224, "views": "moco",
             },
         ),
         "cifar": Preset(
@@ -43,7 +43,7 @@ class InfoNCE(types.Method):
             method={"head": "mlp", "symmetric": True, "temperature": 0.5},
             training={
                 "optimizer": "lars", "lr": 2.0, "batch_size": 512, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 1e-4, "encoder": "resnet18", "image_size": 32, "views": "simclr_small",
+                "weight_decay": 1e-4, "encoder": "resnet18", "size": 32, "views": "simclr_small",
             },
         ),
     }  # fmt: skip

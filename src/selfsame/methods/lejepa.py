@@ -39,7 +39,7 @@ class LeJEPA(types.Method):
             method={"part_views": 6, "hidden": 2048, "directions": 1024, "weight": 0.05},
             training={
                 "optimizer": "adamw", "lr": 5e-4, "batch_size": 256, "epochs": 100, "warmup_epochs": 10,
-                "weight_decay": 5e-2, "encoder": "vit_large_patch14_224", "image_size": 224,
+                "weight_decay": 5e-2, "encoder": "vit_large_patch14_224", "size": 224,
                 "views": {
                     "name": "dino", "one": {"area": [0.3, 1.0]}, "two": {"area": [0.3, 1.0]},
                     "part": {"area": [0.05, 0.3]}, "part_size": 98,
@@ -52,7 +52,7 @@ class LeJEPA(types.Method):
             method={"part_views": 2, "hidden": 2048, "out": 16, "directions": 256, "weight": 0.02, "centre": "all"},
             training={
                 "optimizer": "adamw", "lr": 2e-3, "batch_size": 256, "epochs": 800, "warmup_epochs": 1,
-                "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32, "views": "small",
+                "weight_decay": 5e-4, "encoder": "resnet18", "size": 32, "views": "small",
             },
             published="Imagenette, ViT-S/8, 800 epochs, linear: 90.7 % (none for CIFAR-10)",
         ),

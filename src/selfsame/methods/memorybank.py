@@ -37,7 +37,7 @@ class MemoryBank(types.Method):
             method={"loss": "nce", "temperature": 0.07},
             training={
                 "optimizer": "sgd", "lr": 0.03, "batch_size": 256, "epochs": 200, "warmup_epochs": 0,
-                "schedule": "step", "weight_decay": 1e-4, "encoder": "resnet50", "image_size": 224, "views": "moco",
+                "schedule": "step", "weight_decay": 1e-4, "encoder": "resnet50", "size": 224, "views": "moco",
             },
             published="ImageNet, ResNet-50: nearest neighbours 46.8 %, linear 58.5 % top-1 (later model of the code)",
         ),
@@ -46,7 +46,7 @@ class MemoryBank(types.Method):
             method={"loss": "softmax", "temperature": 0.1},
             training={
                 "optimizer": "sgd", "lr": 0.03, "batch_size": 128, "epochs": 200, "warmup_epochs": 0,
-                "schedule": "step", "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32,
+                "schedule": "step", "weight_decay": 5e-4, "encoder": "resnet18", "size": 32,
                 "views": "simclr_small",
             },
         ),

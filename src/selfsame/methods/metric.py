@@ -40,7 +40,7 @@ class Metric(types.Method):
             source="no published run: the margin is FaceNet's, the rest SimCLR's for CIFAR-10 with SGD",
             training={
                 "optimizer": "sgd", "lr": 0.12, "batch_size": 256, "epochs": 200, "warmup_epochs": 10,
-                "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32, "views": "simclr_small",
+                "weight_decay": 5e-4, "encoder": "resnet18", "size": 32, "views": "simclr_small",
             },
         ),
     }  # fmt: skip

@@ -37,7 +37,7 @@ class MoCo(types.Method):
             method={"head": "linear", "temperature": 0.07},
             training={
                 "optimizer": "sgd", "lr": 0.03, "batch_size": 256, "epochs": 200, "warmup_epochs": 0,
-                "schedule": "step", "weight_decay": 1e-4, "encoder": "resnet50", "image_size": 224, "views": "moco",
+                "schedule": "step", "weight_decay": 1e-4, "encoder": "resnet50", "size": 224, "views": "moco",
             },
             published="ImageNet, ResNet-50, 200 epochs, linear: 60.6 % top-1",
         ),
@@ -46,7 +46,7 @@ class MoCo(types.Method):
             method={"head": "mlp", "temperature": 0.2, "hidden": 2048},
             training={
                 "optimizer": "sgd", "lr": 0.03, "batch_size": 256, "epochs": 200, "warmup_epochs": 0,
-                "weight_decay": 1e-4, "encoder": "resnet50", "image_size": 224, "views": "moco2",
+                "weight_decay": 1e-4, "encoder": "resnet50", "size": 224, "views": "moco2",
             },
             published="ImageNet, ResNet-50, linear: 67.5 % top-1 after 200 epochs, 71.1 % after 800",
         ),
@@ -57,7 +57,7 @@ class MoCo(types.Method):
             },
             training={
                 "optimizer": "sgd", "lr": 0.06, "batch_size": 512, "epochs": 200, "warmup_epochs": 0,
-                "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32, "views": "simclr_small",
+                "weight_decay": 5e-4, "encoder": "resnet18", "size": 32, "views": "simclr_small",
             },
             published="CIFAR-10, ResNet-18, k-NN: 85.3 % after 200 epochs, 89.7 % after 800",
         ),

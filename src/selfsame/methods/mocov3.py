@@ -36,7 +36,7 @@ class MoCoV3(types.Method):
             method={"hidden": 4096, "out": 256, "momentum": 0.996, "temperature": 1.0},
             training={
                 "optimizer": "lars", "lr": 4.8, "batch_size": 4096, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 1.5e-6, "encoder": "resnet50", "image_size": 224,
+                "weight_decay": 1.5e-6, "encoder": "resnet50", "size": 224,
                 "views": {"name": "photo", "one": {"area": [0.2, 1.0]}, "two": {"area": [0.2, 1.0]}},
             },
             published="ImageNet, ResNet-50, linear: 74.6 % top-1",
@@ -46,7 +46,7 @@ class MoCoV3(types.Method):
             method={"layers": 3, "last": "plain", "temperature": 0.2, "momentum": 0.99, "hidden": 4096, "out": 256},
             training={
                 "optimizer": "adamw", "lr": 2.4e-3, "batch_size": 4096, "epochs": 300, "warmup_epochs": 40,
-                "weight_decay": 0.1, "encoder": "vit_small_patch16_224", "image_size": 224, "views": "photo",
+                "weight_decay": 0.1, "encoder": "vit_small_patch16_224", "size": 224, "views": "photo",
             },
             published="ImageNet, linear: ViT-S 73.2 %, ViT-B 76.7 % top-1",
         ),
@@ -56,7 +56,7 @@ class MoCoV3(types.Method):
             method={"hidden": 4096, "out": 256, "momentum": 0.99, "temperature": 0.2},
             training={
                 "optimizer": "sgd", "lr": 0.12, "batch_size": 256, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32, "views": "small",
+                "weight_decay": 5e-4, "encoder": "resnet18", "size": 32, "views": "small",
             },
             published="CIFAR-10, ResNet-18, 1000 epochs, linear: 93.1 % (solo-learn)",
         ),

@@ -39,7 +39,7 @@ class MSN(types.Method):
             training={
                 "optimizer": "adamw", "lr": 1e-3, "batch_size": 1024, "epochs": 800, "warmup_epochs": 15,
                 "weight_decay": 0.04, "weight_decay_end": 0.4, "clip": 3.0, "encoder": "vit_small_patch16_224",
-                "image_size": 224, "views": "simclr",
+                "size": 224, "views": "simclr",
             },
             published="ImageNet, ViT-S/16, linear: 76.9 % top-1",
         ),

@@ -44,7 +44,7 @@ class OBoW(types.Method):
             source="arXiv 2012.11552, section 4, and config/ImageNetFull of its code",
             training={
                 "optimizer": "sgd", "lr": 0.03, "batch_size": 256, "epochs": 200, "warmup_epochs": 10,
-                "weight_decay": 1e-4, "encoder": "resnet50", "image_size": 160,
+                "weight_decay": 1e-4, "encoder": "resnet50", "size": 160,
                 "views": {
                     "name": "simclr", "one": {"area": [0.08, 0.6]}, "two": {"area": [0.08, 0.6]}, "part_size": 96,
                 },

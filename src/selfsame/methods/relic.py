@@ -34,7 +34,7 @@ from selfsame.records import Budget, Preset, ViewPlan
 
 PAPER = {
     "optimizer": "lars", "lr": 4.8, "batch_size": 4096, "epochs": 1000, "warmup_epochs": 10,
-    "weight_decay": 1e-6, "encoder": "resnet50", "image_size": 224, "views": "photo",
+    "weight_decay": 1e-6, "encoder": "resnet50", "size": 224, "views": "photo",
 }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class SCE(types.Method):
             source="arXiv 2111.14585, section 4.1, and its reference code (resnet50_imagenet.yaml; 0.6 for 100 epochs)",
             training={
                 "optimizer": "lars", "lr": 4.8, "batch_size": 4096, "epochs": 200, "warmup_epochs": 10,
-                "weight_decay": 1e-6, "encoder": "resnet50", "image_size": 224, "views": "photo",
+                "weight_decay": 1e-6, "encoder": "resnet50", "size": 224, "views": "photo",
             },
             published="ImageNet, ResNet-50, linear: 72.7 % top-1; 74.1 after 1000 epochs",
         ),
@@ -51,7 +51,7 @@ class SCE(types.Method):
             },
             training={
                 "optimizer": "sgd", "lr": 0.06, "batch_size": 256, "epochs": 200, "warmup_epochs": 5,
-                "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32, "views": "weak_strong",
+                "weight_decay": 5e-4, "encoder": "resnet18", "size": 32, "views": "weak_strong",
             },
         ),
     }  # fmt: skip

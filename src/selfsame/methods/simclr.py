@@ -32,7 +32,7 @@ class SimCLR(types.Method):
             source="arXiv 2002.05709, section 2.2; weight decay as in the paper (its code's README: 1e-4)",
             training={
                 "optimizer": "lars", "lr": 4.8, "batch_size": 4096, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 1e-6, "encoder": "resnet50", "image_size": 224, "views": "simclr",
+                "weight_decay": 1e-6, "encoder": "resnet50", "size": 224, "views": "simclr",
             },
             published="ImageNet, ResNet-50, linear: 69.3 % top-1",
         ),
@@ -41,7 +41,7 @@ class SimCLR(types.Method):
             method={"temperature": 0.5},
             training={
                 "optimizer": "lars", "lr": 2.0, "batch_size": 512, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 1e-4, "encoder": "resnet18", "image_size": 32, "views": "simclr_small",
+                "weight_decay": 1e-4, "encoder": "resnet18", "size": 32, "views": "simclr_small",
             },
             published="CIFAR-10, ResNet-18, linear: about 91 %; 90.7 % with temperature 0.2 (solo-learn)",
         ),

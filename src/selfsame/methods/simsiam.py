@@ -32,7 +32,7 @@ class SimSiam(types.Method):
             method={"hidden": 2048, "out": 2048, "bottleneck": 512, "output_norm": "plain"},
             training={
                 "optimizer": "sgd", "lr": 0.1, "batch_size": 512, "epochs": 100, "warmup_epochs": 0,
-                "weight_decay": 1e-4, "encoder": "resnet50", "image_size": 224, "views": "moco2",
+                "weight_decay": 1e-4, "encoder": "resnet50", "size": 224, "views": "moco2",
             },
             published="ImageNet, ResNet-50, 100 epochs, linear: 68.1 % top-1; 800 epochs: 71.3 %",
         ),
@@ -41,7 +41,7 @@ class SimSiam(types.Method):
             method={"layers": 2, "hidden": 2048, "out": 2048, "bottleneck": 512, "output_norm": "plain"},
             training={
                 "optimizer": "sgd", "lr": 0.06, "batch_size": 512, "epochs": 800, "warmup_epochs": 0,
-                "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32,
+                "weight_decay": 5e-4, "encoder": "resnet18", "size": 32,
                 "views": {"name": "moco2", "one": {"blur": 0.0}, "two": {"blur": 0.0}},
             },
             published="CIFAR-10, ResNet-18, 800 epochs, linear: 91.8 %",

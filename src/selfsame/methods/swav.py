@@ -39,7 +39,7 @@ class SwAV(types.Method):
             method={"freeze": 313 / 250_400},
             training={
                 "optimizer": "lars", "lr": 4.8, "batch_size": 4096, "epochs": 800, "warmup_epochs": 10,
-                "weight_decay": 1e-6, "encoder": "resnet50", "image_size": 224, "views": "swav",
+                "weight_decay": 1e-6, "encoder": "resnet50", "size": 224, "views": "swav",
             },
             published="ImageNet, ResNet-50, linear: 75.3 % top-1",
         ),
@@ -48,7 +48,7 @@ class SwAV(types.Method):
             method={"freeze": 1 / 200, "queue": 3840, "queue_from": 15 / 200},
             training={
                 "optimizer": "lars", "lr": 0.6, "batch_size": 256, "epochs": 200, "warmup_epochs": 0,
-                "weight_decay": 1e-6, "encoder": "resnet50", "image_size": 224, "views": "swav",
+                "weight_decay": 1e-6, "encoder": "resnet50", "size": 224, "views": "swav",
             },
             published="ImageNet, ResNet-50, 200 epochs, batch 256, linear: 72.7 % top-1",
         ),
@@ -58,7 +58,7 @@ class SwAV(types.Method):
             method={"part_views": 0, "queue": 3840, "queue_from": 0.05, "freeze": 0.002},
             training={
                 "optimizer": "sgd", "lr": 0.12, "batch_size": 256, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 5e-4, "encoder": "resnet18", "image_size": 32, "views": "simclr_small",
+                "weight_decay": 5e-4, "encoder": "resnet18", "size": 32, "views": "simclr_small",
             },
             published="CIFAR-10, ResNet-18, 1000 epochs, linear: 89.2 % (solo-learn, with LARS)",
         ),

@@ -36,7 +36,7 @@ class VICReg(types.Method):
             method={"hidden": 8192, "out": 8192},
             training={
                 "optimizer": "lars", "lr": 1.6, "batch_size": 2048, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 1e-6, "encoder": "resnet50", "image_size": 224, "views": "photo",
+                "weight_decay": 1e-6, "encoder": "resnet50", "size": 224, "views": "photo",
             },
             published="ImageNet, ResNet-50, 1000 epochs, linear: 73.2 % top-1",
         ),
@@ -46,7 +46,7 @@ class VICReg(types.Method):
             method={"hidden": 2048, "out": 2048},
             training={
                 "optimizer": "adamw", "lr": 2e-3, "batch_size": 256, "epochs": 1000, "warmup_epochs": 10,
-                "weight_decay": 0.05, "encoder": "resnet18", "image_size": 32, "views": "vicreg_small",
+                "weight_decay": 0.05, "encoder": "resnet18", "size": 32, "views": "vicreg_small",
             },
             published="CIFAR-10, ResNet-18, 1000 epochs, linear: 92.1 % (solo-learn, with its LARS)",
         ),

@@ -2,10 +2,18 @@
 
 import importlib
 import pkgutil
+from collections import Counter
+from itertools import chain, islice
+from pathlib import Path
 from typing import cast
 
 from selfsame.errors import UserError, unknown
+from selfsame.storage.disk import disk_of, is_address
+from selfsame.storage.folders import listed, suffix_of
 from selfsame.types import Modality
+
+FIRST = 10_000  # files that are counted where nothing is read
+CLEARLY = 20  # times as many items as of any other kind leave no doubt what a place holds
 
 
 def names() -> list[str]:
@@ -19,10 +27,29 @@ def load(name: str) -> Modality:
 
 
 def of(path: str) -> Modality:
-    """The modality that reads `path`."""
-    able = [name for name in names() if load(name).reads(path)]
-    if len(able) == 1:
-        return load(able[0])
-    if not able:
-        raise UserError(f"{path}: nothing here that selfsame reads. It reads: {', '.join(names())}.")
-    raise UserError(f"{path} holds {' and '.join(able)}. Say which with --modality.")
+    """The modality that reads `path`. Raises UserError where none does, or where it could be several."""
+    found = {name: count for name in names() if (count := int(load(name).reads(path)))}
+    order = sorted(found, key=lambda name: -found[name])
+    if len(order) == 1 or (order and found[order[0]] >= CLEARLY * found[order[1]]):
+        return load(order[0])
+    if not order:
+        raise nothing(path)
+    counted = all(found[name] > 1 for name in order)
+    held = " and ".join(f"{name} ({found[name]:,} items)" if counted else name for name in order)
+    raise UserError(f"{path} could be {held}. Which is it? Say so with --modality {' or --modality '.join(order)}.")
+
+
+def nothing(path: str) -> UserError:
+    """The error for a path that no modality reads: what is there, and what is read."""
+    where = path if is_address(path) else str(Path(path).expanduser())
+    disk = disk_of(where)
+    if not disk.exists(where) and not any(sign in where for sign in "*?[{"):
+        return disk.nowhere(where.split("::")[0])
+    held = ""
+    if disk.is_folder(where):
+        counts = Counter(suffix_of(name) for name in islice(chain.from_iterable(disk.runs(where)), FIRST))
+        held = f" It holds {listed(counts)}." if counts else " The folder is empty."
+    return UserError(
+        f"{path}: nothing here that selfsame reads.{held} It reads: {', '.join(names())}. If it is one of these after "
+        "all, say which with --modality."
+    )

@@ -73,10 +73,12 @@ def neighbours(
     queries: Sequence[int],
     k: int = 8,
     labels: Sequence[str] | None = None,
+    fragment: Callable[[int], str] | None = None,
 ) -> str:
     """HTML strips: each query, then its k nearest items with their cosines.
 
-    With `labels` (one an item) the neighbours that carry the label of their query are marked and counted.
+    With `labels` (one an item) the neighbours that carry the label of their query are marked and counted. `fragment`
+    gives HTML that shows an item in place of its picture, or "" where the picture is to stand.
     """
     if len(vectors) < 2 or not len(queries):
         return _note(f"No neighbours to show: {len(vectors)} item(s), {len(queries)} of them asked about.")
@@ -85,15 +87,19 @@ def neighbours(
     wanted = sorted({i for row in rows for i in row})
     sizes = [(112, 78), (96, 70), (72, 60), (48, 50), (32, 40)]
     repeats = sum(map(len, rows)) / len(wanted)
-    uris = _within(BYTES["neighbours"] / repeats, [_picture(picture, i) for i in wanted], sizes)
-    uri = dict(zip(wanted, uris, strict=True))
+    own = {i: _fragment(fragment, i) for i in wanted}
+    drawn = [i for i in wanted if not own[i]]
+    uris = _within(BYTES["neighbours"] / repeats, [_picture(picture, i) for i in drawn], sizes)
+    shown = own | {i: f'<img src="{uri}" alt="{escape(names[i])}"/>' for i, uri in zip(drawn, uris, strict=True)}
     strips = []
     for row, near in zip(rows, cosines, strict=True):
-        tiles = [_tile(uri[row[0]], names[row[0]], labels[row[0]] if labels else names[row[0]], "query")]
+        tiles = [_tile(shown[row[0]], names[row[0]], labels[row[0]] if labels else names[row[0]], "query")]
         for i, cosine in zip(row[1:], near, strict=True):
             told = f"{cosine:.3f}" if math.isfinite(cosine) else "no vector"
             same = "same" if labels and labels[i] == labels[row[0]] else ""
-            tiles.append(_tile(uri[i], f"{names[i]}, cosine {told}", f"{labels[i]} · {told}" if labels else told, same))
+            tiles.append(
+                _tile(shown[i], f"{names[i]}, cosine {told}", f"{labels[i]} · {told}" if labels else told, same)
+            )
         strips.append(f'<div class="strip">{"".join(tiles)}</div>')
     counted = ""
     if labels:
@@ -174,11 +180,16 @@ def _note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def _tile(uri: str, title: str, below: str, kind: str) -> str:
-    return (
-        f'<div class="tile {kind}" title="{escape(title)}"><img src="{uri}" alt="{escape(title)}"/>'
-        f"<span>{escape(below)}</span></div>"
-    )
+def _tile(inner: str, title: str, below: str, kind: str) -> str:
+    return f'<div class="tile {kind}" title="{escape(title)}">{inner}<span>{escape(below)}</span></div>'
+
+
+def _fragment(fragment: Callable[[int], str] | None, i: int) -> str:
+    """HTML of an item; "" where there is none, or the item can no longer be read."""
+    try:
+        return fragment(i) if fragment is not None else ""
+    except UnreadableItem:
+        return ""
 
 
 def _picture(picture: Picture, i: int) -> Image.Image:

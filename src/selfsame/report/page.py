@@ -27,7 +27,7 @@ __all__ = ["flat", "level", "write_page"]
 
 Pairs = Mapping[str, Any] | Sequence[tuple[str, Any]]
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 MARKS = {"healthy": "✓", "warning": "!", "bad": "✕"}
 MOST_SKIPPED = 200
 
@@ -71,7 +71,7 @@ def write_page(
     log: Sequence[Mapping[str, Any]],
     numbers: Sequence[Row] | None = None,
     measured_on: str = "",
-    sheet: Image.Image | None = None,
+    sheet: Image.Image | str | None = None,
     neighbours_html: str = "",
     map_html: str = "",
     skipped: Sequence[tuple[str, str]] = (),
@@ -207,13 +207,17 @@ def _curves(columns: Mapping[str, Mapping[float, float | None]]) -> str:
     return "".join(parts)
 
 
-def _sheet(sheet: Image.Image | None) -> str:
-    if sheet is None:
+def _sheet(sheet: Image.Image | str | None) -> str:
+    if not sheet:
         return ""
+    drawn = (
+        f'<pre class="sheet">{escape(sheet)}</pre>'
+        if isinstance(sheet, str)
+        else f'<img class="sheet" src="{sheet_uri(sheet)}" alt="random views of some items"/>'
+    )
     return (
         '<p class="lead">Random views of some items, as the encoder saw them in training. The views of an item must '
-        "still show the same thing, and differ in what should not matter.</p>"
-        f'<img class="sheet" src="{sheet_uri(sheet)}" alt="random views of some items"/>'
+        "still show the same thing, and differ in what should not matter.</p>" + drawn
     )
 
 

@@ -1,4 +1,4 @@
-import importlib
+import importlib.util
 import json
 
 import pytest
@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from selfsame.errors import UserError
+from selfsame.modalities.image import exports
 from selfsame.modalities.image.encoder import ImageEncoder, make_encoder, own_encoder, save_encoder
-from selfsame.modalities.image.export import export
+from selfsame.modalities.image.exports import export
 from tests.modalities.image.test_encoder import GREY, RGB, Conv, images
 
-module = importlib.import_module("selfsame.modalities.image.export")  # the package shows its function by this name
 
 
 def trained(encoder: ImageEncoder) -> ImageEncoder:
@@ -139,15 +139,15 @@ def test_an_onnx_file_takes_any_batch_of_unnormalised_pixels(tmp_path, capfd):
 
 
 def test_without_onnx_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"selfsame\[onnx\]"):
         export(own_encoder(Conv(), 16, RGB), "onnx", tmp_path / "net")
 
 
 def test_an_export_that_differs_is_not_kept(resnet, tmp_path, monkeypatch):
-    save = module.save_file
+    save = exports.save_file
     monkeypatch.setattr(
-        module, "save_file", lambda state, file: save({**state, "bn1.bias": state["bn1.bias"] + 0.01}, file)
+        exports, "save_file", lambda state, file: save({**state, "bn1.bias": state["bn1.bias"] + 0.01}, file)
     )
     with pytest.raises(UserError, match="differ by"):
         export(resnet, "timm", tmp_path / "net")

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfsame.modalities.image.sheet import CELL, GAP, MARGIN, contact_sheet, drawn, shown
+from selfsame.modalities.image.sheet import CELL, GAP, MARGIN, drawn_sheet, drawn, shown
 
 RED = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
 
@@ -17,7 +17,7 @@ def column(sheet: Image.Image, number: int) -> tuple[int, ...]:
 def test_each_row_is_an_item_and_its_views():
     items = [Image.new("RGB", (60, 40), "blue"), Image.new("L", (10, 300), 200)]
     views = [[RED.expand(3, 32, 32), RED.flip(0).expand(3, 96, 96)], [RED.expand(3, 8, 8), RED.expand(3, 8, 8)]]
-    one, two = contact_sheet(items[:1], views[:1], ["a"]), contact_sheet(items, views, ["a", "b"])
+    one, two = drawn_sheet(items[:1], views[:1], ["a"]), drawn_sheet(items, views, ["a", "b"])
     assert [column(two, k) for k in range(3)] == [(0, 0, 255), (255, 0, 0), (0, 0, 255)]
     assert one.width == two.width and one.height < two.height
     assert two.mode == "RGB" and two.getpixel((0, 0)) == (255, 255, 255)
@@ -40,11 +40,11 @@ def test_deep_items_are_stretched_not_clipped(kind):
 
 def test_a_long_name_stays_in_its_column():
     items, views = [Image.new("RGB", (8, 8))], [[RED.expand(3, 8, 8)]]
-    short, long = (np.asarray(contact_sheet(items, views, [name])) for name in ("", "folder/" * 30 + "item.png"))
+    short, long = (np.asarray(drawn_sheet(items, views, [name])) for name in ("", "folder/" * 30 + "item.png"))
     assert short.shape == long.shape
     columns = (short != long).any((0, 2)).nonzero()[0]
     assert columns.min() >= MARGIN and MARGIN + CELL / 2 < columns.max() <= MARGIN + CELL
 
 
 def test_items_without_views_are_drawn():
-    assert column(contact_sheet([Image.new("RGB", (8, 8), "lime")], [[]], ["x"]), 0) == (0, 255, 0)
+    assert column(drawn_sheet([Image.new("RGB", (8, 8), "lime")], [[]], ["x"]), 0) == (0, 255, 0)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from selfsame.errors import UnreadableItem, UserError
-from selfsame.modalities.image.measure import Stats, measure
+from selfsame.modalities.image.stats import Stats, measure
 from selfsame.modalities.image.opening import open_source, reads
 from selfsame.modalities.image.source import ImageSource
 

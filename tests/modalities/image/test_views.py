@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.image import graph, steps
-from selfsame.modalities.image.measure import Stats
+from selfsame.modalities.image.stats import Stats
 from selfsame.modalities.image.opening import open_source
 from selfsame.modalities.image.recipes import RECIPES, View, Views, part_side, recipe, recipes
 from selfsame.modalities.image.source import ImageSource

@@ -13,6 +13,8 @@ from selfsame.storage.folders import opened_zip
 
 IMAGES = ("x_train", "x", "images")  # the arrays of an .npz that are taken when none is named, best first
 
+SMALLEST = 8  # pixels of a side below which an array of floats is no array of images
+
 
 def split_key(path: str) -> tuple[str, str | None]:
     """`file.npz::key` as file and key, so too of shards; any other path is a file."""
@@ -48,15 +50,25 @@ def load_array(path: str, key: str | None) -> np.ndarray:
         raise UserError(f"{path}{f'::{key}' if key else ''}: this array cannot be read: {error}.") from error
 
 
-def shape_of(path: str, key: str | None) -> tuple[int, ...]:
-    """The shape of an array of images from its header alone."""
+def pixels_in(path: str, key: str | None) -> int:
+    """1 where the array may be one of images, by its header alone; 0 for series, of numbers with one or two axes."""
+    shape, dtype = header_of(path, key)
+    whole = dtype.kind in "bu" or (dtype.kind == "i" and len(shape) == 4)
+    # A table of floats [n h w] could be images or series: both modalities then ask for it.
+    return int(len(shape) in (3, 4) and (whole or len(shape) == 4 or min(shape[1:]) >= SMALLEST))
+
+
+def header_of(path: str, key: str | None) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array of images from its header alone."""
     if Path(path).suffix.lower() == ".npy":
-        return load_array(path, None).shape
+        values = load_array(path, None)
+        return values.shape, values.dtype
     with opened_zip(path) as arrays, arrays.open(f"{npz_key(path, key, IMAGES)}.npy") as file:
         header = np.lib.format
         version = header.read_magic(file)
         read = header.read_array_header_1_0 if version == (1, 0) else header.read_array_header_2_0
-        return read(file)[0]
+        shape, _, dtype = read(file)
+        return shape, dtype
 
 
 def images_of(values: np.ndarray, shown: str) -> UInt[np.ndarray, "n h w c"]:

@@ -4,35 +4,29 @@ Raises: UserError on unknown names, sizes a network cannot take, wrongly scaled 
 saved encoders that do not fit; TypeError where a network has no maps or tokens.
 """
 
-import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 from timm.layers import PatchEmbed
 from timm.models.resnet import ResNet as TimmResNet
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint_sequential
 from torchvision.models import ResNet, SwinTransformer, VisionTransformer
 from torchvision.ops.misc import Permute
 
-from selfsame import types
 from selfsame.errors import UserError, unknown
 from selfsame.modalities.image.networks import check_patches, check_saved, library_trunk, resolve, small_stem
 from selfsame.modalities.image.weights import HEADS, load_weights
 from selfsame.nn.norm import at_rest, use_group_norm
+from selfsame.nn.vit import PatchTokens, caught
 from selfsame.records import Record
+from selfsame.storage import encoders
 
-FORMAT = 1  # of encoder.json
 SMALL = 64  # pixels up to which residual nets get the small stem
 CONTAINERS = {"features", "blocks", "stages", "layers", "trunk_output", "encoder"}  # whose children are the stages
 STATS = ("items", "channels", "bits", "white", "mean", "std", "height", "width", "uniform")
@@ -72,7 +66,7 @@ class Spec(Record):
     """the vector: what the network makes of it, or the mean of its patch tokens"""
 
 
-class ImageEncoder(types.Encoder):
+class ImageEncoder(PatchTokens):
     """A network and the normalisation of the images it was made for.
 
     Takes batches [b c h w] by torchvision's pixel convention: integers are stored values (`white` is 1.0), floats
@@ -119,7 +113,7 @@ class ImageEncoder(types.Encoder):
         images = self.normalised(view)
         trunk: Any = self.trunk
         if isinstance(trunk, VisionTransformer):
-            tokens = self._all_tokens(images, None, None)[:, 1:].transpose(1, 2)
+            tokens = self.all_tokens(images, None, None)[:, 1:].transpose(1, 2)
             found = [tokens.unflatten(2, tuple(length // trunk.patch_size for length in images.shape[2:]))]
         elif hasattr(trunk, "forward_intermediates"):  # timm
             final = {"norm": True} if isinstance(trunk, TimmViT) else {}
@@ -140,7 +134,7 @@ class ImageEncoder(types.Encoder):
         if not isinstance(self.trunk, TimmResNet | ResNet):
             return super().with_maps(view)
         parts = dict(self.trunk.named_modules())
-        with _caught([parts[name] for name in ("layer1", "layer2", "layer3", "layer4")]) as maps:
+        with caught([parts[name] for name in ("layer1", "layer2", "layer3", "layer4")]) as maps:
             vector = self(view)
         return vector, _last_of_each(maps)
 
@@ -152,7 +146,7 @@ class ImageEncoder(types.Encoder):
                 break  # the head follows
             if not isinstance(parts[name], Permute):
                 stages.append(name)
-        with _caught([parts[name] for name in stages]) as outputs:
+        with caught([parts[name] for name in stages]) as outputs:
             self.trunk(images)
         maps = [value for value in outputs if isinstance(value, Tensor) and value.ndim == 4]
         if isinstance(self.trunk, SwinTransformer):  # channels last inside
@@ -182,106 +176,12 @@ class ImageEncoder(types.Encoder):
         """Whether the network takes pieces of a view, which are smaller."""
         return _only_size(self.trunk) is None
 
-    @property
-    def has_tokens(self) -> bool:
-        """Whether the network is a transformer over patches."""
-        # Hybrids of a residual net and a transformer do not say where in the image their tokens lie.
-        whole = isinstance(getattr(self.trunk, "patch_embed", None), PatchEmbed)
-        return isinstance(self.trunk, VisionTransformer) or (isinstance(self.trunk, TimmViT) and whole)
-
-    @property
-    def embedding(self) -> nn.Module | None:
-        """The projection of patches of a vision transformer."""
-        if isinstance(self.trunk, VisionTransformer):
-            return self.trunk.conv_proj
-        return self.trunk.patch_embed if isinstance(self.trunk, TimmViT) else None
-
-    def both(
-        self, view: Tensor, keep: Int[Tensor, "b m"] | None = None, hide: types.Hidden | None = None
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
-        """The vector, and the patch tokens after the final norm, without class or register tokens, row by row.
-
-        See `types.Encoder.tokens`. TypeError unless the network is a VisionTransformer of timm or torchvision.
-        """
-        self._need_tokens()
-        trunk: Any = self.trunk
-        x = self._all_tokens(self.normalised(view), keep, hide)
-        tokens = x[:, trunk.num_prefix_tokens if isinstance(trunk, TimmViT) else 1 :]
-        if self.averages:
-            return tokens.mean(dim=1), tokens
-        return trunk.forward_head(x, pre_logits=True) if isinstance(trunk, TimmViT) else x[:, 0], tokens
-
-    @property
-    def averages(self) -> bool:
-        """Whether the vector is the mean of the patch tokens, whatever the network's own way is."""
-        return self.spec.get("pool") == "tokens"
-
-    def average_tokens(self) -> None:
-        """Make the mean of the patch tokens the vector. TypeError where there are none."""
-        self._need_tokens()
-        for part in ("attn_pool", "fc_norm"):
-            layer = getattr(self.trunk, part, None)
-            if isinstance(layer, nn.Module) and next(layer.parameters(), None) is not None:
-                raise UserError(
-                    f"{self.spec['name']} makes its vector with {part}, which this method would leave untrained. "
-                    "Choose a vision transformer without it, as vit_small_patch16_224."
-                )
-        if getattr(self.trunk, "global_pool", "token") != "avg":
-            self.spec["pool"] = "tokens"
-
-    def last_layers(self, view: Tensor, last: int) -> list[Float[Tensor, "b n d"]]:
-        """The patch tokens as the `last` last blocks give them, without the final norm."""
-        self._need_tokens()
-        blocks: Any = self.trunk.blocks if isinstance(self.trunk, TimmViT) else self.trunk.encoder.layers  # type: ignore[union-attr]
-        if not 1 <= last <= len(blocks):
-            raise UserError(f"{last} of the last blocks were asked for; {self.spec['name']} has {len(blocks)}.")
-        with _caught(list(blocks)[-last:]) as outputs:
-            self._all_tokens(self.normalised(view), None, None)
-        prefix = self.trunk.num_prefix_tokens if isinstance(self.trunk, TimmViT) else 1
-        return [out[:, prefix:] for out in outputs]
-
-    def grid(self, view: Tensor) -> tuple[int, ...]:
-        """Rows and columns of the patches."""
-        self._need_tokens()
-        return tuple(length // side for length, side in zip(view.shape[2:], self.patch, strict=True))
-
-    @property
-    def patch(self) -> tuple[int, int]:
-        """Height and width of a patch of a vision transformer."""
-        trunk: Any = self.trunk
-        return trunk.patch_embed.patch_size if isinstance(trunk, TimmViT) else (trunk.patch_size, trunk.patch_size)
-
-    def _need_tokens(self) -> None:
-        if not self.has_tokens:
-            raise TypeError(
-                f"{self.spec['name']} has no tokens. Choose a vision transformer, such as vit_tiny_patch16_224."
-            )
-
     def pieces(self, view: Tensor) -> Float[Tensor, "b rows columns c s s"]:
         """Square pieces of a quarter of the side, each half over the next: 7 x 7, as in CPC (arXiv 1807.03748)."""
         side = view.shape[-1] // 4
         if side < 4:
             raise UserError(f"views of {view.shape[-1]} px are too small to cut into pieces; give 16 px or more.")
         return view.unfold(2, side, side // 2).unfold(3, side, side // 2).permute(0, 2, 3, 1, 4, 5)
-
-    def _all_tokens(self, images: Tensor, keep: Tensor | None, hide: types.Hidden | None) -> Tensor:
-        """Prefix tokens and patch tokens after the final norm."""
-        trunk = self.trunk
-        if isinstance(trunk, TimmViT):
-            if keep is None and hide is None:
-                return trunk.forward_features(images)
-            x = trunk._pos_embed(_hidden(trunk.patch_embed(images), hide))
-            x = trunk.norm_pre(_kept(x, trunk.num_prefix_tokens, keep))
-            if trunk.grad_checkpointing and self.training:
-                x = checkpoint_sequential(trunk.blocks, len(trunk.blocks), x, use_reentrant=False)
-            else:
-                x = trunk.blocks(x)
-            return trunk.norm(x)
-        assert isinstance(trunk, VisionTransformer)
-        patches = _hidden(trunk._process_input(images), hide)
-        x = torch.cat([trunk.class_token.expand(len(patches), -1, -1), patches], dim=1) + trunk.encoder.pos_embedding
-        x = _kept(x, 1, keep)
-        return trunk.encoder.ln(trunk.encoder.layers(trunk.encoder.dropout(x)))
 
     @property
     def stages(self) -> list[str]:
@@ -297,7 +197,7 @@ class ImageEncoder(types.Encoder):
         parts = dict(self.trunk.named_modules())
         if stage not in parts:
             raise unknown("stage", stage, self.stages)
-        with _caught([parts[stage]], copy=True) as outputs:
+        with caught([parts[stage]], copy=True) as outputs:
             self.trunk(self.normalised(view))
         if not outputs or not isinstance(outputs[-1], Tensor):
             raise UserError(
@@ -413,17 +313,8 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Imag
 
 
 def save_encoder(encoder: ImageEncoder, folder: str | Path) -> None:
-    """Write encoder.safetensors and encoder.json. A crash leaves the old files or the new ones, whole."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors, text = folder / "encoder.safetensors.tmp", folder / "encoder.json.tmp"
-    save_model(encoder, str(tensors))
-    text.write_text(json.dumps({"format": FORMAT, **encoder.spec}, indent=2) + "\n", encoding="utf-8")
-    for path in (tensors, text):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    for path in (tensors, text):
-        path.replace(path.with_suffix(""))
+    """Write encoder.safetensors and encoder.json, each whole or not at all."""
+    encoders.save(encoder, folder)
 
 
 def load_encoder(folder: str | Path, module: nn.Module | None = None) -> ImageEncoder:
@@ -433,31 +324,7 @@ def load_encoder(folder: str | Path, module: nn.Module | None = None) -> ImageEn
     Networks of timm and torchvision are made with the options of `networks.OPTIONS` alone, and run no code of the
     folder.
     """
-    folder = Path(folder)
-    text, tensors = folder / "encoder.json", folder / "encoder.safetensors"
-    for path in (text, tensors):
-        if not path.is_file():
-            raise UserError(f"{folder} holds no encoder: {path.name} is missing. Give the folder of a run.")
-    try:
-        spec = json.loads(text.read_text(encoding="utf-8"))
-        version = spec.pop("format")
-        if not isinstance(version, int):
-            raise TypeError("its format is no number")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{text} is damaged ({error}). Save the encoder again.") from None
-    if version > FORMAT:
-        raise UserError(f"{text} has format {version}; this selfsame reads up to {FORMAT}. Install a newer selfsame.")
-    with torch.random.fork_rng(devices=[]):  # the first weights are overwritten
-        try:
-            encoder = build_encoder(spec, module)
-        except UserError as error:
-            raise UserError(f"{text}: {error}") from None
-    try:
-        load_model(encoder, str(tensors))
-    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{tensors} is damaged or of another network: {reason}") from None
-    return encoder.eval()
+    return encoders.load(folder, lambda spec: build_encoder(spec, module))
 
 
 def _fresh(
@@ -533,31 +400,6 @@ def _last_of_each(maps: list[Tensor]) -> list[Tensor]:
     return [one for one, last in zip(maps, coarser, strict=True) if last]
 
 
-def _hidden(patches: Tensor, hide: types.Hidden | None) -> Tensor:
-    """Patches [b n d] or [b rows columns d] with the stand-in where they are hidden."""
-    if hide is None:
-        return patches
-    if hide.where.shape != (len(patches), patches[0, ..., 0].numel()):
-        raise UserError(
-            f"hide.where has shape {list(hide.where.shape)}; it needs one truth value for each of "
-            f"{len(patches)} x {patches[0, ..., 0].numel()} patches."
-        )
-    where = hide.where.view(*patches.shape[:-1], 1)
-    return torch.where(where, hide.stand_in.to(patches.dtype), patches)
-
-
-def _kept(tokens: Tensor, prefix: int, keep: Tensor | None) -> Tensor:
-    """The prefix tokens and the patches that `keep` names."""
-    if keep is None:
-        return tokens
-    if keep.ndim != 2 or len(keep) != len(tokens):
-        raise UserError(
-            f"keep has shape {list(keep.shape)}; it needs one row of patch numbers for each of {len(tokens)}."
-        )
-    index = keep.unsqueeze(-1).expand(-1, -1, tokens.shape[2])
-    return torch.cat([tokens[:, :prefix], tokens[:, prefix:].gather(1, index)], dim=1)
-
-
 def _stages(module: nn.Module, prefix: str = "") -> Iterator[str]:
     for name, part in module.named_children():
         inside = any(True for _ in part.children())
@@ -565,19 +407,3 @@ def _stages(module: nn.Module, prefix: str = "") -> Iterator[str]:
             yield from _stages(part, f"{prefix}{name}.")
         elif not isinstance(part, nn.Identity):
             yield f"{prefix}{name}"
-
-
-@contextmanager
-def _caught(parts: list[nn.Module], copy: bool = False) -> Iterator[list[Any]]:
-    """What `parts` give while it is open, in the order they run."""
-    outputs: list[Any] = []
-
-    def catch(_: nn.Module, __: Any, out: Any) -> None:
-        outputs.append(out.clone() if copy and isinstance(out, Tensor) else out)
-
-    hooks = [part.register_forward_hook(catch) for part in parts]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()

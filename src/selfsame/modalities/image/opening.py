@@ -10,11 +10,12 @@ from itertools import chain, islice
 from pathlib import Path
 
 from selfsame.errors import UserError
-from selfsame.modalities.image.arrays import IMAGES, label_strings, npz_key, npz_keys, shape_of, split_key
+from selfsame.modalities.image.arrays import IMAGES, label_strings, npz_key, npz_keys, pixels_in, split_key
 from selfsame.modalities.image.decode import suffixes
 from selfsame.modalities.image.files import chosen, is_image, opener
 from selfsame.modalities.image.shards import PACKED, SHARDS, open_shards, source_of_shards
 from selfsame.modalities.image.source import ArraySource, FileSource, ImageSource, ZipSource
+from selfsame.records import Record
 from selfsame.storage.disk import Disk, disk_of, is_address, joined, plain_path
 from selfsame.storage.folders import depth_of, folder_labels, listed, matching, opened_zip, split_glob, suffix_of, walk
 from selfsame.storage.names import Names, repeated
@@ -24,7 +25,11 @@ LABELS = ("y_train", "y", "labels")
 FIRST = 10_000  # files whose names are looked at to see whether a place holds images
 
 
-def open_source(path: str, labels: str | None = None) -> ImageSource:
+class Reading(Record):
+    """How images are read: there is nothing to choose."""
+
+
+def open_source(path: str, labels: str | None = None, reading: Reading | None = None) -> ImageSource:
     """List the images at `path`.
 
     A folder, a glob, a .txt or .csv list, .npy, .npz (`file.npz::key`), .zip, tar or Parquet shards (one, a folder or a
@@ -68,8 +73,8 @@ def open_source(path: str, labels: str | None = None) -> ImageSource:
     return source
 
 
-def reads(path: str) -> bool:
-    """Whether `path` looks like images, by its suffix or its first files. False where nothing is there."""
+def reads(path: str) -> int:
+    """How many of the first items at `path` look like images, by suffix or content; 0 where nothing is there."""
     path = home_spelt(path)
     file, key = split_key(path)
     place, suffix = Path(file), suffix_of(file)
@@ -77,27 +82,28 @@ def reads(path: str) -> bool:
         disk = disk_of(file)
         folder = disk.is_folder(file)
         if not folder and (disk.remote or suffix in SHARDS):
-            return len(open_source(path)) > 0
+            return len(open_source(path))
         if folder:
             names = chain.from_iterable(disk.runs(file))
             known = {*suffixes(), *SHARDS}
-            return any(
+            return sum(
                 suffix_of(name) in known or (not disk.remote and is_image(place, name)) for name in islice(names, FIRST)
             )
         if not place.exists():
             root, pattern = split_glob(path)
             below = islice(matching(walk(Path(root), depth_of(pattern)), pattern), FIRST)
-            return bool(pattern) and any(is_image(Path(root), name) for name in below)
+            return sum(is_image(Path(root), name) for name in below) if pattern else 0
         if suffix in (".txt", ".csv"):
-            return any(suffix_of(cell.strip()) in suffixes() for row in islice(table(place), FIRST) for cell in row)
+            rows = islice(table(place), FIRST)
+            return sum(any(suffix_of(cell.strip()) in suffixes() for cell in row) for row in rows)
         if suffix in (".npy", ".npz"):
-            return len(shape_of(file, key)) in (3, 4)
+            return pixels_in(file, key)
         if suffix == ".zip":
             with opened_zip(file) as members:
-                return any(suffix_of(name) in suffixes() for name in members.namelist())
+                return sum(suffix_of(name) in suffixes() for name in members.namelist())
         return is_image(Path(), path)
     except (UserError, OSError):
-        return False
+        return 0
 
 
 # Opening -------------------------------------------------------------------------------------------------------------

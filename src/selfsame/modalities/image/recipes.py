@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from selfsame.errors import unknown
-from selfsame.modalities.image.measure import Stats
+from selfsame.errors import UserError, unknown
+from selfsame.modalities.image.stats import Stats
 from selfsame.records import Record, ViewPlan
 
 __all__ = ["SMALL", "View", "Views", "recipe", "recipes"]
 
 SMALL = 64  # pixels: up to this side "auto" is "small", and a plain view is the whole short side
+MOST = 4096  # pixels of a side
 
 
 def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
@@ -262,8 +263,10 @@ def recipe(name: str, size: int, stats: Stats) -> Views:
     """The named strengths for views of `size` pixels; "auto" is "photo" above 64 pixels, else "small".
 
     Data of other than 3 channels gets no saturation, hue and grayscale, so that what is shown is what is done.
-    Raises UserError on unknown names.
+    Raises UserError on unknown names, and on sizes that no image has.
     """
+    if size > MOST:
+        raise UserError(f"--size {size}: a view has at most {MOST} pixels a side. Give fewer.")
     if name not in recipes():
         raise unknown("recipe of views", name, recipes())
     if name == "auto":

@@ -1,4 +1,4 @@
-"""A contact sheet: each item beside its views, for a person to see what the encoder will see. Drawn with Pillow."""
+"""Images for a person to look at: an item alone, and a sheet of items beside their views. Drawn with Pillow."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,48 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["contact_sheet"]
+from selfsame.modalities.image.source import ImageSource
+
+__all__ = ["contact_sheet", "fragment", "picture"]
 
 CELL, GAP, MARGIN, LINE = 128, 8, 20, 18  # pixels; LINE is the height of a caption
 PAPER, INK, FAINT, FRAME = "#ffffff", "#1f2328", "#6b7280", "#d8dce2"
 
 
+def picture(source: ImageSource, i: int, side: int = 256) -> Image.Image:
+    """An item as an RGB picture of at most `side` pixels; its range is stretched to 8 bits. Raises UnreadableItem."""
+    values = source.read(i)
+    if values.dtype != np.uint8:
+        low, high = int(values.min()), int(values.max())
+        values = ((values.astype(np.float32) - low) * (255 / max(1, high - low))).astype(np.uint8)
+    if values.shape[2] == 1:
+        values = values.repeat(3, axis=2)
+    elif values.shape[2] == 2:
+        values = np.concatenate([values, values[..., :1] * 0], axis=2)
+    shown = Image.fromarray(np.ascontiguousarray(values[..., :3]))
+    if max(shown.size) < side // 2:  # tiny images are enlarged by whole pixels
+        factor = side // 2 // max(shown.size)
+        return shown.resize((shown.width * factor, shown.height * factor), Image.Resampling.NEAREST)
+    shown.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return shown
+
+
+def fragment(source: ImageSource, i: int) -> str:
+    """Nothing beside the picture: it says all."""
+    return ""
+
+
 def contact_sheet(
+    source: ImageSource,
+    items: Sequence[int],
+    views: Sequence[Sequence[Float[Tensor, "c s s"]]],
+    names: Sequence[str],
+) -> Image.Image:
+    """One row an item, as `drawn_sheet` has it. Raises UnreadableItem."""
+    return drawn_sheet([picture(source, i) for i in items], views, names)
+
+
+def drawn_sheet(
     originals: Sequence[Image.Image], views: Sequence[Sequence[Float[Tensor, "c s s"]]], names: Sequence[str]
 ) -> Image.Image:
     """One row an item: the item with its name, then its views, each fitted into a square cell.

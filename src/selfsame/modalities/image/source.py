@@ -20,7 +20,7 @@ from selfsame.errors import UserError
 from selfsame.modalities.image.arrays import images_of, load_array
 from selfsame.modalities.image.decode import Form, Header, Picture, StoredPicture, readable
 from selfsame.modalities.image.files import chosen
-from selfsame.modalities.image.measure import Stats
+from selfsame.modalities.image.stats import Stats
 from selfsame.storage.disk import Disk, disk_of, joined
 from selfsame.storage.folders import folder_labels, listed, opened_zip
 

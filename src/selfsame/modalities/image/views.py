@@ -15,8 +15,8 @@ from torch import Tensor
 
 from selfsame.errors import UserError
 from selfsame.modalities.image import graph, kernel, saliency, steps
-from selfsame.modalities.image.measure import Stats
 from selfsame.modalities.image.recipes import SMALL, View, Views
+from selfsame.modalities.image.stats import Stats
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
 
