@@ -76,6 +76,7 @@ ENCODER = {
     "tokens": "an encoder with tokens (a vision transformer)",
     "maps": "an encoder with dense features",
     "pieces": "an encoder that takes pieces of a view",
+    "words": "text, and a transformer over it",
 }
 
 

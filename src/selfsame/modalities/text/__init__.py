@@ -1,10 +1,8 @@
-"""Texts: lines, files, tables with a column of text. The package is the object that `types.Modality` names.
+"""Texts: lines, files, tables with a column of text. The package is the object that `types.Modality` names."""
 
-Names are loaded when they are first used: asking whether a path holds texts loads no torch.
-"""
+from selfsame.lazy import lazily
 
-import importlib
-from typing import Any
+name = "text"
 
 _PLACES = {
     "Reading": "reading",
@@ -14,7 +12,7 @@ _PLACES = {
     "contact_sheet": "sheet",
     "default_encoder": "defaults",
     "default_size": "defaults",
-    "export": "exporting",
+    "export": "exports",
     "fragment": "sheet",
     "load_encoder": "encoder",
     "make_encoder": "encoder",
@@ -23,6 +21,7 @@ _PLACES = {
     "open_source": "opening",
     "own_encoder": "encoder",
     "picture": "sheet",
+    "raw_name": "raw",
     "raw_vectors": "raw",
     "reads": "opening",
     "recipe": "recipes",
@@ -31,17 +30,4 @@ _PLACES = {
     "size_told": "defaults",
 }
 
-__all__ = [*_PLACES, "name", "raw_name"]
-
-name = "text"
-raw_name = "TF-IDF"
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, {key: f"{__name__}.{module}" for key, module in _PLACES.items()})

@@ -6,7 +6,6 @@ network has no maps or tokens.
 
 import importlib
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -25,8 +24,8 @@ from selfsame.modalities.text.networks import Convolutions, bert, config_of, con
 from selfsame.modalities.text.stats import Stats
 from selfsame.nn.norm import at_rest
 from selfsame.records import Record
+from selfsame.storage import encoders
 
-FORMAT = 1  # of encoder.json
 PIECES = 7  # pieces of a text, each a quarter of it and half over the next
 
 
@@ -395,45 +394,16 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Text
 
 def save_encoder(encoder: TextEncoder, folder: str | Path) -> None:
     """Write encoder.safetensors and encoder.json. A crash leaves the old files or the new ones, whole."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors, text = folder / "encoder.safetensors.tmp", folder / "encoder.json.tmp"
-    save_model(encoder, str(tensors))
-    text.write_text(json.dumps({"format": FORMAT, **encoder.spec}, indent=2) + "\n", encoding="utf-8")
-    for path in (tensors, text):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    for path in (tensors, text):
-        path.replace(path.with_suffix(""))
+    encoders.save(encoder, folder)
 
 
 def load_encoder(folder: str | Path, module: nn.Module | None = None) -> TextEncoder:
-    """Read what `save_encoder` wrote, in eval mode on the CPU. Outputs are equal to the bit."""
-    folder = Path(folder)
-    text, tensors = folder / "encoder.json", folder / "encoder.safetensors"
-    for path in (text, tensors):
-        if not path.is_file():
-            raise UserError(f"{folder} holds no encoder: {path.name} is missing. Give the folder of a run.")
-    try:
-        spec = json.loads(text.read_text(encoding="utf-8"))
-        version = spec.pop("format")
-        if not isinstance(version, int):
-            raise TypeError("its format is no number")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{text} is damaged ({error}). Save the encoder again.") from None
-    if version > FORMAT:
-        raise UserError(f"{text} has format {version}; this selfsame reads up to {FORMAT}. Install a newer selfsame.")
-    with torch.random.fork_rng(devices=[]):  # the first weights are overwritten
-        try:
-            encoder = build_encoder(spec, module)
-        except UserError as error:
-            raise UserError(f"{text}: {error}") from None
-    try:
-        load_model(encoder, str(tensors))
-    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{tensors} is damaged or of another network: {reason}") from None
-    return encoder.eval()
+    """Read what `save_encoder` wrote, in eval mode on the CPU. Outputs are equal to the bit.
+
+    An encoder of library "own" imports and calls the factory that encoder.json names: such a folder must be trusted.
+    Networks of `transformers` are made by that library's own code from their configuration.
+    """
+    return encoders.load(folder, lambda spec: build_encoder(spec, module))
 
 
 def _local(name: str, size: int, stats: Any, weights: str | None) -> TextEncoder:

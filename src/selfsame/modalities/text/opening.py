@@ -3,6 +3,7 @@
 Raises UserError where there is nothing to read.
 """
 
+import csv
 import re
 from collections import Counter
 from functools import partial
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from selfsame.errors import UserError
+from selfsame.modalities.text.distort import words_of
 from selfsame.modalities.text.reading import Reading, as_reading
 from selfsame.modalities.text.source import (
+    LONGEST,
     CsvSource,
     FileSource,
     JsonSource,
@@ -29,8 +32,8 @@ from selfsame.storage.tables import Finder, paths_and_labels, some, table
 TEXTS = (".txt", ".md", ".text", ".rst")
 LISTS = (".csv", ".tsv")
 JSONS = (".jsonl", ".ndjson")
-FIRST = 1000  # files whose names are looked at to see what a place holds
-ROWS = 50  # rows of a table that are looked at to see whether they are text
+NOTES = (".md", ".rst")  # which lie beside other data too
+FIRST = 1000  # files, lines or rows that are looked at to see what a place holds
 WORDS = 4  # of a text, at least on average, where a table is taken for text without being told
 FOLDERS = "folders"  # as labels: the folders or files that the items lie in
 
@@ -128,32 +131,32 @@ def is_utf16(path: str) -> bool:
     return Disk().cut(path, 0, 2) in (b"\xff\xfe", b"\xfe\xff")
 
 
-def reads(path: str) -> bool:
-    """Whether `path` looks like texts, by its suffix and first content. False where nothing is there."""
+def reads(path: str) -> int:
+    """How many of the first items at `path` look like texts, by suffix and content; 0 where nothing is there."""
     try:
         if is_address(path):
-            return False
+            return 0
         place = Path(path).expanduser()
         if place.is_dir():
             kinds = Counter(suffix_of(name) for name in islice(walk(place), FIRST))
-            texts = sum(kinds[kind] for kind in TEXTS if kind != ".md")
-            notes = kinds[".md"]
-            # A note beside other data, such as README.md, makes no collection of texts.
-            return texts + notes > sum(kinds.values()) / 2 or (
-                not texts and bool(kinds) and set(kinds) <= {*JSONS, ".md"} and texts_in(first_of(place, JSONS))
-            )
+            texts = sum(kinds[kind] for kind in TEXTS)
+            if not set(kinds) - set(NOTES):
+                return texts
+            # Beside other data notes, such as README.md, make no collection of texts.
+            if texts := sum(kinds[kind] for kind in TEXTS if kind not in NOTES):
+                return texts + sum(kinds[kind] for kind in NOTES)
+            return texts_in(first_of(place, JSONS)) if set(kinds) & set(JSONS) else 0
         if not place.exists():
             root, pattern = split_glob(str(place))
             below = islice(matching(walk(Path(root), depth_of(pattern)), pattern), FIRST) if pattern else iter(())
-            kinds = Counter(suffix_of(name) for name in below)
-            return bool(kinds) and set(kinds) <= set(TEXTS)
+            return sum(suffix_of(name) in TEXTS for name in below)
         suffix = suffix_of(str(place))
-        if suffix in TEXTS:
-            lines = list(islice(table(place), ROWS)) if suffix == ".txt" else [["a text"]]
-            return bool(lines) and sum(names_file(line[0]) for line in lines) <= len(lines) / 2
-        return suffix in (*LISTS, *JSONS, ".parquet") and texts_in(place)
-    except (UserError, OSError, ValueError):
-        return False
+        if suffix == ".txt":
+            lines = (line.strip() for line in first_lines(place))
+            return sum(bool(line) and not names_file(line) for line in lines)
+        return 1 if suffix in TEXTS else texts_in(place) if suffix in (*LISTS, *JSONS, ".parquet") else 0
+    except (UserError, OSError, ValueError, IndexError, csv.Error):
+        return 0
 
 
 def names_file(line: str) -> bool:
@@ -165,25 +168,28 @@ def first_of(folder: Path, kinds: tuple[str, ...]) -> Path:
     return folder / next(name for name in walk(folder) if suffix_of(name) in kinds)
 
 
-def texts_in(path: Path) -> bool:
-    """Whether a table holds sentences: a column of several words that is most of what there is."""
+def texts_in(path: Path) -> int:
+    """How many of the first rows of a table are texts, where its text is sentences and most of what there is."""
     suffix = suffix_of(str(path))
-    if suffix == ".parquet":
-        source = ParquetSource(str(path), [str(path)], Reading())
-        rows = [[source.read(i)] for i in range(min(ROWS, len(source)))]
-        columns = ["text"]
-    elif suffix in JSONS:
-        found = JsonSource(str(path), str(path.parent), [path.name], Reading())
-        columns, rows = [found.column], [[found.read(i)] for i in range(min(ROWS, len(found)))]
-    else:
-        every = list(islice(table(path), ROWS + 1))
+    if suffix in LISTS:
+        lines = first_lines(path)
+        separator = max(",;\t", key=lines[0].count) if lines else ","
+        every = [row for row in csv.reader(lines, delimiter=separator) if any(map(str.strip, row))]
         columns, rows = every[0], [row for row in every[1:] if len(row) == len(every[0])]
-    if not rows:
-        return False
-    at = columns.index(text_column(str(path), columns, rows, None))
-    texts = [row[at] for row in rows]
-    words = sum(len(text.split()) for text in texts) / len(texts)
-    return words >= WORDS and sum(map(len, texts)) > sum(len(cell) for row in rows for cell in row) / 2
+        at = columns.index(text_column(str(path), columns, rows, None))
+        if sum(len(row[at]) for row in rows) <= sum(len(cell) for row in rows for cell in row) / 2:
+            return 0
+        texts = [row[at] for row in rows]
+    else:
+        source = open_source(str(path))
+        texts = [source.read(i) for i in range(min(FIRST, len(source)))]
+    return len(texts) if sum(len(words_of(text)) for text in texts) >= WORDS * len(texts) else 0
+
+
+def first_lines(path: Path) -> list[str]:
+    """The first lines of a file in any encoding that is much like UTF-8, a stand-in for what is no UTF-8."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return [line[:LONGEST] for line in islice(file, FIRST)]
 
 
 # Labels --------------------------------------------------------------------------------------------------------------

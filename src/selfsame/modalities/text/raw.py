@@ -14,7 +14,9 @@ from torch import Tensor
 
 from selfsame.errors import UnreadableItem
 
-__all__ = ["raw_vectors"]
+__all__ = ["raw_name", "raw_vectors"]
+
+raw_name = "TF-IDF of words and pairs of words"
 
 TERMS = 20_000  # words and pairs of words that are counted: the most frequent ones
 
