@@ -35,7 +35,8 @@ class Codec:
 
     def ids(self, text: str, most: int) -> list[int]:
         """The first `most` tokens of a text; empty where nothing is left of it."""
-        return self.tokenizer.encode(text[: most * WIDE]).ids[:most]
+        found = self.tokenizer.encode(text[: most * WIDE]).ids
+        return [i for i in found if i][:most]  # a given tokenizer may take a word for its padding
 
     def padded(self, texts: Sequence[str], size: int) -> Int32[np.ndarray, "b size"]:
         """Their first tokens, filled up with 0."""
@@ -103,7 +104,9 @@ def trained(texts: Iterator[str] | Iterable[str], size: int, lower: bool) -> str
         show_progress=False,
     )
     made.train_from_iterator(texts, trainer)
-    return made.to_str()
+    held = json.loads(made.to_str())
+    held["added_tokens"] = []  # or a text in which [PAD] is written would have padding in its middle
+    return json.dumps(held, ensure_ascii=False, separators=(",", ":"))
 
 
 def loaded(path: str) -> str:
