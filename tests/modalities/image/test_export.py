@@ -15,7 +15,6 @@ from selfsame.modalities.image.exports import export
 from tests.modalities.image.test_encoder import GREY, RGB, Conv, images
 
 
-
 def trained(encoder: ImageEncoder) -> ImageEncoder:
     """With running statistics that are not those of a new network."""
     encoder.train()(images(8, encoder.spec["channels"], encoder.spec["size"]))

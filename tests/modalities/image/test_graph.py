@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from selfsame.modalities.image import graph, kernel
-from selfsame.modalities.image.stats import Stats
 from selfsame.modalities.image.recipes import View, Views, recipe
+from selfsame.modalities.image.stats import Stats
 from selfsame.modalities.image.views import graph_of, make_views
 from selfsame.records import ViewPlan
 from selfsame.types import Draws

@@ -17,9 +17,9 @@ from pyarrow import parquet
 import selfsame as ss
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.image.cache import cached, plan_cache
-from selfsame.modalities.image.stats import measure
 from selfsame.modalities.image.opening import open_source, reads
 from selfsame.modalities.image.recipes import recipe
+from selfsame.modalities.image.stats import measure
 from selfsame.storage import disk
 from selfsame.storage import shards as storage
 from tests.conftest import QUICK, paint

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfsame.modalities.image.sheet import CELL, GAP, MARGIN, drawn_sheet, drawn, shown
+from selfsame.modalities.image.sheet import CELL, GAP, MARGIN, drawn, drawn_sheet, shown
 
 RED = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
 

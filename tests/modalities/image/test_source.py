@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from selfsame.errors import UnreadableItem, UserError
-from selfsame.modalities.image.stats import Stats, measure
 from selfsame.modalities.image.opening import open_source, reads
 from selfsame.modalities.image.source import ImageSource
+from selfsame.modalities.image.stats import Stats, measure
 
 Save = Callable[..., Path]
 

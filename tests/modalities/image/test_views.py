@@ -11,10 +11,10 @@ from torch import Tensor
 
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.image import graph, steps
-from selfsame.modalities.image.stats import Stats
 from selfsame.modalities.image.opening import open_source
 from selfsame.modalities.image.recipes import RECIPES, View, Views, part_side, recipe, recipes
 from selfsame.modalities.image.source import ImageSource
+from selfsame.modalities.image.stats import Stats
 from selfsame.modalities.image.views import COLUMNS, jittered, make_views, sample
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
