@@ -152,8 +152,8 @@ def reads(path: str) -> int:
             return sum(suffix_of(name) in TEXTS for name in below)
         suffix = suffix_of(str(place))
         if suffix == ".txt":
-            lines = [line.strip() for line in first_lines(place)]
-            return 0 if are_rows(lines) else sum(bool(line) and not names_file(line) for line in lines)
+            lines = list(first_lines(place))
+            return 0 if are_rows(lines) else sum(bool(line.strip()) and not names_file(line.strip()) for line in lines)
         return 1 if suffix in TEXTS else texts_in(place) if suffix in (*LISTS, *JSONS, ".parquet") else 0
     except (UserError, OSError, ValueError, IndexError, csv.Error):
         return 0
@@ -161,7 +161,7 @@ def reads(path: str) -> int:
 
 def are_rows(lines: list[str]) -> bool:
     """Whether lines are rows of a table: as many separators in each, and no sentence between them."""
-    told = [line for line in lines if line]
+    told = [line for line in lines if line.strip()]
     for separator in "\t,;":
         counts = {line.count(separator) for line in told}
         cells = [cell.split() for line in told for cell in line.split(separator)]
