@@ -165,7 +165,9 @@ def are_rows(lines: list[str]) -> bool:
     for separator in "\t,;":
         counts = {line.count(separator) for line in told}
         cells = [cell.split() for line in told for cell in line.split(separator)]
-        if len(told) > 1 and len(counts) == 1 and min(counts) > 1 and sum(map(len, cells)) < 2 * len(cells):
+        even = len(counts) == 1 and min(counts) > 1
+        tabbed = separator == "\t" and bool(counts) and min(counts) > 2  # rows whose empty ends were cut off
+        if len(told) > 1 and (even or tabbed) and sum(map(len, cells)) < 2 * len(cells):
             return True
     return False
 
