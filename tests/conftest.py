@@ -33,7 +33,7 @@ class Tiny(Encoder):
             nn.Conv2d(3, dim, 3, stride=2), nn.BatchNorm2d(dim), nn.ReLU(), nn.Conv2d(dim, dim, 3), nn.BatchNorm2d(dim)
         )
 
-    has_maps = has_pieces = True
+    has_maps = has_pieces = has_steps = True
 
     def forward(self, view: Tensor) -> Tensor:
         return self.body(view).mean((2, 3))
@@ -45,6 +45,10 @@ class Tiny(Encoder):
     def maps(self, view: Tensor) -> list[Tensor]:
         fine = self.body[:3](view)
         return [fine, self.body[3:](fine)]
+
+    def steps(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        places = self.maps(view)[-1].flatten(2).transpose(1, 2)
+        return places, torch.ones(places.shape[:2], dtype=torch.bool, device=view.device)
 
     def pieces(self, view: Tensor) -> Tensor:
         return view.unfold(2, 8, 4).unfold(3, 8, 4).permute(0, 2, 3, 1, 4, 5)

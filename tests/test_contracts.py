@@ -75,7 +75,7 @@ def test_every_setting_has_a_default_and_a_help_text(method):
 
 def test_a_method_says_what_it_is_good_for_and_what_it_needs(method):
     assert len(type(method).good_for.split()) > 3
-    assert set(type(method).needs) <= {"tokens", "maps", "pieces", "words"}
+    assert set(type(method).needs) <= {"tokens", "maps", "pieces", "steps", "words"}
 
 
 def test_presets_are_settings_that_exist(method):

@@ -97,6 +97,16 @@ class Encoder(nn.Module):
         return False
 
     @property
+    def has_steps(self) -> bool:
+        """Whether `steps` works."""
+        return False
+
+    @property
+    def piece_axes(self) -> int:
+        """How many axes the grid of its pieces has: 2 of a picture, 1 of a sequence."""
+        return 2
+
+    @property
     def embedding(self) -> nn.Module | None:
         """What makes tokens of the parts of a view, before the first block; None where there are no tokens."""
         return None
@@ -148,6 +158,13 @@ class Encoder(nn.Module):
     def grid(self, view: Tensor) -> tuple[int, ...]:
         """How the tokens of a view lie: (rows, columns) of an image, (places,) of a sequence; their product is n."""
         raise TypeError(f"{type(self).__name__} has no tokens")
+
+    def steps(self, view: Tensor) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
+        """Features along a sequence, and which of them lie between the first value of the view and its last.
+
+        Full views of an item may lie on one time axis: places of the same number are then of the same time.
+        """
+        raise TypeError(f"{type(self).__name__} has no steps")
 
     @property
     def has_words(self) -> bool:

@@ -317,9 +317,10 @@ def test_a_path_that_does_not_exist_is_answered_with_the_nearest_one(pictures, t
 
 def test_an_empty_folder_and_one_of_other_files_are_refused(tmp_path):
     (tmp_path / "data").mkdir()
-    refused(tmp_path / "data", "no images in this folder. It is empty", out=tmp_path / "r")
-    (tmp_path / "data" / "notes.txt").write_text("a")
-    refused(tmp_path / "data", "no images in this folder. It holds 1 .txt", out=tmp_path / "r")
+    refused(tmp_path / "data", "nothing here that selfsame reads. The folder is empty", out=tmp_path / "r")
+    (tmp_path / "data" / "notes.pdf").write_bytes(b"a")
+    refused(tmp_path / "data", "nothing here that selfsame reads. It holds 1 .pdf", out=tmp_path / "r")
+    refused(tmp_path / "data", "no images in this folder. It holds 1 .pdf", out=tmp_path / "r", modality="image")
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "1 readable item; at least 4"), (3, "3 readable items; at least 4")])

@@ -130,7 +130,7 @@ def judge(
     if now.rank < 0.25 * start.rank and now.agreement <= start.agreement:
         return "dimensional collapse"
     # Agreement alone is coarse on few items, and near 1 from the start where views are weak.
-    if progress >= 0.25 and now.agreement < start.agreement + 0.02 and apart(now) > 0.9 * apart(start):
+    if progress >= 0.25 and now.agreement < start.agreement + 0.04 and apart(now) > 0.9 * apart(start):
         return "slow"
     return "healthy"
 

@@ -234,6 +234,7 @@ class Deciding:
             dim=encoder.dim,
             cuts=self.loop.accumulate * dist.world(),
             micro=self.loop.accumulate,
+            piece_axes=encoder.piece_axes,
         )
         self.method: Method = job.method.fitted(budget)
         if self.before is not None:
@@ -305,6 +306,8 @@ class Deciding:
         passes = self.loop.steps * self.loop.batch / self.items
         plan: Any = None
         why = "the data are at rest decoded, or there is no place for more"
+        if not hasattr(modality, "plan_cache"):
+            why = f"{modality.name} data are read anew each time"
         if self.before is not None:
             plan = self.before.cache and modality.CachePlan.model_validate(self.before.cache)
         elif most == 0 or passes < 1.5:
@@ -342,6 +345,7 @@ def check_fit(method: Method, encoder: Encoder, budget: Budget, name: str) -> No
     cures = {
         "tokens": "Choose a vision transformer, as --encoder vit_tiny_patch16_224 (at 32 px vit_tiny_patch4_32).",
         "maps": "Choose a network with dense features, as --encoder resnet18.",
+        "steps": "It learns from series, as sensors give them.",
         "pieces": "Choose a method that does not cut its views into pieces.",
         "words": "It learns from text alone, with a transformer, as --encoder bert-tiny.",
     }

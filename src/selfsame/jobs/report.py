@@ -144,7 +144,7 @@ def command(run: Run) -> str:
         if key in ("data", "out") or value is None or value is False:
             continue
         if isinstance(value, dict):
-            words += [f"--{key}", str(value["name"])]
+            words += [f"--{key}", str(value["name"])] if "name" in value else []  # a reading has none
             words += [w for k, v in value.items() if k != "name" for w in flags(f"--{key}.{k}", v)]
         elif value != DEFAULTS.get(key):
             words += flags(f"--{key}", value)

@@ -35,7 +35,7 @@ class MaskedWords(types.Method):
     good_for: ClassVar = "text of any kind; the start for fine-tuning, where a few labels follow"
     presets: ClassVar = {
         "bert": Preset(
-            source="arXiv 1810.04805, appendix A.2 (one million steps of 256 texts of 512 tokens); no next sentence",
+            source="arXiv 1810.04805, appendix A.2 (256 texts of 512 tokens, 10^6 steps); without next sentences",
             method={"share": 0.15},
             training={
                 "optimizer": "adamw", "lr": 1e-4, "batch_size": 256, "weight_decay": 0.01, "epochs": 40,

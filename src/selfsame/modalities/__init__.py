@@ -21,9 +21,18 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Modality:
-    if name not in names():
-        raise unknown("modality", name, names())
-    return cast(Modality, importlib.import_module(f"{__name__}.{name}"))
+    """The modality of a name; also one of the user's own, by the name that its module is imported by."""
+    if name in names():
+        return cast(Modality, importlib.import_module(f"{__name__}.{name}"))
+    try:
+        own = importlib.import_module(name) if name.replace(".", "_").isidentifier() else None
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # it is there, and misses something itself
+        own = None
+    if own is None or not hasattr(own, "open_source"):
+        raise unknown("modality", name, names(), "One of your own is named by its module, which must be importable.")
+    return cast(Modality, own)
 
 
 def of(path: str) -> Modality:

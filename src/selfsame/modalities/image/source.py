@@ -19,7 +19,7 @@ from jaxtyping import Int64, UInt
 from selfsame.errors import UserError
 from selfsame.modalities.image.arrays import images_of, load_array
 from selfsame.modalities.image.decode import Form, Header, Picture, StoredPicture, readable
-from selfsame.modalities.image.files import chosen
+from selfsame.modalities.image.files import IMAGE_FILES
 from selfsame.modalities.image.stats import Stats
 from selfsame.storage.disk import Disk, disk_of, joined
 from selfsame.storage.folders import folder_labels, listed, opened_zip
@@ -205,7 +205,7 @@ class ZipSource(ImageSource):
             encrypted = sum(member.flag_bits & 1 for member in members.values())
             if encrypted:
                 raise UserError(f"{path}: {encrypted} of its files are encrypted. Unpack it and give the folder.")
-            names, ignored = chosen([sorted(members)], file.open)
+            names, ignored = IMAGE_FILES.chosen([sorted(members)], file.open)
         if not names:
             nested = " The zips inside it are not opened: unpack it and give one of them." if ".zip" in ignored else ""
             raise UserError(f"{path}: no images in this zip. It holds {listed(ignored)}.{nested}")

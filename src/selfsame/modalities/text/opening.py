@@ -152,11 +152,24 @@ def reads(path: str) -> int:
             return sum(suffix_of(name) in TEXTS for name in below)
         suffix = suffix_of(str(place))
         if suffix == ".txt":
-            lines = (line.strip() for line in first_lines(place))
-            return sum(bool(line) and not names_file(line) for line in lines)
+            lines = list(first_lines(place))
+            return 0 if are_rows(lines) else sum(bool(line.strip()) and not names_file(line.strip()) for line in lines)
         return 1 if suffix in TEXTS else texts_in(place) if suffix in (*LISTS, *JSONS, ".parquet") else 0
     except (UserError, OSError, ValueError, IndexError, csv.Error):
         return 0
+
+
+def are_rows(lines: list[str]) -> bool:
+    """Whether lines are rows of a table: as many separators in each, and no sentence between them."""
+    told = [line for line in lines if line.strip()]
+    for separator in "\t,;":
+        counts = {line.count(separator) for line in told}
+        cells = [cell.split() for line in told for cell in line.split(separator)]
+        even = len(counts) == 1 and min(counts) > 1
+        tabbed = separator == "\t" and bool(counts) and min(counts) > 2  # rows whose empty ends were cut off
+        if len(told) > 1 and (even or tabbed) and sum(map(len, cells)) < 2 * len(cells):
+            return True
+    return False
 
 
 def names_file(line: str) -> bool:
