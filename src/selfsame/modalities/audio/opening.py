@@ -30,16 +30,6 @@ __all__ = ["open_source", "reads"]
 OTHERS = (".m4a", ".aac", ".wma", ".mp4", ".webm", ".amr", ".mka")  # sound that libsndfile does not read
 
 
-def cure(suffixes: Iterable[str]) -> str:
-    """What is read, and what to do with sound of other kinds."""
-    found = sorted(set(suffixes) & set(OTHERS))
-    convert = f" Convert {' and '.join(found)} first, as with: ffmpeg -i in{found[0]} out.flac" if found else ""
-    return f" Read are {', '.join(SUFFIXES)}.{convert}"
-
-
-RECORDINGS = Kind("recordings", "sounds/**/*.wav", lambda: SUFFIXES, cure=cure)
-
-
 def open_source(path: str, labels: str | None = None, reading: Reading | None = None) -> AudioSource:
     """List the recordings at `path`: a folder, a glob, a .txt or .csv list, or one file.
 
@@ -49,45 +39,57 @@ def open_source(path: str, labels: str | None = None, reading: Reading | None = 
     soundfile()  # what is missing is said before anything is listed
     path = home_spelt(path)
     disk, suffix = disk_of(path), suffix_of(path)
-    if disk.is_folder(path):
+    folders = labels == "folders"
+    if not disk.exists(path):
+        source = source_of(by_pattern(path, RECORDINGS), reading, folders)
+    elif disk.is_folder(path):
         found = in_folder(path, RECORDINGS)
         if not found.names:
             raise none_in_folder(found, RECORDINGS)
-    elif not disk.exists(path):
-        found = by_pattern(path, RECORDINGS)
+        source = source_of(found, reading, folders)
     elif suffix in (".txt", ".csv") and not disk.remote:
-        found = in_list(path, RECORDINGS)
+        source = source_of(in_list(path, RECORDINGS), reading, folders)
     elif suffix in SUFFIXES:
         root = posixpath.dirname(path) if disk.remote else Path(path).parent
-        found = Found(path, root, [posixpath.basename(path)], None, {})
+        source = AudioSource(path, root, [posixpath.basename(path)], None, reading)
     else:
         raise UserError(
-            f"{path}: no source of recordings. Give a folder, a glob, a .txt or .csv list, or a recording."
-            f"{cure([suffix])}"
+            f"{path}: no source of recordings. Give a folder, a glob, a .txt or .csv list, or a recording: "
+            f"{', '.join(SUFFIXES)}.{converted([suffix])}"
         )
-    by_folder = partial(folder_labels, found.names)
-    if labels == "folders" and by_folder() is None:
+    if folders and source.labels is None:
         raise UserError(
             f"{path}: the recordings lie in no folders of their own, one a class, so folders give no labels. Give a "
             "CSV with the columns path and label."
         )
-    source = AudioSource(path, found.root, found.names, by_folder if labels == "folders" else found.labels, reading)
-    source.ignored = found.ignored
-    if labels not in (None, "folders"):
-        source.file_labels = labels_from(str(Path(str(labels)).expanduser()), source)
+    if labels is not None and not folders:
+        source.file_labels = labels_from(str(Path(labels).expanduser()), source)
     return source
 
 
+def converted(suffixes: Iterable[str]) -> str:
+    """What to do with sound of other kinds."""
+    found = sorted(set(suffixes) & set(OTHERS))
+    return f" Convert {' and '.join(found)} first, as with: ffmpeg -i in{found[0]} out.flac" if found else ""
+
+
+RECORDINGS = Kind("recordings", "sounds/**/*.wav", lambda: SUFFIXES, cure=converted)
+
+
 def reads(path: str) -> int:
-    """How many recordings are among the first files at `path`, by their suffix; 0 where nothing is there."""
+    """How many of the first files at `path` are recordings, by their suffix; 0 where nothing is there."""
     try:
         return count_of(home_spelt(path), RECORDINGS)
     except (UserError, OSError, ValueError):
         return 0
 
 
-def looks_like_one(cell: str) -> bool:
-    return suffix_of(cell) in SUFFIXES
+def source_of(found: Found, reading: Reading | None, folders: bool = False) -> AudioSource:
+    """`folders`: the labels are the folders, whatever a list says."""
+    labels = partial(folder_labels, found.names) if folders else found.labels
+    source = AudioSource(found.path, found.root, found.names, labels, reading)
+    source.ignored = found.ignored
+    return source
 
 
 def labels_from(path: str, source: AudioSource) -> list[str]:
@@ -96,4 +98,7 @@ def labels_from(path: str, source: AudioSource) -> list[str]:
         raise Disk().nowhere(path)
     if Path(path).suffix.lower() != ".csv":
         raise UserError(f'{path}: labels are read from a .csv with the columns path and label, or are "folders".')
-    return labels_from_csv(Path(path), source.files, source.place, source.path, RECORDINGS, looks_like_one)
+    where = source.path
+    return labels_from_csv(
+        Path(path), source.files, source.place, where, RECORDINGS, lambda cell: suffix_of(cell) in SUFFIXES
+    )

@@ -1,0 +1,33 @@
+"""Tables: rows of CSV and Parquet files, or a user's events. The package is the object that `types.Modality` names."""
+
+from selfsame.lazy import lazily
+
+name = "table"
+
+_PLACES = {
+    "reads": "source",
+    "open_source": "source",
+    "Reading": "reading",
+    "Stats": "stats",
+    "measure": "measuring",
+    "Views": "recipes",
+    "recipe": "recipes",
+    "sample": "views",
+    "make_views": "views",
+    "default_size": "defaults",
+    "size_told": "defaults",
+    "default_encoder": "defaults",
+    "make_encoder": "encoder",
+    "own_encoder": "encoder",
+    "build_encoder": "encoder",
+    "save_encoder": "encoder",
+    "load_encoder": "encoder",
+    "export": "exports",
+    "picture": "sheet",
+    "fragment": "sheet",
+    "contact_sheet": "sheet",
+    "raw_name": "raw",
+    "raw_vectors": "raw",
+}
+
+__getattr__, __dir__ = lazily(__name__, {key: f"{__name__}.{module}" for key, module in _PLACES.items()})
