@@ -106,7 +106,7 @@ class Method(Record):
     """A method's settings. A file of `methods/` holds one subclass; its fields are the flags `--method.x`."""
 
     name: ClassVar[str] = ""  # the file's name; set by `methods.load`
-    needs: ClassVar[tuple[str, ...]] = ()  # of the encoder: "tokens", "maps", "pieces", "steps"
+    needs: ClassVar[tuple[str, ...]] = ()  # of the encoder: "tokens", "maps", "pieces", "steps", "words"
     good_for: ClassVar[str] = ""  # when to choose it, in one line
     presets: ClassVar[dict[str, Preset]] = {}  # by name: "imagenet", "cifar", ...
 
@@ -126,7 +126,7 @@ class Method(Record):
     @classmethod
     def known_presets(cls) -> dict[str, Preset]:
         """Its own and, where a residual net will do, `quick`."""
-        return cls.presets if "tokens" in cls.needs else {"quick": QUICK, **cls.presets}
+        return cls.presets if {"tokens", "words"} & set(cls.needs) else {"quick": QUICK, **cls.presets}
 
     def misfits(self, budget: Budget) -> list[str]:
         """What does not go together in a run of this size, each with its cure; such a run is refused before it begins.

@@ -166,6 +166,33 @@ class Encoder(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} has no steps")
 
+    @property
+    def has_words(self) -> bool:
+        """Whether views are numbers of words [b n], 0 where there is none, and `word_tokens` works."""
+        return False
+
+    @property
+    def vocabulary(self) -> int:
+        """The numbers that words have, 0 too. TypeError where there are no words."""
+        raise TypeError(f"{type(self).__name__} has no words")
+
+    @property
+    def word_vectors(self) -> Float[Tensor, "v d"]:
+        """What stands for each word before the first block: a parameter, to which a head may be tied."""
+        raise TypeError(f"{type(self).__name__} has no words")
+
+    def word_places(self, view: Int[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+        """Where words stand, and neither padding nor marks."""
+        raise TypeError(f"{type(self).__name__} has no words")
+
+    def word_tokens(self, view: Int[Tensor, "b n"], hide: "Hidden | None" = None) -> Float[Tensor, "b n d"]:
+        """Token features after the last block at each place itself; `hide.where` names places of the view."""
+        raise TypeError(f"{type(self).__name__} has no words")
+
+    def use_causal(self) -> None:
+        """Let no token see those behind it, for good; the vector is then the mean of the tokens."""
+        raise TypeError(f"{type(self).__name__} has no words")
+
     def pieces(self, view: Tensor) -> Tensor:
         """Overlapping pieces of a view, each a view itself: [b *grid ...], as [b 7 7 c h w] of an image."""
         raise TypeError(f"{type(self).__name__} has no pieces of a view")

@@ -347,6 +347,7 @@ def check_fit(method: Method, encoder: Encoder, budget: Budget, name: str) -> No
         "maps": "Choose a network with dense features, as --encoder resnet18.",
         "steps": "It learns from series, as sensors give them.",
         "pieces": "Choose a method that does not cut its views into pieces.",
+        "words": "It learns from text alone, with a transformer, as --encoder bert-tiny.",
     }
     for need in method.needs:
         if not getattr(encoder, f"has_{need}"):

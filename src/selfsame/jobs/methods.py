@@ -77,6 +77,7 @@ ENCODER = {
     "maps": "an encoder with dense features",
     "steps": "an encoder of series",
     "pieces": "an encoder that takes pieces of a view",
+    "words": "text, and a transformer over it",
 }
 
 
