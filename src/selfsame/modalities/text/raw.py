@@ -18,7 +18,7 @@ __all__ = ["raw_name", "raw_vectors"]
 
 raw_name = "TF-IDF of words and pairs of words"
 
-TERMS = 20_000  # words and pairs of words that are counted: the most frequent ones
+TERMS = 4096  # words and pairs of words that are counted: the most frequent ones
 
 
 def raw_vectors(parts: Sequence[tuple[Any, Sequence[int]]], stats: Any) -> list[Float[Tensor, "n d"]]:
