@@ -2,14 +2,8 @@
 
 Source: Yue et al. 2022, arXiv 2106.10466, sections 3.2 and 3.3, and its reference code. Two crops of a series overlap;
 on the steps that both see, the features of a step in one view are told from those of that step in other series
-<<<<<<< HEAD
-(instance contrast) and from those of other steps (temporal contrast), by dot products without normalisation or
-temperature. The features are then halved along time by their maximum, and the same is asked again, until one step is
-left.
-=======
 (instance contrast) and of other steps (temporal contrast), by dot products without normalisation or temperature. The
 features are then halved along time by their maximum, and the same is asked again, until one step is left.
->>>>>>> main
 Deviations: the two crops lie at their time in views of one length, and each series has its own (in the paper all of a
 batch are cut alike), so a step is compared at the same time of the frame, not of the overlap; very long views are
 compared from a coarser scale on (`most`); the last weights are kept, not the average over all steps. The steps that are
