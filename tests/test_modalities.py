@@ -181,7 +181,7 @@ def learner(request, room) -> tuple[Learner, Any]:
     also = {key: value for key, value in ALSO.get(request.param, {}).items() if key != "queue"}
     also |= {"top": 2} if request.param == "data2vec" else {}  # the small transformers have two blocks
     wish = kind(**{**small, **also})
-    encoder = room.encoder(room.made.TINY_TOKENS if "tokens" in kind.needs else room.made.TINY)
+    encoder = room.encoder(encoder_name(room, wish))
     if {"words", "pieces", "steps"} & {need for need in kind.needs if not getattr(encoder, f"has_{need}")}:
         pytest.skip(f"{request.param} says that it needs {', '.join(kind.needs)}")
     budget = Budget(items=12, batch=12, steps=100, dim=encoder.dim, piece_axes=encoder.piece_axes)
@@ -228,7 +228,7 @@ def test_every_method_learns_on_every_modality(room, learner, tmp_path):
 
 
 def encoder_name(room: Room, method: Any) -> str:
-    return room.made.TINY_TOKENS if "tokens" in type(method).needs else room.made.TINY
+    return room.made.TINY_TOKENS if {"tokens", "words"} & set(type(method).needs) else room.made.TINY
 
 
 # The commands --------------------------------------------------------------------------------------------------------

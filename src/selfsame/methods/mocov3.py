@@ -75,7 +75,7 @@ class MoCoV3(types.Method):
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.99
     """of the slow copy at the start, 1 at the end; fitted to batch and length unless given"""
     freeze: bool = True
-    """leave the patch embedding of a token network as it starts (4.2)"""
+    """leave the patch embedding of a token network as it starts (4.2); vectors of words always learn"""
 
     def build(self, encoder: types.Encoder, items: int = 0) -> "Learner":
         return Learner(self, encoder)
@@ -104,7 +104,7 @@ class Learner(types.Learner):
     def __init__(self, method: MoCoV3, encoder: types.Encoder) -> None:
         super().__init__()
         self.method = method
-        if method.freeze and encoder.embedding is not None:
+        if method.freeze and encoder.embedding is not None and not encoder.has_words:
             encoder.embedding.requires_grad_(False)
         self.encoder = encoder
         self.projector = tower(encoder.dim, *[method.hidden] * (method.layers - 1), method.out, last="plain")

@@ -25,6 +25,7 @@ def sentence(kind: str, rng: random.Random) -> str:
 def make(folder: Path, n: int = 32) -> str:
     """A .txt of `n` lines, of both kinds in turns; the path of it."""
     rng = random.Random(0)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "texts.txt"
     path.write_text("".join(f"{sentence(KINDS[k % 2], rng)}\n" for k in range(n)), encoding="utf-8")
     return str(path)
@@ -33,6 +34,7 @@ def make(folder: Path, n: int = 32) -> str:
 def labelled(folder: Path, n: int = 32) -> tuple[str, str]:
     """A .csv of `n` texts with the column `kind`; its path, and what to give as --labels."""
     rng = random.Random(1)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "labelled.csv"
     rows = [f'"{sentence(KINDS[k % 2], rng)}",{KINDS[k % 2]}' for k in range(n)]
     path.write_text("text,kind\n" + "\n".join(rows) + "\n", encoding="utf-8")

@@ -164,7 +164,7 @@ def test_word_places_hide_places_of_the_view_themselves(transformer):
     assert torch.equal(transformer.word_tokens(other, hide=Hidden(where, torch.zeros(transformer.dim))), tokens)
     assert torch.equal(transformer.word_places(view), view != 0)
     assert transformer.word_vectors.shape == (transformer.vocabulary, transformer.dim)
-    assert transformer.word_vectors.requires_grad and transformer.embedding is None
+    assert transformer.embedding.weight is transformer.word_vectors
 
 
 def test_a_causal_network_sees_nothing_behind_and_stays_so(stats, tmp_path):

@@ -104,6 +104,15 @@ class TextEncoder(types.Encoder):
             places = places & (view != number)
         return places
 
+    @property
+    def piece_axes(self) -> int:
+        return 1
+
+    @property
+    def embedding(self) -> nn.Module | None:
+        """What makes vectors of words."""
+        return self.trunk.get_input_embeddings() if self.has_tokens else None  # type: ignore[operator]
+
     # From tokens to a vector ----------------------------------------------------------------------------------------
 
     def forward(self, view: Int[Tensor, "b n"]) -> Float[Tensor, "b d"]:
