@@ -362,7 +362,7 @@ class SequenceSource(TableSource):
         return self.known_labels
 
     def items_of(self, broken: dict[int, str]) -> dict[int, str]:
-        """None: of a broken row it is not known whose it is, and it is no event of anyone. `Stats.notes` tells of it."""
+        """None: whose event a broken row was is not known; it is left out, and `Stats.notes` tells of it."""
         return {}
 
     def usual_events(self) -> int:
