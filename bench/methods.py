@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("data", choices=SETS)
     parser.add_argument("--methods", default="all")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="the first; runs of other seeds that are stored stay")
     parser.add_argument("--encoder")
     parser.add_argument("--budget")
     args = parser.parse_args()
@@ -58,10 +59,10 @@ def main() -> None:
     given = {key: value for key, value in (("encoder", args.encoder), ("budget", args.budget)) if value}
     settings = {**SETS[args.data], **given}
     for name in methods.names() if args.methods == "all" else args.methods.split(","):
-        measured(args.data, name, args.seeds, settings)
+        measured(args.data, name, args.seeds, args.seed, settings)
 
 
-def measured(data: str, name: str, seeds: int, settings: dict[str, Any]) -> None:
+def measured(data: str, name: str, seeds: int, first: int, settings: dict[str, Any]) -> None:
     """Train, measure and store one method."""
     from cifar10 import judged  # k-NN and probe of ../shared/bench, in per cent
 
@@ -73,7 +74,7 @@ def measured(data: str, name: str, seeds: int, settings: dict[str, Any]) -> None
     baselines: dict[str, Any] = of_network[0]["judged"] if of_network else {}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            result = ss.compare(**settings, methods=name, seeds=seeds, out=Path(folder) / "all", workers=0)
+            result = ss.compare(**settings, methods=name, seeds=seeds, seed=first, out=Path(folder) / "all", workers=0)
         except ss.UserError as error:
             print(f"{name}: {error}", flush=True)
             return
@@ -93,7 +94,16 @@ def measured(data: str, name: str, seeds: int, settings: dict[str, Any]) -> None
         plan = ss.Run(Path(folder) / "all" / runs[0]["folder"]).plan if (Path(folder) / "all").exists() else {}
     stored = json.loads(path.read_text()) if path.exists() else {"entries": []}  # another may have ended meanwhile
     key = (name, settings["encoder"], settings["budget"])
+    mine = [e for e in stored["entries"] if (e["method"], e["encoder"], e["budget"]) == key]
     stored["entries"] = [e for e in stored["entries"] if (e["method"], e["encoder"], e["budget"]) != key]
+    settled = plan.get("method_settings"), plan.get("loop", {}) | {"seed": 0}
+    now = {run["seed"] for run in runs}
+    for entry in mine:  # of other seeds, where nothing else has changed
+        if (entry["settings"], (entry["loop"] or {}) | {"seed": 0}) == settled:
+            runs = sorted(
+                [*runs, *(run for run in entry["runs"] if run["seed"] not in now)], key=lambda run: run["seed"]
+            )
+    seeds, first = len(runs), min(run["seed"] for run in runs)
     where = str(HERE.parents[1])
     changed = [f"--{key}={settings[key]}" for key in ("encoder", "budget") if settings[key] != SETS[data][key]]
     entry = {

@@ -33,7 +33,7 @@ class Tiny(Encoder):
             nn.Conv2d(3, dim, 3, stride=2), nn.BatchNorm2d(dim), nn.ReLU(), nn.Conv2d(dim, dim, 3), nn.BatchNorm2d(dim)
         )
 
-    has_maps = has_pieces = True
+    has_maps = has_pieces = has_steps = True
 
     def forward(self, view: Tensor) -> Tensor:
         return self.body(view).mean((2, 3))
@@ -45,6 +45,10 @@ class Tiny(Encoder):
     def maps(self, view: Tensor) -> list[Tensor]:
         fine = self.body[:3](view)
         return [fine, self.body[3:](fine)]
+
+    def steps(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        places = self.maps(view)[-1].flatten(2).transpose(1, 2)
+        return places, torch.ones(places.shape[:2], dtype=torch.bool, device=view.device)
 
     def pieces(self, view: Tensor) -> Tensor:
         return view.unfold(2, 8, 4).unfold(3, 8, 4).permute(0, 2, 3, 1, 4, 5)
@@ -106,8 +110,50 @@ class TinyTokens(Tiny):
         return [self.both(view)[1].transpose(1, 2).unflatten(2, self.grid(view))]
 
 
+class TinyWords(Tiny):
+    """Words of a vocabulary of 20, two layers that mix them, a mean: numbers [b n], 0 where there is none -> [b 8]."""
+
+    has_tokens = has_words = True
+    has_pieces = has_maps = False
+    vocabulary = 20
+
+    def __init__(self, dim: int = 8) -> None:
+        super().__init__(dim)
+        self.spec = {"modality": "text", "name": "tiny words"}
+        self.body = nn.ModuleList([nn.Embedding(self.vocabulary, dim), *(Mixing(dim) for _ in range(2))])
+        self.places = nn.Parameter(0.1 * torch.randn(1, 64, dim))
+
+    @property
+    def word_vectors(self) -> Tensor:
+        return self.body[0].weight
+
+    def word_places(self, view: Tensor) -> Tensor:
+        return view != 0
+
+    def word_tokens(self, view: Tensor, hide: Hidden | None = None) -> Tensor:
+        x = self.body[0](view)
+        if hide is not None:
+            x = torch.where(hide.where[..., None], hide.stand_in.to(x.dtype), x)
+        x = x + self.places[:, : x.shape[1]]
+        for block in self.body[1:]:
+            x = block(x)
+        return x
+
+    def forward(self, view: Tensor) -> Tensor:
+        return self.word_tokens(view).mean(1)
+
+    def average_tokens(self) -> None:
+        """It does."""
+
+    def use_causal(self) -> None:
+        for block in self.body[1:]:
+            block.causal = True
+
+
 class Mixing(nn.Module):
-    """Each token looks at itself and at the mean of all."""
+    """Each token looks at itself and at the mean of all, or of those up to it."""
+
+    causal = False
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -115,7 +161,10 @@ class Mixing(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm(self.own(x) + self.of_all(x.mean(1, keepdim=True))).relu()
+        mean = x.mean(1, keepdim=True)
+        if self.causal:
+            mean = x.cumsum(1) / torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None]
+        return x + self.norm(self.own(x) + self.of_all(mean)).relu()
 
 
 @pytest.fixture

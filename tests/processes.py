@@ -214,7 +214,7 @@ def learned_by(name: str, rows: slice) -> dict[str, torch.Tensor]:
     learner = dist.place(method.build(room.encoder_for(method), room.ITEMS).double(), CPU).train()
     forward = dist.wrap(learner, CPU)
     optimizer = make_optimizer("sgd", learner, 0.05, 0.01)
-    views = [view[rows] for view in room.views_for(method.plan, dtype=torch.float64)]
+    views = [view[rows] for view in room.views_of(method, dtype=torch.float64)]
     items = torch.arange(room.ITEMS)[rows]
     if learner.surveys(0):
         torch.manual_seed(5)

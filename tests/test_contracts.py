@@ -15,7 +15,7 @@ from selfsame.nn.ema import Target
 from selfsame.records import Budget, Method, Preset, Record, ViewPlan
 from selfsame.types import Draws, Further, Learner, Modality, Source, Step
 from tests.conftest import Tiny
-from tests.methods.room import BUDGET, ITEMS, encoder_for, settings_of, surveyed, views_for
+from tests.methods.room import BUDGET, ITEMS, encoder_for, settings_of, surveyed, views_for, views_of
 
 FOUND = methods.names()
 
@@ -75,7 +75,7 @@ def test_every_setting_has_a_default_and_a_help_text(method):
 
 def test_a_method_says_what_it_is_good_for_and_what_it_needs(method):
     assert len(type(method).good_for.split()) > 3
-    assert set(type(method).needs) <= {"tokens", "maps", "pieces"}
+    assert set(type(method).needs) <= {"tokens", "maps", "pieces", "steps", "words"}
 
 
 def test_presets_are_settings_that_exist(method):
@@ -117,7 +117,7 @@ def test_fitting_to_a_budget_leaves_what_the_user_decided(method):
 def test_a_step_is_a_finite_scalar_with_scalar_logs(method):
     learner = learner_of(method)
     assert isinstance(learner, Learner) and isinstance(learner.encoder, Tiny)
-    step = stepped(learner, views_for(method.plan))
+    step = stepped(learner, views_of(method))
     assert isinstance(step, Step)
     assert step.loss.shape == () and step.loss.isfinite() and step.loss.requires_grad
     assert "loss" not in step.logs  # the engine's own
@@ -126,7 +126,7 @@ def test_a_step_is_a_finite_scalar_with_scalar_logs(method):
 
 def test_every_weight_that_learns_gets_a_gradient(method):
     learner = learner_of(method)
-    stepped(learner, views_for(method.plan)).loss.backward()
+    stepped(learner, views_of(method)).loss.backward()
     learning = {name: p for name, p in learner.named_parameters() if p.requires_grad}
     assert learning
     assert [name for name, p in learning.items() if p.grad is None or not p.grad.isfinite().all()] == []
@@ -134,7 +134,7 @@ def test_every_weight_that_learns_gets_a_gradient(method):
 
 def test_the_state_of_a_learner_is_all_of_it(method):
     """Loaded into a fresh one, it gives the same steps to the bit."""
-    views, learner = views_for(method.plan), learner_of(method)
+    views, learner = views_of(method), learner_of(method)
     trained(learner, views, 3)
     other = learner_of(method, seed=7)
     other.load_state_dict(learner.state_dict(), strict=True)
@@ -147,14 +147,14 @@ def test_the_state_of_a_learner_is_all_of_it(method):
 
 def test_a_few_steps_lower_the_loss(method):
     torch.manual_seed(0)
-    losses = trained(learner_of(method), views_for(method.plan), 30)
+    losses = trained(learner_of(method), views_of(method), 30)
     start = max(losses[:3])  # a queue holds random vectors at first, which are easy to tell from a key
     assert sum(losses[-3:]) / 3 < start - 0.02 * abs(start)
 
 
 def test_no_gradient_reaches_the_slow_copies(method):
     learner = learner_of(method)
-    stepped(learner, views_for(method.plan)).loss.backward()
+    stepped(learner, views_of(method)).loss.backward()
     slow = [p for part in learner.modules() if isinstance(part, Target) for p in part.parameters()]
     assert all(p.grad is None and not p.requires_grad for p in slow)
 
@@ -162,7 +162,7 @@ def test_no_gradient_reaches_the_slow_copies(method):
 def test_half_precision_gives_a_finite_loss_and_finite_gradients(method):
     learner = learner_of(method)
     with torch.autocast("cpu", torch.bfloat16):
-        step = stepped(learner, views_for(method.plan))
+        step = stepped(learner, views_of(method))
     step.loss.backward()
     assert step.loss.isfinite() and abs(float(step.loss.detach())) < 1e4
     assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
@@ -170,7 +170,7 @@ def test_half_precision_gives_a_finite_loss_and_finite_gradients(method):
 
 def test_after_step_may_be_called_at_any_progress(method):
     learner = learner_of(method)
-    stepped(learner, views_for(method.plan)).loss.backward()
+    stepped(learner, views_of(method)).loss.backward()
     for progress in (0.0, 0.5, 1.0):
         learner.after_step(progress)
     assert all(value.isfinite().all() for value in learner.state_dict().values())

@@ -182,9 +182,9 @@ def learner(request, room) -> tuple[Learner, Any]:
     also |= {"top": 2} if request.param == "data2vec" else {}  # the small transformers have two blocks
     wish = kind(**{**small, **also})
     encoder = room.encoder(room.made.TINY_TOKENS if "tokens" in kind.needs else room.made.TINY)
-    if {"words", "pieces"} & {need for need in kind.needs if not getattr(encoder, f"has_{need}")}:
+    if {"words", "pieces", "steps"} & {need for need in kind.needs if not getattr(encoder, f"has_{need}")}:
         pytest.skip(f"{request.param} says that it needs {', '.join(kind.needs)}")
-    budget = Budget(items=12, batch=12, steps=100, dim=encoder.dim)
+    budget = Budget(items=12, batch=12, steps=100, dim=encoder.dim, piece_axes=encoder.piece_axes)
     method = wish.fitted(budget)
     check_fit(method, encoder, budget, "the network")
     return method.build(encoder, 12), method

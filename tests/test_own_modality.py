@@ -50,7 +50,9 @@ def test_every_command_takes_it(genes, tmp_path, capsys):
     assert json.loads((out / "evaluation.json").read_text())["raw"] == "shares of words of three letters"
     assert main(["embed", str(out), str(genes), "--out", str(tmp_path / "v.npy"), "--max-skipped", "0.1"]) == 0
     assert np.load(tmp_path / "v.npy").shape == (40, ss.load(out).dim)
-    assert main(["views", str(genes), "--modality", "dna", "--out", str(tmp_path / "v.png"), "--max-skipped", "0.1"]) == 0
+    assert (
+        main(["views", str(genes), "--modality", "dna", "--out", str(tmp_path / "v.png"), "--max-skipped", "0.1"]) == 0
+    )
     assert "item  " in (tmp_path / "v.txt").read_text() and "gene" in (out / "report.html").read_text()
     assert main(["export", str(out), "torch"]) == 0
     assert main(["pretrain", str(genes), "--modality", "dna", "--reading.most", "3"]) == 2

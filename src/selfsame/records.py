@@ -63,6 +63,8 @@ class Budget(Record):
 
     micro: int = 1
     """micro-batches of a step: batch statistics are those of one, over all processes"""
+    piece_axes: int = 2
+    """axes of the grid of the encoder's pieces: 2 of a picture, 1 of a sequence"""
 
     @property
     def rows(self) -> int:
@@ -104,7 +106,7 @@ class Method(Record):
     """A method's settings. A file of `methods/` holds one subclass; its fields are the flags `--method.x`."""
 
     name: ClassVar[str] = ""  # the file's name; set by `methods.load`
-    needs: ClassVar[tuple[str, ...]] = ()  # of the encoder: "tokens", "maps", "pieces"
+    needs: ClassVar[tuple[str, ...]] = ()  # of the encoder: "tokens", "maps", "pieces", "steps", "words"
     good_for: ClassVar[str] = ""  # when to choose it, in one line
     presets: ClassVar[dict[str, Preset]] = {}  # by name: "imagenet", "cifar", ...
 
@@ -124,7 +126,7 @@ class Method(Record):
     @classmethod
     def known_presets(cls) -> dict[str, Preset]:
         """Its own and, where a residual net will do, `quick`."""
-        return cls.presets if "tokens" in cls.needs else {"quick": QUICK, **cls.presets}
+        return cls.presets if {"tokens", "words"} & set(cls.needs) else {"quick": QUICK, **cls.presets}
 
     def misfits(self, budget: Budget) -> list[str]:
         """What does not go together in a run of this size, each with its cure; such a run is refused before it begins.

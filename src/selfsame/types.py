@@ -97,6 +97,16 @@ class Encoder(nn.Module):
         return False
 
     @property
+    def has_steps(self) -> bool:
+        """Whether `steps` works."""
+        return False
+
+    @property
+    def piece_axes(self) -> int:
+        """How many axes the grid of its pieces has: 2 of a picture, 1 of a sequence."""
+        return 2
+
+    @property
     def embedding(self) -> nn.Module | None:
         """What makes tokens of the parts of a view, before the first block; None where there are no tokens."""
         return None
@@ -148,6 +158,40 @@ class Encoder(nn.Module):
     def grid(self, view: Tensor) -> tuple[int, ...]:
         """How the tokens of a view lie: (rows, columns) of an image, (places,) of a sequence; their product is n."""
         raise TypeError(f"{type(self).__name__} has no tokens")
+
+    def steps(self, view: Tensor) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
+        """Features along a sequence, and which of them lie between the first value of the view and its last.
+
+        Full views of an item may lie on one time axis: places of the same number are then of the same time.
+        """
+        raise TypeError(f"{type(self).__name__} has no steps")
+
+    @property
+    def has_words(self) -> bool:
+        """Whether views are numbers of words [b n], 0 where there is none, and `word_tokens` works."""
+        return False
+
+    @property
+    def vocabulary(self) -> int:
+        """The numbers that words have, 0 too. TypeError where there are no words."""
+        raise TypeError(f"{type(self).__name__} has no words")
+
+    @property
+    def word_vectors(self) -> Float[Tensor, "v d"]:
+        """What stands for each word before the first block: a parameter, to which a head may be tied."""
+        raise TypeError(f"{type(self).__name__} has no words")
+
+    def word_places(self, view: Int[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+        """Where words stand, and neither padding nor marks."""
+        raise TypeError(f"{type(self).__name__} has no words")
+
+    def word_tokens(self, view: Int[Tensor, "b n"], hide: "Hidden | None" = None) -> Float[Tensor, "b n d"]:
+        """Token features after the last block at each place itself; `hide.where` names places of the view."""
+        raise TypeError(f"{type(self).__name__} has no words")
+
+    def use_causal(self) -> None:
+        """Let no token see those behind it, for good; the vector is then the mean of the tokens."""
+        raise TypeError(f"{type(self).__name__} has no words")
 
     def pieces(self, view: Tensor) -> Tensor:
         """Overlapping pieces of a view, each a view itself: [b *grid ...], as [b 7 7 c h w] of an image."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from selfsame import methods
 from selfsame.records import Budget, Method, ViewPlan
 from selfsame.types import Encoder, Learner
-from tests.conftest import Tiny, TinyTokens
+from tests.conftest import Tiny, TinyTokens, TinyWords
 
 ITEMS = 12
 BUDGET = Budget(items=ITEMS, batch=ITEMS, steps=100, dim=8)
@@ -31,7 +31,27 @@ def settings_of(name: str, **settings: object) -> Method:
 
 
 def encoder_for(method: Method) -> Encoder:
+    if "words" in method.needs:
+        return TinyWords()
     return TinyTokens() if "tokens" in method.needs else Tiny()
+
+
+def views_of(method: Method, rows: int = ITEMS, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Views for what the method needs: words for those that need words, pictures for all others."""
+    return texts_for(method.plan, rows) if "words" in method.needs else views_for(method.plan, rows, dtype)
+
+
+def texts_for(plan: ViewPlan, rows: int = ITEMS) -> list[Tensor]:
+    """Texts of 6 to 12 words, five of the vocabulary in a round; random views have a few others."""
+    generator = torch.Generator().manual_seed(1)
+    item = 1 + (torch.arange(12) + torch.randint(5, (rows, 1), generator=generator)) % 5
+    item = item * (torch.arange(12) < torch.randint(6, 13, (rows, 1), generator=generator))
+
+    def noisy() -> Tensor:
+        other = torch.randint(1, TinyWords.vocabulary, item.shape, generator=generator)
+        return torch.where((torch.rand(item.shape, generator=generator) < 0.1) & (item != 0), other, item)
+
+    return [noisy() for _ in range(plan.full)] + [noisy()[:, :6] for _ in range(plan.part)] + [item] * plan.plain
 
 
 def views_for(plan: ViewPlan, rows: int = ITEMS, dtype: torch.dtype = torch.float32) -> list[Tensor]:

@@ -24,7 +24,8 @@ from selfsame.records import Record
 
 Kind = Literal["encoder", "random", "raw", "supervised"]
 KINDS: tuple[Kind, ...] = ("encoder", "random", "raw", "supervised")
-PROTOCOLS = ("knn", "linear", "finetune")
+PROTOCOLS = ("knn", "linear", "finetune", "similarity")
+Protocol = Literal["knn", "linear", "finetune", "similarity"]
 
 Features = Callable[[int], tuple[Tensor, Tensor]]  # seed -> train vectors [n d], test vectors [m d]
 
@@ -35,21 +36,19 @@ class Row(Record):
     features: Kind
     """encoder: the one measured; random: its network untrained; raw: the input itself; supervised: trained on the
     labels from scratch"""
-    protocol: Literal["knn", "linear", "finetune"]
-    """how features became an accuracy"""
+    protocol: Protocol
+    """how features became an accuracy, or of pairs a correlation"""
     labels: str
-    """train labels used: all, a share such as 1%, or a number such as 10/class"""
-    mean: float = Field(ge=0, le=1)
-    """test accuracy, mean over the runs"""
+    """train labels used: all, none, a share such as 1%, or a number such as 10/class"""
+    mean: float = Field(ge=-1, le=1)
+    """test accuracy, or Spearman's correlation of similarity; mean over the runs"""
     std: float = Field(ge=0)
     """its standard deviation over the runs (n - 1); 0 for one run"""
     seeds: int = Field(ge=1)
     """runs that could have differed: a k-NN of fixed vectors with all labels is 1 run however often it is repeated"""
 
     @classmethod
-    def of(
-        cls, features: Kind, protocol: Literal["knn", "linear", "finetune"], labels: str, accuracies: Sequence[float]
-    ) -> Self:
+    def of(cls, features: Kind, protocol: Protocol, labels: str, accuracies: Sequence[float]) -> Self:
         """The row of several runs' accuracies."""
         std = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         return cls(
@@ -178,7 +177,8 @@ def beats(rows: Sequence[Row], test_items: int) -> list[Verdict]:
 
 def table(rows: Sequence[Row]) -> Table:
     """The rows for the screen: a block for each protocol and budget, the encoder first, its baselines after."""
-    shown = Table("features", "protocol", "labels", "accuracy %", "± std", "seeds")
+    told = "correlation × 100" if all(row.protocol == "similarity" for row in rows) else "accuracy %"
+    shown = Table("features", "protocol", "labels", told, "± std", "seeds")
     for column in shown.columns[3:]:
         column.justify = "right"
     before = None
@@ -193,6 +193,9 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def _variance(row: Row, test_items: int) -> float:
+    """Of the mean over seeds, and of the test items: binomial, or that of a correlation of so many pairs."""
+    if row.protocol == "similarity":
+        return row.std**2 / row.seeds + (1 - row.mean**2) ** 2 / max(1, test_items - 1)
     return row.std**2 / row.seeds + row.mean * (1 - row.mean) / test_items
 
 

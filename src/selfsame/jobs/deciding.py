@@ -234,6 +234,7 @@ class Deciding:
             dim=encoder.dim,
             cuts=self.loop.accumulate * dist.world(),
             micro=self.loop.accumulate,
+            piece_axes=encoder.piece_axes,
         )
         self.method: Method = job.method.fitted(budget)
         if self.before is not None:
@@ -344,7 +345,9 @@ def check_fit(method: Method, encoder: Encoder, budget: Budget, name: str) -> No
     cures = {
         "tokens": "Choose a vision transformer, as --encoder vit_tiny_patch16_224 (at 32 px vit_tiny_patch4_32).",
         "maps": "Choose a network with dense features, as --encoder resnet18.",
+        "steps": "It learns from series, as sensors give them.",
         "pieces": "Choose a method that does not cut its views into pieces.",
+        "words": "It learns from text alone, with a transformer, as --encoder bert-tiny.",
     }
     for need in method.needs:
         if not getattr(encoder, f"has_{need}"):

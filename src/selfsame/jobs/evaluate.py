@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
-from selfsame.errors import unknown
+from selfsame.errors import UserError, unknown
 from selfsame.jobs.checked import checked
 from selfsame.records import Record
 
 if TYPE_CHECKING:
     from torch import nn
 
-PROTOCOLS = ("knn", "linear", "finetune")
+PROTOCOLS = ("knn", "linear", "finetune", "similarity")
 
 
 class Evaluate(Record):
@@ -25,11 +25,13 @@ class Evaluate(Record):
     test: str | None = None
     """the test part; without it, and without train/ and test/, a part is split off by seed, class by class"""
     labels: str | None = None
-    """CSV path,label or file.npz::y_train [class folders, the list's own column, y_ of the same name]"""
+    """CSV path,label, file.npz::y_train or a column [class folders, the list's own column, y_ of the same name]"""
     test_labels: str | None = None
     """the same for --test"""
     protocols: str = "knn,linear"
-    """of knn, linear, finetune; separated by commas"""
+    """of knn, linear, finetune, separated by commas; or similarity, of pairs with a score"""
+    pairs: str = "sentence1,sentence2"
+    """the two columns of items whose similarity --labels says, for --protocols similarity"""
     budgets: str = "all"
     """labels that may be used: all, 1%, 10%, 10/class; separated by commas"""
     supervised: bool = False
@@ -62,6 +64,8 @@ class Evaluate(Record):
         for name in given.split(","):
             if name not in PROTOCOLS:
                 raise unknown("protocol", name, PROTOCOLS)
+        if "similarity" in given and given != "similarity":
+            raise UserError(f"--protocols {given}: similarity is measured on pairs. Give it alone.")
         return given
 
     def run(self, encoder: "nn.Module | None" = None) -> dict[str, Any]:

@@ -102,6 +102,8 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
     check_writable(job.run_folder)
     on = dist.device(job.device)
     encoder.to(on)
+    if protocols == ["similarity"]:
+        return of_pairs(job, encoder, on)
     train, test, names = parts(job, encoder)
     workers, _ = workers_for(getattr(train.data.source, "array", None) is not None, job.workers)
     say(f"{len(train.items):,} train and {len(test.items):,} test items of {len(names)} classes")
@@ -156,6 +158,24 @@ def run(job: Evaluate, module: torch.nn.Module | None = None) -> dict[str, Any]:
         say(sentence)
     keep(job, found)
     return found
+
+
+def of_pairs(job: Evaluate, encoder: Encoder, on: torch.device) -> dict[str, Any]:
+    """The same for pairs with a score."""
+    from selfsame.jobs.similar import similar
+
+    found = similar(job, encoder, on)
+    rows = found["rows"]
+    result = {
+        **found,
+        "rows": [row.model_dump() for row in rows],
+        "verdicts": [str(verdict) for verdict in beats(rows, found["pairs"])],
+    }
+    console.print(table_of(rows))
+    for sentence in result["verdicts"]:
+        say(sentence)
+    keep(job, result)
+    return result
 
 
 def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:

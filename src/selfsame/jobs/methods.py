@@ -75,7 +75,9 @@ def needs(method: type[Method]) -> str:
 ENCODER = {
     "tokens": "an encoder with tokens (a vision transformer)",
     "maps": "an encoder with dense features",
+    "steps": "an encoder of series",
     "pieces": "an encoder that takes pieces of a view",
+    "words": "text, and a transformer over it",
 }
 
 

@@ -123,6 +123,11 @@ def shortened(value: Any) -> Any:
 
 def on_what(evaluation: dict[str, Any]) -> str:
     """Of what the numbers of an evaluation are."""
+    if "pairs" in evaluation:
+        return (
+            f"{evaluation['labelled']}: {evaluation['pairs']:,} pairs; Spearman's correlation of the cosine with the "
+            f"score. Raw input is {evaluation['raw']}."
+        )
     return (
         f"{evaluation['labelled']}: {evaluation['train']:,} train and {evaluation['test']:,} test items of "
         f"{evaluation['classes']} classes, first seed {evaluation['seed']}."

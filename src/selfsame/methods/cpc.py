@@ -63,7 +63,7 @@ class CPC(types.Method):
     out: Annotated[int, Field(ge=1)] = 64
     """width in which predictions and pieces are compared (v2, appendix)"""
     context: Literal["conv", "gru"] = "conv"
-    """conv: masked convolutions over rows and columns (pictures); gru: along the rows alone (sequences)"""
+    """conv: masked convolutions over rows and columns (pictures); gru: from first to last (v1), for sequences"""
     depth: Annotated[int, Field(ge=1)] = 5
     """layers of the masked convolutions, each of which sees a row further back (v2, appendix)"""
     ahead: Annotated[int, Field(ge=1)] = 5
@@ -71,7 +71,8 @@ class CPC(types.Method):
     skip: Annotated[int, Field(ge=0)] = 1
     """rows on that are left out because their pieces overlap with the present one"""
     directions: Annotated[int, Field(ge=1, le=4)] = 1
-    """readings: 1 downwards (v1), 2 upwards too, 3 to the right, 4 to the left (v2); 4 for pictures unless given"""
+    """readings: 1 downwards, of sequences from past to future (v1), 2 back too, 3 to the right, 4 to the left (v2);
+    4 for pictures unless given"""
     norm: Literal["group", "batch"] = "group"
     """batch norms of the encoder are replaced, or stay"""
     candidates: Annotated[int, Field(ge=0)] = 4096
@@ -85,15 +86,24 @@ class CPC(types.Method):
         return Learner(self, encoder)
 
     def fitted(self, budget: Budget) -> Self:
-        """All four directions (v2) unless the grid may be a sequence; readers no dearer than a small encoder."""
+        """Pictures in all four directions (v2), sequences from past to future (v1); readers no dearer than a small
+        encoder."""
+        sequence = budget.piece_axes == 1
+        context = self.context if "context" in self.model_fields_set or not sequence else "gru"
         derived = {
-            "directions": 1 if self.context == "gru" else 4,
+            "context": context,
+            "directions": 1 if sequence or context == "gru" else 4,
             "hidden": min(256, max(64, budget.dim // 2)),
             "candidates": 1024 if budget.short else 4096,
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
     def misfits(self, budget: Budget) -> list[str]:
+        if budget.piece_axes == 1 and self.directions > 2:
+            return [
+                f"--method.directions {self.directions}: a sequence is read from past to future (1) and back (2); "
+                "there is no third direction."
+            ]
         if self.skip < self.ahead:
             return []
         return [

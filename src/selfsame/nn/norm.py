@@ -38,10 +38,10 @@ class Standardised(nn.Module):
 
 
 def use_group_norm(module: M, groups: int = 16) -> M:
-    """Replace, in place, every batch norm by group norm and standardise every Conv2d; returns the same module.
+    """Replace, in place, every batch norm by group norm and standardise every Conv1d and Conv2d; returns it.
 
     The number of groups is the largest divisor of the channels that is at most `groups`; a BatchNorm1d, which
-    sees vectors, becomes one group (layer norm). The affine weights are kept, and so are the activations of
+    sees vectors or series, becomes one group (layer norm). The affine weights are kept, and so are the activations of
     timm's fused layers. Convolutions that see one number only (fan_in 1) have nothing to standardise.
     """
     if not any(isinstance(part, _BatchNorm) for part in module.modules()):
@@ -53,7 +53,7 @@ def use_group_norm(module: M, groups: int = 16) -> M:
                 if child not in done:
                     done[child] = _group_norm(child, groups)
                 parent._modules[name] = done[child]
-            elif isinstance(child, nn.Conv2d) and child not in done and child.weight[0].numel() > 1:
+            elif isinstance(child, nn.Conv1d | nn.Conv2d) and child not in done and child.weight[0].numel() > 1:
                 done[child] = parametrize.register_parametrization(child, "weight", Standardised())
     return module
 

@@ -229,14 +229,19 @@ def section(disk: Disk, path: str, start: int, size: int) -> IO[bytes]:
 
 # Parquet -------------------------------------------------------------------------------------------------------------
 
+Choice = Callable[[str, Any, str | None], tuple[str, str | None]]
+
 
 class Rows:
-    """One column of bytes in some Parquet files, by row number. A group of rows is read at once, and held for a while.
+    """One column in some Parquet files, by row number. A group of rows is read at once, and held for a while.
 
-    Survives pickling and forking: each process opens the files and holds groups for itself.
+    `choose` names the column: (path, schema, wish) -> the column, and the field in it where it is a struct; by default
+    one of bytes. Survives pickling and forking: each process opens the files and holds groups for itself.
     """
 
-    def __init__(self, paths: Sequence[str], disk: Disk, column: str | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[str], disk: Disk, column: str | None = None, choose: Choice | None = None
+    ) -> None:
         self.paths, self.disk = list(paths), disk
         self.lock, self.owner = Lock(), getpid()
         self.files: OrderedDict[int, Any] = OrderedDict()
@@ -245,7 +250,7 @@ class Rows:
         self.shared = len(posixpath.commonpath(folders).rstrip("/")) + 1 if any(folders) else 0
         self.marks = [mark(f"{path} {disk.state(path)}") for path in self.paths]
         schema = self.file(0).schema_arrow
-        self.column, self.inner = bytes_column(self.paths[0], schema, column)
+        self.column, self.inner = (choose or bytes_column)(self.paths[0], schema, column)
         self.label, self.classes = label_column(schema, self.column)
         counts: list[int] = []
         self.firsts: list[int] = []  # row that each file begins with
@@ -290,8 +295,8 @@ class Rows:
         """63 bits that change with the file and the row."""
         return (self.marks[bisect_right(self.firsts, i) - 1] + i * 1_000_003) % 2**63
 
-    def read(self, i: int) -> bytes:
-        """The bytes in row i. Raises UnreadableItem."""
+    def read(self, i: int) -> Any:
+        """What is in row i, mostly bytes. Raises UnreadableItem."""
         if self.owner != getpid():
             self.lock, self.owner = Lock(), getpid()
             self.files, self.groups = OrderedDict(), OrderedDict()

@@ -1,0 +1,165 @@
+"""Spoken digits: an encoder trained without labels beside random weights and log-mel statistics.
+
+Data: ../shared/data/spoken_digits (3,000 recordings, 8 kHz, 6 speakers). Three questions, each with all labels and
+with 10 a class, by linear probe and k-NN of `selfsame evaluate`:
+
+- digit, official split: test is index 0 to 4 of each digit and speaker; all speakers are heard in training
+- digit, held-out speakers: two of the six speakers are test; nothing of them is heard in training, with or without
+  labels. Seed k holds out the k-th pair, so that three seeds hear out all six once.
+- speaker, official split
+
+    python bench/audio.py --epochs 40 --seeds 0 1 2
+
+`selfsame` runs with its own defaults but for what is given. Stored in bench/results/NAME.json with command, machine,
+versions and seeds.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost a shared machine dear
+
+import torch
+from torch import Tensor
+
+import selfsame as ss
+from selfsame.downstream.knn import knn_accuracy
+from selfsame.downstream.linear import linear_accuracy
+from selfsame.downstream.split import budget
+from selfsame.engine.dist import machine
+from selfsame.modalities import audio
+from selfsame.nn.norm import calibrated
+from selfsame.records import ViewPlan
+from selfsame.types import Draws
+
+HERE = Path(__file__).parent
+DATA = HERE.parents[1] / "shared" / "data" / "spoken_digits"
+PLAIN = ViewPlan(full=0, plain=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=float, default=40)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--splits", nargs="+", choices=("official", "speakers"), default=["official", "speakers"])
+    parser.add_argument("--views", default="auto")
+    parser.add_argument("--encoder", default="auto")
+    parser.add_argument("--method", default="byol")
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--name", default="audio")
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    rows: list[dict] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in args.seeds:
+            for split in args.splits:
+                rows += measured(args, split, seed, Path(folder))
+                print(json.dumps(rows[-3:]), flush=True)
+    result = {
+        "command": shlex.join(["python", "bench/audio.py", *sys.argv[1:]]),
+        "machine": machine(torch.device("cpu")),
+        "epochs": args.epochs,
+        "rows": rows,
+        "mean": averaged(rows),
+    }
+    path = HERE / "results" / f"{args.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result["mean"], indent=1))
+
+
+def measured(args: argparse.Namespace, split: str, seed: int, folder: Path) -> list[dict]:
+    """Rows of the encoder, of random weights and of log-mel statistics."""
+    source = audio.open_source(str(args.data))
+    names = [source.name(i) for i in range(len(source))]
+    digit, speaker, index = (torch.tensor(column) for column in labels_of(names))
+    if split == "official":
+        test = index < 5
+    else:
+        test = torch.isin(speaker, torch.tensor([2 * (seed % 3), 2 * (seed % 3) + 1]))
+    heard = [names[i] for i in (~test).nonzero()[:, 0].tolist()]
+    listing, out = folder / f"{split}-{seed}.txt", folder / f"{split}-{seed}"
+    listing.write_text("".join(f"{args.data.resolve() / name}\n" for name in heard))
+    began, cpu = time.monotonic(), time.process_time()
+    run = ss.pretrain(
+        str(listing), out=out, seed=seed, epochs=args.epochs, views=args.views, encoder=args.encoder, method=args.method
+    )
+    spent = {"wall_s": round(time.monotonic() - began), "cpu_s": round(time.process_time() - cpu)}
+    encoder = ss.load(run)
+    source.fit(encoder.stats)
+    views = audio.recipe("weak", encoder.spec["size"], encoder.stats)
+    items = range(len(source))
+    waves = torch.cat([audio.sample(source, items[k : k + 256], PLAIN, views, Draws(0, 0, len(items[k : k + 256])))[0]
+                       for k in range(0, len(items), 256)])  # fmt: skip
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        untrained = calibrated(audio.build_encoder(encoder.spec), [waves[~test][:: len(waves) // 512]])
+    features = {
+        "selfsame": vectors(encoder, waves),
+        "random weights": vectors(untrained, waves),
+        audio.raw_name: audio.raw_vectors([(source, items)], encoder.stats)[0],
+    }
+    asked = {"digit": digit, "speaker": speaker} if split == "official" else {"digit": digit}
+    rows = []
+    for kind, found in features.items():
+        row = {"features": kind, "split": split, "seed": seed}
+        for what, truth in asked.items():
+            for labels in ("all", "10/class"):
+                use = (~test).nonzero()[:, 0][budget(truth[~test], labels, seed)]
+                known = (found[use], truth[use], found[test], truth[test])
+                row[f"{what}, {labels}, linear"] = round(100 * linear_accuracy(*known, seed), 2)
+                row[f"{what}, {labels}, k-NN"] = round(100 * knn_accuracy(*known), 2)
+        rows.append({**row, **(spent if kind == "selfsame" else {})})
+    rows[0]["plan"] = {"loop": run.plan["loop"], "encoder": encoder.spec["name"], "size": encoder.spec["size"]}
+    return rows
+
+
+def labels_of(names: list[str]) -> tuple[list[int], list[int], list[int]]:
+    """Digit, number of the speaker and index of each, from digit_speaker_index.wav."""
+    parts = [Path(name).stem.split("_") for name in names]
+    speakers = sorted({part[1] for part in parts})
+    return (
+        [int(part[0]) for part in parts],
+        [speakers.index(part[1]) for part in parts],
+        [int(part[2]) for part in parts],
+    )
+
+
+@torch.inference_mode()
+def vectors(encoder: torch.nn.Module, waves: Tensor) -> Tensor:
+    encoder.eval()
+    return torch.cat([encoder(chunk) for chunk in waves.split(250)])
+
+
+def averaged(rows: list[dict]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Mean and standard deviation over the seeds: {split: {features: {question: [mean, std]}}}."""
+    found: dict = {}
+    for row in rows:
+        for question, value in row.items():
+            if question.endswith(("linear", "k-NN")):
+                place = found.setdefault(row["split"], {}).setdefault(row["features"], {})
+                place.setdefault(question, []).append(value)
+    return {
+        split: {
+            kind: {
+                question: [
+                    round(statistics.fmean(values), 2),
+                    round(statistics.stdev(values), 2) if values[1:] else 0.0,
+                ]
+                for question, values in asked.items()
+            }
+            for kind, asked in kinds.items()
+        }
+        for split, kinds in found.items()
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Text at a small budget on a processor: encoders trained without labels, beside random weights and TF-IDF.
+
+Three sets of ../shared/data: sentences of film reviews (two classes, split here by a fixed seed: a fifth for the test),
+TREC questions (six classes, its own split), and pairs of sentences with a score (STS-B). Learned from the train texts
+alone; labels only for the measure: k-NN and a linear probe with all labels and with 1 % of them, and Spearman's
+correlation of the cosine with the score.
+
+    python bench/text.py --sets movies trec --methods simclr maskedwords --seeds 0 1 2 --epochs 20
+
+Stored in bench/results/NAME.json with command, machine, versions and seeds.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost a shared machine dear
+
+import numpy as np
+import torch
+
+import selfsame as ss
+from selfsame.engine.dist import machine
+
+HERE = Path(__file__).parent
+DATA = HERE.parents[1] / "shared" / "data"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", choices=("movies", "trec", "stsb"), default=["movies", "trec", "stsb"])
+    parser.add_argument("--methods", nargs="+", default=["simclr", "maskedwords"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=float, help="[derived by the run]")
+    parser.add_argument("--settings", type=json.loads, default={}, help='more for pretrain, as \'{"views": "simcse"}\'')
+    parser.add_argument("--method-settings", type=json.loads, default={}, help="more for the methods")
+    parser.add_argument("--name", default="text")
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as place:
+        for name in args.sets:
+            learn, measured = prepared(name, Path(place))
+            for method in args.methods:
+                for seed in args.seeds:
+                    began = time.monotonic()
+                    given = {"epochs": args.epochs} if args.epochs else {}
+                    run = ss.pretrain(
+                        learn,
+                        modality="text",
+                        out=Path(place) / f"{name}-{method}-{seed}",
+                        method={"name": method, **args.method_settings},
+                        seed=seed,
+                        **given,
+                        **args.settings,
+                    )
+                    spent = round(time.monotonic() - began)
+                    found = ss.evaluate(run, **measured, seeds=1, seed=seed)
+                    rows += [{"set": name, "method": method, "seed": seed, "wall_s": spent, **row} for row in found]
+                    print(json.dumps({"set": name, "method": method, "seed": seed, "wall_s": spent, "rows": found}))
+    result = {
+        "command": shlex.join(["python", "bench/text.py", *sys.argv[1:]]),
+        "machine": machine(torch.device("cpu")),
+        "rows": rows,
+        "mean": means(rows),
+    }
+    path = HERE / "results" / f"{args.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for one in result["mean"]:
+        print(one)
+
+
+def means(rows: list[dict[str, Any]]) -> list[str]:
+    """The mean over seeds of each set, method, features, protocol and budget, in words."""
+    held: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        key = tuple(str(row[part]) for part in ("set", "method", "features", "protocol", "labels"))
+        held.setdefault(key, []).append(row["mean"])
+    return [
+        f"{' '.join(key)}: {100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1) if len(values) > 1 else 0:.1f}"
+        for key, values in held.items()
+    ]
+
+
+def prepared(name: str, place: Path) -> tuple[str, dict[str, Any]]:
+    """The texts to learn from, and what to measure on."""
+    if name == "stsb":
+        return pairs(place)
+    train, test = movies() if name == "movies" else trec()
+    paths = [written(place / f"{name}-{part}.csv", rows) for part, rows in (("train", train), ("test", test))]
+    measured = {"labelled": paths[0], "test": paths[1], "labels": "label", "test_labels": "label"}
+    return paths[0], {**measured, "budgets": "all,1%"}
+
+
+def written(path: Path, rows: list[tuple[str, str]]) -> str:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return str(path)
+
+
+def movies() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    rows = []
+    for label in ("neg", "pos"):
+        lines = (DATA / "movie_polarity" / f"rt-polarity.{label}").read_text(encoding="utf-8").split("\n")
+        rows += [(line.strip(), label) for line in lines if line.strip()]
+    order = np.random.default_rng(0).permutation(len(rows))
+    mixed = [rows[i] for i in order]
+    test = len(rows) // 5
+    return mixed[test:], mixed[:test]
+
+
+def trec() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    parts = []
+    for file in ("train_5500.label", "TREC_10.label"):
+        lines = (DATA / "trec_questions" / file).read_text(encoding="latin-1").split("\n")
+        split = [line.split(" ", 1) for line in lines if line.strip()]
+        parts.append([(text.strip(), label.split(":")[0]) for label, text in split])
+    return parts[0], parts[1]
+
+
+def pairs(place: Path) -> tuple[str, dict[str, Any]]:
+    """All sentences of the train pairs, each once; the test pairs with their scores."""
+    tables = {}
+    for part in ("train", "test"):
+        with (DATA / "stsb" / f"stsb-en-{part}.csv").open(newline="", encoding="utf-8") as file:
+            tables[part] = [row for row in csv.reader(file) if len(row) == 3]
+    sentences = list(dict.fromkeys(text for row in tables["train"] for text in row[:2]))
+    learn = place / "stsb-train.txt"
+    learn.write_text("".join(f"{' '.join(one.split())}\n" for one in sentences), encoding="utf-8")
+    test = place / "stsb-test.csv"
+    with test.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("sentence1", "sentence2", "score"), *tables["test"]])
+    return str(learn), {"labelled": str(test), "labels": "score", "protocols": "similarity"}
+
+
+if __name__ == "__main__":
+    main()

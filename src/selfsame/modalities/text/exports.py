@@ -1,0 +1,53 @@
+"""Text encoders as ONNX and torch.export files, with the tokenizer beside them.
+
+Raises: UserError where the outputs differ, or a package is missing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfsame.modalities.text.encoder import TextEncoder
+from selfsame.storage.exports import Exporter, Fed
+
+__all__ = ["export"]
+
+
+def export(encoder: TextEncoder, to: str, out: str | Path) -> dict[str, Any]:
+    """Write the encoder to the file `out`, its facts in a .json beside it, and its tokenizer in a .tokenizer.json.
+
+    onnx (.onnx) and torch (.pt2) hold the whole encoder, for any number of texts of `size` tokens. See
+    `storage.exports`; `tokens_of` among the facts is the Python that makes tokens of texts.
+    """
+    facts = Exporter(fed, described).export(encoder, to, out)
+    words = Path(facts["files"][0]).with_suffix(".tokenizer.json")
+    words.write_text(encoder.spec["stats"]["tokenizer"], encoding="utf-8")
+    size = encoder.spec["size"]
+    facts["tokens_of"] = (
+        "import torch\n"
+        "from tokenizers import Tokenizer\n\n"
+        f"tokenizer = Tokenizer.from_file({str(words)!r})\n"
+        f"tokenizer.enable_truncation({size})\n"
+        f"tokenizer.enable_padding(length={size}, pad_id=0)\n"
+        'texts = ["a text of yours", "another one"]\n'
+        "tokens = torch.tensor([one.ids for one in tokenizer.encode_batch(texts)], dtype=torch.int32)\n"
+    )
+    return {**facts, "files": [*facts["files"], str(words)]}
+
+
+def fed(encoder: TextEncoder) -> Fed:
+    size, vocabulary = encoder.spec["size"], encoder.vocabulary
+
+    def example(rows: int) -> Tensor:
+        """Random tokens, rows of all lengths."""
+        ids = torch.randint(1, vocabulary, (rows, size), dtype=torch.int32)
+        return ids * (torch.arange(size) < torch.randint(1, size + 1, (rows, 1)))
+
+    made = f"torch.randint(1, {vocabulary}, (2, {size}), dtype=torch.int32)  # your texts as numbers of the tokenizer"
+    return Fed("tokens", made, example, f"int32 [b, {size}]: numbers of the tokenizer, filled up with 0")
+
+
+def described(encoder: TextEncoder) -> dict[str, Any]:
+    return {"input_size": [encoder.spec["size"]], "vocabulary": encoder.vocabulary}
