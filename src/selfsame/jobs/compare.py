@@ -41,7 +41,7 @@ class Compare(Record):
     out: Path | None = None
     """folder of the comparison and of its runs; what is found there goes on [runs/compare-NAME]"""
     encoder: str = "auto"
-    """timm or torchvision model, or package.module:factory of your own; the same for all"""
+    """a network by name, or package.module:factory of your own; the same for all"""
     size: Annotated[int | None, Field(ge=1)] = None
     """of a view: pixels of a side, tokens, steps, samples of a wave [from the data]"""
     views: Any = "auto"
@@ -59,7 +59,7 @@ class Compare(Record):
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
     """largest share of unreadable items to go on with"""
     modality: str | None = None
-    """what the data is, where that is not clear"""
+    """image, audio, signal, text, table, or a module of your own [by what is found]"""
     reading: dict[str, Any] | None = None
     """how the data are read, by kind: a column, a rate, a window; --modality KIND --help shows --reading.x"""
 

@@ -29,7 +29,7 @@ class Embed(Record):
     run_folder: Path
     """folder of a run"""
     data: str
-    """folder, glob, list, array, zip, shards or address of items"""
+    """folder, glob, list, array, zip, table, shards or address of items"""
     out: Path
     """.parquet (name, vector), .csv (name, v0, v1, ...) or .npy (names in NAME.names.txt)"""
     batch_size: Annotated[int, Field(ge=1)] = 128

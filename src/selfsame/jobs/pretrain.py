@@ -22,13 +22,13 @@ class Training(Record):
     """What a training is made of: the settings that `pretrain` and `profile` share."""
 
     data: str
-    """folder, glob, list, array, zip, tar or Parquet shards, or an address such as s3://; no labels needed"""
+    """folder, glob, list, array, zip, table, tar or Parquet shards, or an address as s3://...; no labels needed"""
     method: Any = "byol"
     """how to learn; `selfsame methods` lists them, `selfsame methods byol` the settings --method.x"""
     preset: str | None = None
     """settings that go together, as imagenet or cifar; `selfsame methods NAME` lists them; what else is given wins"""
     encoder: Any = "auto"
-    """timm or torchvision model (resnet18@0.5: half as wide), or package.module:factory of your own"""
+    """a network by name (resnet18@0.5: half as wide; bert-mini; ...), or package.module:factory of your own"""
     size: Annotated[int | None, Field(ge=1)] = None
     """of a view: pixels of a side, tokens, steps, samples of a wave [from the data]"""
     views: Any = "auto"
@@ -66,7 +66,7 @@ class Training(Record):
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
     """largest share of unreadable items to go on with"""
     modality: str | None = None
-    """what the data is, where that is not clear"""
+    """image, audio, signal, text, table, or a module of your own [by what is found]"""
     reading: dict[str, Any] | None = None
     """how the data are read, by kind: a column, a rate, a window; --modality KIND --help shows --reading.x"""
 

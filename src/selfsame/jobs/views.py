@@ -13,7 +13,7 @@ class Views(Record):
     """Draw a contact sheet of items and their random views."""
 
     data: str
-    """folder, glob, list, array, zip, shards or address of items"""
+    """folder, glob, list, array, zip, table, shards or address of items"""
     out: Path = Path("views.png")
     """picture to write; of texts and tables a .txt of the same name, which is printed too"""
     views: Any = "auto"
@@ -31,7 +31,7 @@ class Views(Record):
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
     """largest share of unreadable items to go on with"""
     modality: str | None = None
-    """what the data is, where that is not clear"""
+    """image, audio, signal, text, table, or a module of your own [by what is found]"""
     reading: dict[str, Any] | None = None
     """how the data are read, by kind: a column, a rate, a window; --modality KIND --help shows --reading.x"""
 
