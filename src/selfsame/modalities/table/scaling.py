@@ -36,8 +36,8 @@ class Scaler(nn.Module):
 
     Numbers by normal scores of their rank among the quantiles, linear between two of these (scaling "quantile"), or
     less the mean, by the standard deviation ("standard"); counts so after log(1 + |x|) with the sign of x; dates and
-    ratios always so, which leaves their distances as they are. All is sums and products, without a search, so that it can
-    be exported.
+    ratios always so, which leaves their distances as they are. All is sums and products, without a search, so that it
+    can be exported.
     """
 
     knots: Tensor  # [c k] ascending
