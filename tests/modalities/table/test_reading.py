@@ -106,6 +106,8 @@ def test_a_ragged_row_is_unreadable_with_the_reason(tmp_path):
 def test_tabs_lost_at_the_end_of_a_line_are_missing_values(tmp_path):
     source, _, skipped = opened(table(tmp_path, "a\tb\tc\n1\tx\t5\n2\n3\ty\t6\n", "t.tsv"))
     assert skipped == {} and np.isnan(source.rows([1])[0]).tolist() == [False, True, True]
+    bare, _, skipped = opened(table(tmp_path, "2\n1\tx\t5\n3\ty\t6\n4\n", "bare.tsv"))  # no header, and short at once
+    assert bare.cells.names == ["c0", "c1", "c2"] and skipped == {}
 
 
 def test_a_header_only_and_one_row(tmp_path):
@@ -402,8 +404,9 @@ def test_a_name_with_a_comma_can_be_left_out(tmp_path):
 
 def test_a_table_that_lacks_a_column_of_the_encoder(tmp_path):
     _, stats, _ = opened(make(tmp_path, 30))
-    other = open_source(written(tmp_path / "o.csv", rows(8), tuple(n for n in HEAD if n != "city")))
-    with pytest.raises(UserError, match="lacks 'city'"):
+    held = [{**row, "cityy": row["city"]} for row in rows(8)]
+    other = open_source(written(tmp_path / "o.csv", held, ("cityy", *(n for n in HEAD if n != "city"))))
+    with pytest.raises(UserError, match=r"o.csv lacks 'city', which the encoder was trained with. Is it 'cityy' there"):
         other.fit(stats)
 
 

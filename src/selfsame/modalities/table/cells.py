@@ -124,7 +124,7 @@ class CsvCells(Cells):
         if not first:
             raise UserError(f"{paths[0]}: no rows. A table has one row a line, its cells divided by commas or tabs.")
         titled = has_header(first) if reading.header == "auto" else reading.header == "yes"
-        names = [cell.strip() for cell in first[0]] if titled else [f"c{k}" for k in range(len(first[0]))]
+        names = [cell.strip() for cell in first[0]] if titled else [f"c{k}" for k in range(self.usual(first))]
         names, notes = unique(names)
         super().__init__(list(paths), disk, names, notes=notes)
         self.titled = titled
@@ -149,6 +149,11 @@ class CsvCells(Cells):
         self.ends = ends
         if not len(self.starts):
             raise UserError(f"{paths[0]}: only a header ({', '.join(names[:6])}), no rows.")
+
+    def usual(self, rows: list[list[str]]) -> int:
+        """Cells of a row, where no header says how many: most rows have them; between tabs, the longest."""
+        widths = Counter(map(len, rows))
+        return max(widths) if self.separator == "\t" else widths.most_common(1)[0][0]
 
     def header_of(self, path: str) -> list[str]:
         rows = parsed(head_of(path, self.disk)[0], self.separator)

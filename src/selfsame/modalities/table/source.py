@@ -3,6 +3,7 @@
 Raises UserError where there is nothing to read, UnreadableItem for one broken row.
 """
 
+import difflib
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import islice
@@ -160,10 +161,10 @@ class TableSource:
             self.refuse_seen()
         absent = [name for name in names if name not in self.cells.names]
         if absent:
-            advice = f"The encoder was trained on {len(names)} columns" + (
-                f", of which {len(absent)} are not in {self.path}." if len(absent) > 1 else "."
-            )
-            raise unknown(f"columns: {self.path} lacks", absent[0], self.cells.names, advice)
+            near = difflib.get_close_matches(absent[0], self.cells.names, n=1, cutoff=0.6)
+            more = f" and {len(absent) - 1} more of {len(names)}" if len(absent) > 1 else ""
+            hint = f" Is it {near[0]!r} there? Name it alike." if near else ""
+            raise UserError(f"{self.path} lacks {absent[0]!r}{more}, which the encoder was trained with.{hint}")
         if stats.by != self.reading.by:
             was = f"events by {stats.by}" if stats.by else "rows"
             raise UserError(
