@@ -224,6 +224,7 @@ def test_pieces_follow_each_other_in_time() -> None:
     encoder = tiny()
     wave = torch.arange(SIZE, dtype=torch.int16).expand(2, -1)
     pieces = encoder.pieces(wave)
+    assert encoder.has_pieces and encoder.piece_axes == 1
     assert pieces.shape == (2, 7, SIZE // 4) and pieces[1, 2, 0] == 2 * (SIZE // 8)
     spectrogram = torch.arange(32.0).expand(2, 64, 32)
     pieces = encoder.pieces(spectrogram)

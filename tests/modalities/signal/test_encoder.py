@@ -101,13 +101,14 @@ def test_a_view_without_any_value_gives_a_finite_vector(name: str) -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_the_mean_is_over_steps_with_a_value() -> None:
+def test_mean_and_largest_are_over_steps_with_a_value() -> None:
     net = encoder("dilated@0.125")
     x = batch()
     x[:, :, 5:30] = NAN
     (fine,) = net.maps(x)
     there = [*range(5), *range(30, 48)]
-    assert torch.allclose(net(x), fine[:, :, there].mean(dim=2), atol=1e-5)
+    assert torch.allclose(net(x)[:, : net.dim // 2], fine[:, :, there].mean(dim=2), atol=1e-5)
+    assert torch.equal(net(x)[:, net.dim // 2 :], fine[:, :, there].amax(dim=2))
 
 
 def test_hidden_steps_are_hidden_behind_the_first_layer_of_the_dilated_net() -> None:

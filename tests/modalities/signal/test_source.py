@@ -318,6 +318,18 @@ def test_parquet_with_ids_in_runs_and_apart(tmp_path: Path) -> None:
     assert first.tolist() == [[0, 2, 4, 6]] and np.array_equal(second, [[np.nan, 3, 5, 7]], equal_nan=True)
 
 
+def test_times_of_parquet_are_numbers_dates_or_texts(tmp_path: Path) -> None:
+    seconds = np.arange(12) / 4
+    dates = (np.datetime64("2024-05-01T00:00:00", "us") + (seconds * 1e6).astype("timedelta64[us]")).tolist()
+    for name, times in (("n", seconds), ("d", dates), ("t", [str(date) for date in dates])):
+        path = parquet(tmp_path / f"{name}.parquet", 3, time=times, x=list(range(12)))
+        source = signal.open_source(path, reading=Reading(window=6))
+        assert source.rate == pytest.approx(4) and source.read(1).tolist() == [[6, 7, 8, 9, 10, 11]], name
+    path = parquet(tmp_path / "lost.parquet", 1, time=[0.0, None, 2.0], x=[1, 2, 3])
+    with pytest.raises(UserError, match=r"'None' in the time column 'time' \(row 3\) is no time"):
+        signal.open_source(path, reading=WINDOW)
+
+
 def test_parquet_that_is_refused(tmp_path: Path) -> None:
     path = parquet(tmp_path / "x.parquet", x=[1.0, 2.0], note=["a", "b"])
     with pytest.raises(UserError, match="column 'note' is of type string, no number"):

@@ -188,6 +188,8 @@ class AudioEncoder(PatchTokens):
 
     # Pieces ------------------------------------------------------------------------------------------------------
 
+    piece_axes = 1  # pieces follow each other in time
+
     @property
     def has_pieces(self) -> bool:
         """Whether the network takes pieces of a view, which are shorter."""

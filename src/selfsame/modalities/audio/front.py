@@ -85,16 +85,7 @@ def coefficients(mels: int) -> int:
 
 
 def on_device(kind: str, first: Any, second: Any, device: torch.device) -> Tensor:
-    """A constant on a device. While a step is only counted or exported it is made anew: it must not be remembered."""
-    made = {"window": window_of, "mel": mel_bank, "dct": dct}[kind]
-    values = made(first, second) if second is not None else made(first)
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or device.type != "cuda":
-        return torch.tensor(values, device=device)
-    return kept(kind, first, second, device)
-
-
-@functools.cache
-def kept(kind: str, first: Any, second: Any, device: torch.device) -> Tensor:
+    """A table on a device. It is not kept there: in a step that is only counted or exported it must be another."""
     made = {"window": window_of, "mel": mel_bank, "dct": dct}[kind]
     return torch.tensor(made(first, second) if second is not None else made(first), device=device)
 

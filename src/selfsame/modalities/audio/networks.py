@@ -30,7 +30,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # the constructor's arguments that `res
 }
 OWN = ("byola",)  # networks of this file on spectrograms
 WAVES = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}  # blocks of each stage
-FEWEST = 4  # tokens of a view, at least, on the way of time
+FEWEST = 4  # patches of a view, at least
 
 
 def resolve(name: str, rows: int, frames: int) -> tuple[Front, Library, str, dict[str, Any]]:

@@ -144,10 +144,6 @@ class AudioSource:
         with self.opened(i) as sound:
             return header_of(sound)
 
-    def length(self, i: int) -> int:
-        """Samples of the item at the rate of `fit`, else at its own. Raises UnreadableItem."""
-        return self.spanned(i, self.header(i))[1]
-
     def read(self, i: int) -> Int16[np.ndarray, "t"]:
         """The whole item, of one channel, at the rate of `fit`, else at its own. Raises UnreadableItem."""
 

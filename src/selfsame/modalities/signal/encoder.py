@@ -53,7 +53,8 @@ class SignalEncoder(types.Encoder):
 
     Takes batches [b c t] of values as they are stored, of any length t; NaN is missing. Each channel is normalised by
     the mean and deviation of the training data, zeros take the place of what is missing, and as many channels more say
-    where that is. The vector is the mean over the steps that have a value, of any channel; a view without any gives 0.
+    where that is. The vector sums up the steps that have a value, of any channel: their mean and, beside it, their
+    largest features; of a transformer the mean of its tokens. A view without any value gives 0.
     """
 
     mean: Tensor
@@ -74,7 +75,7 @@ class SignalEncoder(types.Encoder):
             return self.both(view)[0]
         x, there, inside = self.prepared(view)
         if isinstance(self.trunk, Net):
-            return averaged(self.trunk(x, there, inside)[-1], there)
+            return summed_up(self.trunk(x, there, inside)[-1], there)
         return pooled(self.trunk(x), there)
 
     def prepared(self, view: Tensor) -> tuple[Float[Tensor, "b c t"], Bool[Tensor, "b t"], Bool[Tensor, "b t"]]:
@@ -105,7 +106,7 @@ class SignalEncoder(types.Encoder):
         x, there, inside = self.prepared(view)
         if isinstance(self.trunk, Net):
             maps = self.trunk(x, there, inside)
-            return averaged(maps[-1], there), maps
+            return summed_up(maps[-1], there), maps
         if not callable(getattr(self.trunk, "maps", None)):
             raise TypeError(
                 f"{self.spec['name']} has no maps. Give it a method maps(x) that returns its dense features [b c t], "
@@ -285,6 +286,17 @@ def averaged(x: Float[Tensor, "b w t1"], there: Bool[Tensor, "b t"]) -> Float[Te
     """The mean over the places that stand for a step with a value; 0 where there is none."""
     known = covered(there, x.shape[2])[:, None].to(x.dtype)
     return (x * known).sum(dim=2) / known.sum(dim=2).clamp(min=1)
+
+
+def summed_up(x: Float[Tensor, "b w t1"], there: Bool[Tensor, "b t"]) -> Float[Tensor, "b 2w"]:
+    """The mean over the places that stand for a step with a value, and the largest value there; 0 where there is none.
+
+    The mean says what a series is like throughout, the largest whether something is seen anywhere in it: TS2Vec (arXiv
+    2106.10466) takes the latter alone. In trial, with random weights too, both together told most (docs/signal.md).
+    """
+    known = covered(there, x.shape[2])[:, None]
+    most = x.masked_fill(~known, float("-inf")).amax(dim=2)
+    return torch.cat([averaged(x, there), torch.where(known.any(dim=2), most, 0.0)], dim=1)
 
 
 def pooled(out: Any, there: Bool[Tensor, "b t"]) -> Tensor:

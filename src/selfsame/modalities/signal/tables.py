@@ -140,7 +140,7 @@ def csv_listed(path: str, roles: Roles, grouping: "Grouping") -> Listed:
 
 
 def csv_columns(path: str, roles: Roles) -> dict[str, Any]:
-    """The columns that are wanted: channels as float32, others as lists of text."""
+    """The columns that are wanted: channels as float32, ids and labels by number, times as text."""
     rows = table(Path(path))
     header = [cell.strip() for cell in next(rows)]
     found: dict[str, list] = {name: [] for name in roles.wanted}
@@ -165,7 +165,8 @@ def csv_columns(path: str, roles: Roles) -> dict[str, Any]:
         if name in roles.channels:
             joined[name] = np.concatenate(parts) if parts else np.zeros(0, np.float32)
         else:
-            joined[name] = [cell.strip() for part in parts for cell in part]
+            cells = [cell.strip() for part in parts for cell in part]
+            joined[name] = cells if name == roles.time else Codes.of(cells)
     return joined
 
 
@@ -232,13 +233,8 @@ def open_parquet(path: str, reading: Reading, label: str | None = None, whole: b
         raise UserError(f"{path}: no rows.")
     if not whole:
         one_record(path, roles, reading, rows)
-    others = [name for name in (roles.id, roles.time, roles.label) if name]
-    known = file.read(columns=others) if others else None
-    columns: dict[str, Any] = {name: known[name].to_pylist() for name in others} if known is not None else {}
-    for other in (roles.id, roles.label):
-        if other:
-            columns[other] = ["" if value is None else str(value) for value in columns[other]]
-    times = times_of(path, roles.time, columns.get(roles.time or "", []))
+    columns: dict[str, Any] = {name: parquet_codes(file, name) for name in (roles.id, roles.label) if name}
+    times = parquet_times(path, file, roles.time) if roles.time else None
     grouping = grouped(path, columns.get(roles.id or ""), times, rows)
     rate = rate_of(path, roles, times, grouping)
     records: Records
@@ -250,12 +246,63 @@ def open_parquet(path: str, reading: Reading, label: str | None = None, whole: b
     return labelled(path, Opened(records, grouping.names, tuple(roles.channels), rate), columns, roles, grouping)
 
 
+def parquet_codes(file: Any, name: str) -> "Codes":
+    """A column of any type, a row group at a time."""
+    number: dict[str, int] = {}
+    parts = [np.zeros(0, np.int64)]
+    for group in range(file.num_row_groups):
+        column = file.read_row_group(group, columns=[name])[name].combine_chunks().dictionary_encode()
+        known = ["" if value is None else str(value) for value in column.dictionary.to_pylist()]
+        codes = np.array([number.setdefault(value, len(number)) for value in known] + [-1], np.int64)
+        at = column.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)
+        if (at == len(known)).any():
+            codes[-1] = number.setdefault("", len(number))
+        parts.append(codes[at])
+    return Codes(np.concatenate(parts), list(number))
+
+
+def parquet_times(path: str, file: Any, name: str) -> Float64[np.ndarray, "n"]:
+    """Seconds of a column of dates, or its numbers, a row group at a time; texts are read as those of a CSV."""
+    import pyarrow as pa
+
+    parts = []
+    for group in range(file.num_row_groups):
+        column = file.read_row_group(group, columns=[name])[name].combine_chunks()
+        dates = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
+        if column.null_count or not (dates or pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            found = times_of(path, name, column.to_pylist())
+            assert found is not None
+            parts.append(found)
+        elif dates:
+            zone = getattr(column.type, "tz", None)
+            microseconds = column.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
+            parts.append(microseconds.to_numpy(zero_copy_only=False) / 1e6)
+        else:
+            parts.append(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+    return np.concatenate(parts)
+
+
 def parquet_listed(path: str, roles: Roles, grouping: "Grouping") -> Listed:
     known = parquet(path).read(columns=roles.channels)
     return laid([floats(known[name]) for name in roles.channels], grouping)
 
 
 # Series, times, labels -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Codes:
+    """Texts of very many rows, few of them different, by number."""
+
+    numbers: Int64[np.ndarray, "n"]
+    texts: list[str]
+    """each once, in the order in which they come"""
+
+    @classmethod
+    def of(cls, cells: Sequence[str]) -> "Codes":
+        number: dict[str, int] = {}
+        numbers = np.fromiter((number.setdefault(cell, len(number)) for cell in cells), np.int64, len(cells))
+        return cls(numbers, list(number))
 
 
 @dataclass
@@ -274,17 +321,13 @@ def laid(channels: Sequence[np.ndarray], grouping: Grouping) -> Listed:
     return Listed(values if grouping.order is None else values[:, grouping.order], grouping.lengths.tolist(), {})
 
 
-def grouped(path: str, ids: list[str] | None, times: "Float64[np.ndarray, 'n'] | None", rows: int) -> Grouping:
+def grouped(path: str, ids: Codes | None, times: "Float64[np.ndarray, 'n'] | None", rows: int) -> Grouping:
     """Series in the order in which their first rows come, each in the order of time, or else of its rows."""
-    if ids is None:
-        codes, names = np.zeros(rows, np.int64), ["0"]
-    else:
-        empty = [str(k + 2) for k, name in enumerate(ids) if not name]
-        if empty:
-            raise UserError(f"{path}: {some(empty, rows, 'rows')} have no id, so they belong to no series.")
-        number: dict[str, int] = {}
-        codes = np.fromiter((number.setdefault(name, len(number)) for name in ids), np.int64, rows)
-        names = list(number)
+    ids = ids or Codes(np.zeros(rows, np.int64), ["0"])
+    codes, names = ids.numbers, ids.texts
+    if "" in names:
+        empty = [str(k + 2) for k in np.flatnonzero(codes == names.index(""))]
+        raise UserError(f"{path}: {some(empty, rows, 'rows')} have no id, so they belong to no series.")
     order = np.argsort(codes, kind="stable") if times is None else np.lexsort((times, codes))
     lies_so = bool((np.diff(order) == 1).all())
     return Grouping(names, np.bincount(codes, minlength=len(names)), None if lies_so else order)
@@ -367,14 +410,12 @@ def labelled(path: str, opened: Opened, columns: dict[str, Any], roles: Roles, g
     """The same with the labels of its label column, of series or, without an id, of steps."""
     if roles.label is None:
         return opened
-    number: dict[str, int] = {}
-    cells = columns[roles.label]
-    codes = np.fromiter((number.setdefault(cell, len(number)) for cell in cells), np.int64, len(cells))
-    codes = codes if grouping.order is None else codes[grouping.order]
-    opened.step_labels, opened.classes = codes, list(number)
+    found: Codes = columns[roles.label]
+    opened.step_labels = found.numbers if grouping.order is None else found.numbers[grouping.order]
+    opened.classes = found.texts
     if roles.id is not None:
         firsts = np.cumsum(grouping.lengths) - grouping.lengths
-        opened.labels = [opened.classes[code] for code in codes[firsts]]
+        opened.labels = [opened.classes[code] for code in opened.step_labels[firsts]]
     return opened
 
 

@@ -30,6 +30,7 @@ PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 MISSING = frozenset(("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "\\N", "<NA>"))
 SEPARATORS = (",", ";", "\t", "|")
 HEAD = 1 << 20  # bytes of a CSV that its separator and its header are found from
+BATCH = 4096  # rows of a CSV at most whose cells are kept until others are asked for
 SCAN = 8 << 20  # bytes of a CSV read at a time
 GROUP = 1 << 30  # bytes of a group of Parquet rows: a larger one cannot be held by every reading process
 GROUPS = 32  # of Parquet rows, at least, from which the rows to look at are drawn
@@ -127,6 +128,7 @@ class CsvCells(Cells):
         names, notes = unique(names)
         super().__init__(list(paths), disk, names, notes=notes)
         self.titled = titled
+        self.last: tuple[bytes, list[list[str] | str]] | None = None
         self.width = len(names)
         self.quoted = b'"' in head or not whole
         starts, firsts, ends = [], [0], []
@@ -203,7 +205,7 @@ class CsvCells(Cells):
     def columns(self, names: Sequence[str], rows: Int64[np.ndarray, "n"]) -> dict[str, Raw]:
         places = [self.names.index(name) for name in names]
         blank = [None] * self.width
-        held = [blank if isinstance(row, str) else row for row in self.lines(rows)]
+        held = [blank if isinstance(row, str) else row for row in self.each(rows)]
         comma = self.separator == ";"
         found = {}
         for name, place in zip(names, places, strict=True):
@@ -213,7 +215,20 @@ class CsvCells(Cells):
         return found
 
     def broken(self, rows: Int64[np.ndarray, "n"]) -> dict[int, str]:
-        return {int(row): line for row, line in zip(rows, self.lines(rows), strict=True) if isinstance(line, str)}
+        return {int(row): line for row, line in zip(rows, self.each(rows), strict=True) if isinstance(line, str)}
+
+    def each(self, rows: Int64[np.ndarray, "n"]) -> list[list[str] | str]:
+        """`lines` of these rows. Those of a batch are kept until others are asked for: first it is asked which of them
+        are broken, then what stands in them."""
+        if len(rows) > BATCH:
+            return list(self.lines(rows))
+        key = rows.tobytes()
+        if self.last is None or self.last[0] != key:
+            self.last = key, list(self.lines(rows))
+        return self.last[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "last": None}
 
 
 def clean(cell: str | None, comma: bool = False) -> str | None:
@@ -336,7 +351,7 @@ def scanned(path: str, disk: Disk, quoted: bool) -> tuple[Int64[np.ndarray, "n"]
             begins = np.concatenate([[0] if fresh else [], ends + 1]).astype(np.int64)
             begins = begins[begins < len(signs)]
             # Of several line ends in a row, and before spaces only, what is between them begins no row.
-            begins = begins[~np.isin(begins, ends)]
+            begins = begins[(signs[begins] != 10) & (signs[begins] != 13)]
             found.append(place + begins)
             fresh = bool(len(ends) and ends[-1] == len(signs) - 1)
             place += len(signs)

@@ -72,12 +72,17 @@ def measure(source: "TableSource", seed: int = 0) -> tuple[Stats, dict[int, str]
         shown = "; ".join(f"{name}: {why}" for name, why in list(left.items())[:5])
         raise UserError(f"{source.path}: no column is left as a feature ({shown}). Name kinds with --reading.types.")
     unreadable = source.items_of(broken)
+    lost = []
+    if broken and not unreadable:
+        lost = [
+            f"{len(broken):,} of {len(rows):,} rows cannot be read and are no events ({next(iter(broken.values()))})"
+        ]
     stats = Stats(
         items=len(source) - len(unreadable),
         columns=tuple(columns),
         scaling=reading.scaling,
         left_out=tuple(f"{name} ({why})" for name, why in left.items()),
-        notes=tuple(cells.notes),
+        notes=(*cells.notes, *lost),
         by=reading.by,
         time=reading.time,
         events=source.usual_events(),
@@ -122,9 +127,9 @@ def guessed(name: str, raw: Raw, reading: Reading) -> tuple[Any, str, str]:
     if share >= MOSTLY:
         if endless.any():
             notes.append(f"{int(endless.sum())} infinite values, taken as missing")
-        if share < 1:
+        if words.any():
             some = next(cell for cell, word in zip(raw.each(), words, strict=True) if word)
-            notes.append(f"{(1 - share):.1%} are words, as {some!r}, taken as missing")
+            notes.append(f"{words.sum() / told:.1%} are words, as {some!r}, taken as missing")
         return (*of_what_numbers(name, found), "; ".join(notes)) if not_constant(values) else CONSTANT
     cells = [cell for cell in as_words(raw) if cell is not None]
     counts = Counter(cells)
@@ -135,7 +140,7 @@ def guessed(name: str, raw: Raw, reading: Reading) -> tuple[Any, str, str]:
     length = sum(cell.count(" ") + 1 for cell in cells) / len(cells)
     if length >= WORDS and len(counts) > min(reading.category_values, 0.3 * len(cells)):
         return "text", "", "; ".join(notes)
-    return of_names(cells, reading, notes)
+    return of_names(as_words(raw), reading, notes)
 
 
 def of_names(words: Sequence[str | None], reading: Reading, notes: list[str]) -> tuple[Any, str, str]:

@@ -304,7 +304,7 @@ class Flat(nn.Module):
         for start, size in self.codes:
             codes = x[..., start]
             numbers = torch.arange(size, device=x.device, dtype=x.dtype)
-            known = torch.where(codes < size, codes, 0.0)
+            known = torch.where(codes.isfinite() & (codes >= size), 0.0, codes)
             parts.append((known[..., None] == numbers).to(x.dtype))
         for start, end in self.texts:
             parts.append(torch.where(x[..., start:end].isfinite(), x[..., start:end], 0.0))

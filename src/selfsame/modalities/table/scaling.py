@@ -35,8 +35,9 @@ class Scaler(nn.Module):
     """Columns of numbers and dates [... c] on one scale, and back.
 
     Numbers by normal scores of their rank among the quantiles, linear between two of these (scaling "quantile"), or
-    less the mean, by the standard deviation ("standard"); counts so after log(1 + |x|) with the sign of x; dates so;
-    ratios as they are. All is sums and products, without a search, so that it can be exported.
+    less the mean, by the standard deviation ("standard"); counts so after log(1 + |x|) with the sign of x; dates and
+    ratios always so, which leaves their distances as they are. All is sums and products, without a search, so that it
+    can be exported.
     """
 
     knots: Tensor  # [c k] ascending
@@ -60,11 +61,8 @@ class Scaler(nn.Module):
         self.register_buffer("scores", scores)
         self.register_buffer("steps", knots.diff(dim=1))
         self.register_buffer("rises", scores.diff(dim=1))
-        plain = [column.kind == "ratio" for column in columns]
-        mean = [0.0 if as_is else column.mean for as_is, column in zip(plain, columns, strict=True)]
-        std = [1.0 if as_is else column.std for as_is, column in zip(plain, columns, strict=True)]
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+        self.register_buffer("mean", torch.tensor([column.mean for column in columns], dtype=torch.float32))
+        self.register_buffer("std", torch.tensor([column.std for column in columns], dtype=torch.float32))
         ranked = stats.scaling == "quantile"
         self.register_buffer("by_rank", torch.tensor([ranked and column.kind == "number" for column in columns]))
         self.register_buffer("by_log", torch.tensor([column.kind == "count" for column in columns]))

@@ -362,10 +362,8 @@ class SequenceSource(TableSource):
         return self.known_labels
 
     def items_of(self, broken: dict[int, str]) -> dict[int, str]:
-        """Users with a broken row. Their other rows would be a sequence with a gap."""
-        owner = np.full(len(self.cells), -1)
-        owner[self.order] = np.repeat(np.arange(len(self)), np.diff(self.first))
-        return {int(owner[row]): why for row, why in broken.items() if owner[row] >= 0}
+        """None: whose event a broken row was is not known; it is left out, and `Stats.notes` tells of it."""
+        return {}
 
     def usual_events(self) -> int:
         return int(np.ceil(np.quantile(np.diff(self.first), 0.9)))
