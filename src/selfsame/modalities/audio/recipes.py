@@ -144,9 +144,9 @@ def byol_a(size: int, stats: Stats) -> Views:
     """BYOL-A (Niizuma et al. 2021, arXiv 2103.06695; v2: 2204.07402): mix-up, random resize crop, linear fade.
 
     All views of an item show the same place; shares of mix-up up to 0.4, sizes 0.6 to 1.5, a fade of one standard
-    deviation of the spectrogram. Deviations: items shorter than a view lie anywhere in it, not always in its middle; partners come from all items, not from the last 2048 seen, so that a step
-    does not depend on those before it; there is no normalisation by the batch after the views; mixing and fading keep
-    the floor of the logarithm where it is.
+    deviation of the spectrogram. Deviations: items shorter than a view lie anywhere in it, not always in its middle;
+    partners come from all items, not from the last 2048 seen, so that a step does not depend on those before it; there
+    is no normalisation by the batch after the views; mixing and fading keep the floor of the logarithm where it is.
     """
     return made(size, stats, spectrogram_view(stats), reach=0.0)
 

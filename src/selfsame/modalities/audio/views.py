@@ -105,7 +105,7 @@ def starts_of(total: int, drawn: Sequence[float], lengths: Sequence[int], reach:
     """Where each view starts in an item of `total` samples; more lengths than numbers are plain views: the middle.
 
     Views after the first lie where it does, or up to `reach` of its lengths before or behind. Negative where the item
-    is shorter than the view: it then lies in each view at a place of its own, for one that views share would be learned.
+    is shorter than the view: it then lies in each view at a place of its own: what views share is learned.
     """
     starts: list[int] = []
     for k, length in enumerate(lengths):
