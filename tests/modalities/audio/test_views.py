@@ -84,7 +84,7 @@ def test_sizes_come_from_the_data() -> None:
 def test_places() -> None:
     assert starts_of(1000, [0.0, 0.999], [400, 400], reach=10) == [0, 600]
     assert starts_of(1000, [0.5], [400, 400], reach=0) == [300, 300]  # the second is a plain view: the middle
-    assert starts_of(100, [0.0, 0.999], [400, 400], reach=1) == [-300, 0]  # short items lie anywhere in the view
+    assert starts_of(100, [0.0, 0.999], [400, 400], reach=0) == [-300, 0]  # short items lie anywhere in each view
     assert starts_of(100, [], [400], reach=0) == [-150] and starts_of(101, [], [400], reach=0) == [-150]
     for drawn in np.random.default_rng(0).random((200, 3)):
         first, second, part = starts_of(5000, drawn.tolist(), [400, 400, 100], reach=0.5)

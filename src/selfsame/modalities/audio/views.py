@@ -104,8 +104,8 @@ def cut_length(size: int, kind: View) -> int:
 def starts_of(total: int, drawn: Sequence[float], lengths: Sequence[int], reach: float) -> list[int]:
     """Where each view starts in an item of `total` samples; more lengths than numbers are plain views: the middle.
 
-    Negative where the item is shorter than the view. Views after the first lie where it does, or up to `reach` of its
-    lengths before or behind.
+    Views after the first lie where it does, or up to `reach` of its lengths before or behind. Negative where the item
+    is shorter than the view: it then lies in each view at a place of its own: what views share is learned.
     """
     starts: list[int] = []
     for k, length in enumerate(lengths):
@@ -114,7 +114,7 @@ def starts_of(total: int, drawn: Sequence[float], lengths: Sequence[int], reach:
             starts.append(room // 2)
             continue
         low, high = min(0, room), max(0, room)
-        if k:
+        if k and room >= 0:
             far = int(reach * lengths[0])
             ends = starts[0] - far, starts[0] + lengths[0] - length + far
             low, high = (min(max(end, low), high) for end in ends)
