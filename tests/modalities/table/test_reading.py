@@ -106,7 +106,9 @@ def test_a_ragged_row_is_unreadable_with_the_reason(tmp_path):
 def test_tabs_lost_at_the_end_of_a_line_are_missing_values(tmp_path):
     source, _, skipped = opened(table(tmp_path, "a\tb\tc\n1\tx\t5\n2\n3\ty\t6\n", "t.tsv"))
     assert skipped == {} and np.isnan(source.rows([1])[0]).tolist() == [False, True, True]
-    bare, _, skipped = opened(table(tmp_path, "2\n1\tx\t5\n3\ty\t6\n4\n", "bare.tsv"))  # no header, and short at once
+    bare, _, skipped = opened(
+        table(tmp_path, "2\tz\n1\tx\t5\n3\ty\t6\n4\tz\t6\n", "bare.tsv")
+    )  # no header, and short at once
     assert bare.cells.names == ["c0", "c1", "c2"] and skipped == {}
 
 
