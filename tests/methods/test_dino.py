@@ -11,6 +11,7 @@ from selfsame.errors import UserError
 from selfsame.methods.dino import DINO
 from selfsame.nn.centre import Centre
 from selfsame.nn.prototypes import across_views
+from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.records import Budget
 from tests.methods.room import views_for
 
@@ -44,6 +45,17 @@ def test_a_batch_is_centred_by_those_before_it_and_moves_the_centre_after_the_lo
         student = [*learner.student(torch.cat(views[:2])).chunk(2), *learner.student(torch.cat(views[2:])).chunk(2)]
         assert_close(learner(views).loss, across_views(targets, student, 0.1))
     assert_close(learner.centre.value, 0.9 * before + 0.1 * scores.mean(0))
+
+
+def test_sinkhorn_takes_the_place_of_the_centre(tiny, views):
+    learner = built(tiny, targets="sinkhorn", target_temperature=0.02, head_norm="batch", output_norm="whiten")
+    learner.centre.value.copy_(torch.linspace(-0.5, 0.5, 10))
+    before = learner.centre.value.clone()
+    with torch.no_grad():
+        targets = sinkhorn(learner.target(torch.cat(views)), 0.02).chunk(2)
+        student = learner.student(torch.cat(views)).chunk(2)
+        assert_close(learner(views).loss, across_views(targets, student, 0.1))
+    assert torch.equal(learner.centre.value, before)
 
 
 def test_the_target_never_sees_part_views(tiny):
@@ -129,10 +141,26 @@ def test_the_papers_settings_and_what_small_data_makes_of_them():
     assert m.cautions() == []
     small = m.fitted(Budget(items=10_000, batch=64, steps=600, dim=256))
     assert (small.out, small.part_views, small.hidden) == (833, 0, 1024)
+    assert (small.targets, small.head_norm, small.output_norm, small.narrow) == ("sinkhorn", "batch", "whiten", 128)
+    assert (small.target_temperature, small.target_temperature_end) == (0.02, 0.02)
     assert 1 / (1 - small.momentum) <= 0.016 * 600 + 1e-3
     large = m.fitted(Budget(items=1_281_167, batch=1024, steps=1_000_000, dim=384))
     assert (large.out, large.part_views, large.momentum) == (65_536, 8, 0.996)
+    assert (large.targets, large.head_norm, large.output_norm, large.narrow) == ("centre", "none", "none", 256)
+    assert (large.target_temperature, large.target_temperature_end) == (0.04, 0.07)
     assert DINO(out=77, part_views=1, momentum=0.3).fitted(Budget(items=500, batch=8, steps=60, dim=8)).out == 77
+
+
+def test_short_runs_keep_what_is_given():
+    budget = Budget(items=500, batch=8, steps=60, dim=8)
+    given = {"targets": "centre", "head_norm": "none", "output_norm": "none", "target_temperature": 0.03}
+    kept = DINO(**given).fitted(budget)
+    assert {name: getattr(kept, name) for name in given} == given and kept.target_temperature_end == 0.03
+    assert DINO(target_temperature_end=0.05).fitted(budget).target_temperature_end == 0.05
+    assert DINO(out=501).fitted(budget).targets == "centre"  # too many to be used alike
+    assert DINO().fitted(Budget(items=40, batch=8, steps=60, dim=8)).out == 40
+    wrong = DINO(out=501, targets="sinkhorn").fitted(budget).misfits(budget)
+    assert len(wrong) == 1 and "--method.out" in wrong[0]
 
 
 @pytest.mark.parametrize(

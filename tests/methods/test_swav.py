@@ -143,8 +143,10 @@ def test_the_papers_settings_and_what_small_data_makes_of_them():
     assert SwAV().cautions() == []
     assert (SwAV().prototypes, SwAV().temperature, SwAV().epsilon, SwAV().part_views) == (3000, 0.1, 0.05, 6)
     small = SwAV().fitted(Budget(items=10_000, batch=64, steps=600, dim=256))
-    assert (small.prototypes, small.part_views, small.hidden) == (200, 0, 512)
-    assert 64 < small.queue <= 5000
+    assert (small.prototypes, small.part_views, small.hidden) == (500, 0, 512)
+    assert (small.queue, small.epsilon, small.output_norm) == (0, 0.02, "whiten")
+    longer = SwAV().fitted(Budget(items=10_000, batch=64, steps=30_000, dim=256))
+    assert 64 < longer.queue <= 5000 and (longer.epsilon, longer.output_norm) == (0.05, "none")
     large = SwAV().fitted(Budget(items=1_281_167, batch=4096, steps=250_000, dim=2048))
     assert (large.prototypes, large.part_views, large.hidden, large.queue) == (3000, 6, 2048, 0)
     assert SwAV(queue=7, prototypes=40).fitted(Budget(items=500, batch=8, steps=60, dim=8)).queue == 7

@@ -36,6 +36,15 @@ def test_the_head_ends_in_cosines_of_its_narrow_vector():
     assert [tuple(p.shape) for p in head.parameters()][::2] == [(16, 6), (16, 16), (5, 16), (9, 5)][:4]
 
 
+def test_the_heads_hidden_layers_may_have_batch_norm():
+    torch.manual_seed(0)
+    plain, normed = prototype_head(6, 16, 5, 9), prototype_head(6, 16, 5, 9, norm="batch")
+    x = torch.randn(64, 6)
+    assert [type(layer).__name__ for layer in normed[:6]] == ["Linear", "BatchNorm1d", "GELU"] * 2
+    # weights of std 0.02 leave next to nothing of an input; the norm brings it back
+    assert plain[:-1](x).std(0).mean() < 0.01 < 0.05 < normed[:-1](x).std(0).mean()
+
+
 def test_each_target_is_predicted_from_every_other_view_and_never_from_its_own():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(4, 3, 5, generator=generator).unbind(0)

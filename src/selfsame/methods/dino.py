@@ -4,14 +4,19 @@ Source: Caron et al. 2021, arXiv 2104.14294: sections 3.1 and 3.2, appendix C, a
 one output from winning for all items, sharpening keeps all outputs from winning alike; either alone collapses.
 Deviations: the gradient is clipped as a whole, where the code clips each parameter's; no stochastic depth in the
 student; the temperature warms up by steps, not by epochs; the last layer's lengths always stay 1 (the code's default
-`norm_last_layer`), and its scores are computed in float32. Ours is `output_norm`, which spreads the narrow vectors of a
-fresh network: a short run collapsed without it. With it, it did not collapse, and did not learn either: for runs of
-some hundred steps choose another method.
+`norm_last_layer`), and its scores are computed in float32.
+Short runs (ours, `fitted`): in trials of some hundred steps the paper's settings collapsed, and with whitened vectors
+alone they did not learn. Cosines of a fresh network with its outputs spread by 1 / sqrt(narrow), 0.06 for 256, and a
+target of temperature 0.04 to 0.07 makes of them next to the uniform distribution; the head's weights of std 0.02
+without a norm leave vectors of std 0.004. So there the hidden layers have batch norm, the vector is narrower and
+whitened, the temperature is 0.02, and Sinkhorn's algorithm takes the place of the centre, as DINOv2 does it in large
+runs.
 """
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -22,6 +27,7 @@ from selfsame.nn.ema import Target, able_to_follow, cosine
 from selfsame.nn.heads import OutputNorm
 from selfsame.nn.joint import by_size
 from selfsame.nn.prototypes import across_views, prototype_head, warming
+from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
 
@@ -68,17 +74,21 @@ class DINO(types.Method):
     hidden: Annotated[int, Field(ge=1)] = 2048
     """width of the head's two hidden layers (appendix C); fitted to the encoder unless given"""
     narrow: Annotated[int, Field(ge=2)] = 256
-    """width of the unit vector before the last layer (appendix C)"""
+    """width of the unit vector before the last layer (appendix C); 128 in short runs unless given"""
     out: Annotated[int, Field(ge=2)] = 65_536
     """outputs to sort items into (appendix C); fitted to the number of items unless given"""
+    head_norm: Literal["none", "batch"] = "none"
+    """of the head's hidden layers: none, or batch norm (its code's use_bn_in_head); batch in short runs unless given"""
     output_norm: OutputNorm = "none"
     """end of the narrow vector: no norm as in the paper, plain or whiten; whiten in short runs unless given"""
+    targets: Literal["centre", "sinkhorn"] = "centre"
+    """how outputs are kept in use alike: by centring as in the paper, or by Sinkhorn, as in short runs unless given"""
     temperature: Annotated[float, Field(gt=0)] = 0.1
     """of the student's softmax (3.2)"""
     target_temperature: Annotated[float, Field(gt=0)] = 0.04
-    """of the target's softmax at the start (3.2)"""
+    """of the target's softmax at the start (3.2); 0.02 in short runs unless given"""
     target_temperature_end: Annotated[float, Field(gt=0)] = 0.07
-    """of the target's softmax after its warm-up (3.2)"""
+    """of the target's softmax after its warm-up (3.2); that of the start in short runs unless given"""
     temperature_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0375
     """share of the run in which it rises (reference code: 30 epochs of 800)"""
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.996
@@ -119,17 +129,34 @@ class DINO(types.Method):
             if true
         ]
 
+    def misfits(self, budget: Budget) -> list[str]:
+        if self.targets == "sinkhorn" and self.out > budget.items:
+            return [
+                f"{self.out} outputs cannot be used equally often by {budget.items} items: lower --method.out to "
+                f"{max(2, budget.items // 10)} or so, or give --method.targets centre."
+            ]
+        return []
+
     def fitted(self, budget: Budget) -> Self:
-        """Outputs by items, a target that can follow, no part views in short runs.
+        """Outputs by items, a target that can follow; in short runs no part views, and what the module's text says.
 
         The paper's 65,536 outputs are for 1.3 million items.
         """
+        short, given = budget.short, self.model_fields_set
+        even = short and ("out" not in given or self.out <= budget.items)  # more outputs cannot be used alike
+        targets = self.targets if "targets" in given or not even else "sinkhorn"
+        start = self.target_temperature if "target_temperature" in given or not short else 0.02
         derived = {
             "hidden": min(2048, max(512, 4 * budget.dim)),
-            "out": min(65_536, max(256, budget.items // 12)),
+            "narrow": 128 if short else 256,
+            "out": min(65_536, max(256, budget.items // 12), budget.items if targets == "sinkhorn" else 65_536),
             "momentum": able_to_follow(0.996, budget.steps),
-            "part_views": 0 if budget.short else 8,
-            "output_norm": "whiten" if budget.short else "none",
+            "part_views": 0 if short else 8,
+            "head_norm": "batch" if short else "none",
+            "output_norm": "whiten" if short else "none",
+            "targets": targets,
+            "target_temperature": start,
+            "target_temperature_end": start if short else 0.07,
             "freeze": round(min(0.05, 1 / budget.passes), 6),
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
@@ -144,7 +171,8 @@ class Learner(types.Learner):
         super().__init__()
         self.method = method
         self.encoder = encoder
-        self.head = prototype_head(encoder.dim, method.hidden, method.narrow, method.out, method.output_norm)
+        norm: Literal["batch"] | None = "batch" if method.head_norm == "batch" else None
+        self.head = prototype_head(encoder.dim, method.hidden, method.narrow, method.out, method.output_norm, norm)
         self.target = Target(self.student)
         self.centre = Centre(method.out, method.centre_momentum)
         self.register_buffer("target_temperature", torch.tensor(method.temperature_at(0.0)))
@@ -158,12 +186,19 @@ class Learner(types.Learner):
         views = as_planned(views, self.method.plan, "DINO")
         rows = len(views[0])
         sorted_by_target = self.target(torch.cat(views[:2]))
-        targets = self.centre(sorted_by_target, self.target_temperature)
+        targets = self.targets_of(sorted_by_target)
         scores = self.head(torch.cat(by_size(self.encoder, views)))
         loss = across_views(targets.split(rows), scores.split(rows), self.method.temperature)
-        self.centre.follow(sorted_by_target)
+        if self.method.targets == "centre":
+            self.centre.follow(sorted_by_target)
         logs = {"spread": spread(sorted_by_target[:rows]), "entropy": torch.special.entr(targets).sum(1).mean()}
         return types.Step(loss, logs)
+
+    @torch.no_grad()
+    def targets_of(self, scores: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+        if self.method.targets == "sinkhorn":
+            return sinkhorn(scores, self.target_temperature)
+        return self.centre(scores, self.target_temperature)
 
     def before_update(self, progress: float) -> None:
         if progress < self.method.freeze:

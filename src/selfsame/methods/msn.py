@@ -3,6 +3,10 @@
 Source: Assran et al. 2022, arXiv 2204.07141, section 3, appendix, and its reference code (ViT-S/16).
 Deviations: the patches that go are drawn for each item, where the code draws them for the whole batch; all anchors
 pass the head together; the gradient is clipped as a whole.
+Short runs: not told from random weights in trial. CIFAR-10, 312 steps of 64 images, a vision transformer of 6 blocks,
+128 wide, one seed, k-NN / probe: 28.3 / 31.9, and that with whitened vectors of 128 numbers and `sharpness` 0.2, which
+doubled what targets say of their item at the start (2.9 nats; 1.4 as it is here). Random weights 27.7 / 32.7, SimCLR
+38.3 / 42.1. Other rates were not tried.
 """
 
 import math

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from selfsame.nn.heads import OutputNorm, ending, tower
+from selfsame.nn.heads import Norm, OutputNorm, ending, tower
 
 
 class Prototypes(nn.Module):
@@ -31,13 +31,15 @@ class Prototypes(nn.Module):
             return F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T
 
 
-def prototype_head(d_in: int, hidden: int, width: int, count: int, output_norm: OutputNorm = "none") -> nn.Sequential:
-    """DINO's head: two hidden layers with GELU and no norm, a narrow unit vector [b width], its scores [b count].
+def prototype_head(
+    d_in: int, hidden: int, width: int, count: int, output_norm: OutputNorm = "none", norm: Norm | None = None
+) -> nn.Sequential:
+    """DINO's head: two hidden layers with GELU, a narrow unit vector [b width], its scores [b count].
 
-    The narrow vector is what `head[:-1]` gives, before it is put on the unit sphere. `output_norm`, which is no part of
-    the paper, stands at its end.
+    The narrow vector is what `head[:-1]` gives, before it is put on the unit sphere. `norm` stands in the hidden layers
+    (its code's `use_bn_in_head`); `output_norm`, which is no part of the paper, at the narrow vector's end.
     """
-    layers = tower(d_in, hidden, hidden, width, norm=None, last_bias=True, gelu=True)
+    layers = tower(d_in, hidden, hidden, width, norm=norm, bias=True, last_bias=True, gelu=True)
     for layer in layers:
         if isinstance(layer, nn.Linear):
             nn.init.trunc_normal_(layer.weight, std=0.02)
