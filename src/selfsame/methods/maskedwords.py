@@ -6,8 +6,8 @@ Deviations: what stands in place of a word is a vector of the learner, not a wor
 encoder keeps nothing that only training uses; words are tokens, not whole words; there is no prediction of the next
 sentence (RoBERTa, section 4.2, does without too). Each text has its share taken out, at least one word, rounded to
 whole words. Random words are drawn among all of the vocabulary but padding. The vector becomes the mean of the tokens:
-a class token would learn nothing. More than the paper's 15 % are taken out (arXiv 2202.08005 finds 40 % good for small
-networks; what was tried here stands in docs/text.md).
+a class token would learn nothing. By default twice the paper's 15 % are taken
+out: ours, for short runs of small networks, and not tuned.
 """
 
 from typing import Annotated, ClassVar
