@@ -25,6 +25,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 class Tiny(Encoder):
     """A convolution, a batch norm, a mean: [b 3 h w] -> [b 8]."""
 
+    limits = (0.0, 1.0)
+
     def __init__(self, dim: int = 8) -> None:
         super().__init__()
         self.dim = dim

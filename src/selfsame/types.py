@@ -80,6 +80,7 @@ class Encoder(nn.Module):
 
     dim: int  # d
     spec: dict[str, Any]  # JSON: all that is needed to build it again before its weights are loaded
+    limits: ClassVar[tuple[float, float] | None] = None  # the least and the greatest value of a view, where it has such
 
     @property
     def has_tokens(self) -> bool:

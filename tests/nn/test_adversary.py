@@ -23,3 +23,11 @@ def test_it_stays_in_the_ball_and_in_the_range_and_raises_a_smooth_loss():
     assert found.min() >= 0 and found.max() <= 1
     assert loss(found) > loss(start)
     assert not found.requires_grad
+
+
+def test_without_limits_values_may_be_any():
+    view = torch.tensor([[5.0, -3.0]])
+    found = ascend(view, lambda x: x.sum(), 0.5, 0.5, 2, random_start=False, limits=None)
+    assert torch.allclose(found, view + 0.5)
+    kept = ascend(view / 10, lambda x: x.sum(), 0.5, 0.5, 2, random_start=False, limits=(-1.0, 0.6))
+    assert torch.allclose(kept, torch.tensor([[0.6, 0.2]]))

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
+from selfsame.errors import UserError
 from selfsame.nn.adversary import ascend
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine, momentum_for
@@ -88,7 +89,7 @@ class BYOL(types.Method):
     adversary: Annotated[int, Field(ge=0)] = 0
     """steps of gradient ascent that make one view harder; 0: none"""
     epsilon: Annotated[float, Field(ge=0, le=1)] = 8 / 255
-    """largest change of a value by the adversary, on the [0, 1] scale"""
+    """largest change of a value by the adversary, in the units of views: images lie in [0, 1]"""
     alpha: Annotated[float, Field(gt=0, le=1)] = 2 / 255
     """size of one step of the adversary"""
 
@@ -193,9 +194,18 @@ class Learner(types.Learner):
     def harder(self, view: Tensor, other: Tensor) -> Tensor:
         """The view moved within epsilon so that the other is harder to predict; the network is left as it was."""
         m = self.method
+        if not view.is_floating_point():
+            raise UserError(
+                f"--method.adversary {m.adversary}: it changes the values of a view little by little, and views of this "
+                "kind are whole numbers, as those of words. Leave it out."
+            )
         with frozen_statistics(self):
-            target = self.target(other)
-            return ascend(view, lambda x: distance(self.predict(x), target, m), m.epsilon, m.alpha, m.adversary)
+            target, limits = self.target(other), self.encoder.limits
+
+            def loss(x: Tensor) -> Tensor:
+                return distance(self.predict(x), target, m)
+
+            return ascend(view, loss, m.epsilon, m.alpha, m.adversary, limits=limits)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

@@ -10,22 +10,30 @@ from torch import Tensor
 
 
 def ascend(
-    view: Tensor, loss: Callable[[Tensor], Tensor], epsilon: float, alpha: float, steps: int, random_start: bool = True
+    view: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    epsilon: float,
+    alpha: float,
+    steps: int,
+    random_start: bool = True,
+    limits: tuple[float, float] | None = (0.0, 1.0),
 ) -> Tensor:
-    """The view within `epsilon` (maximum norm) of `view`, and within [0, 1], that `steps` steps of size `alpha` find.
+    """The view within `epsilon` (maximum norm) of `view`, and within the limits, that `steps` steps of `alpha` find.
 
     Args:
-        view: [b ...] in [0, 1].
+        view: [b ...] within the limits.
+        limits: the least and the greatest value that a view can have; None where it can have any.
         loss: scalar of a view; the caller keeps batch-norm statistics and parameter gradients still.
         random_start: begin at a uniform random point of the ball, drawn from torch's global generator.
     """
     start = view.detach()
+    low, high = limits or (-torch.inf, torch.inf)
     x = start
     if random_start:
-        x = (start + torch.empty_like(start).uniform_(-epsilon, epsilon)).clamp(0, 1)
+        x = (start + torch.empty_like(start).uniform_(-epsilon, epsilon)).clamp(low, high)
     for _ in range(steps):
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(loss(x), x)
-        x = (x.detach() + alpha * gradient.sign()).clamp(start - epsilon, start + epsilon).clamp(0, 1)
+        x = (x.detach() + alpha * gradient.sign()).clamp(start - epsilon, start + epsilon).clamp(low, high)
     return x.detach()

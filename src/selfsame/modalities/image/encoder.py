@@ -74,6 +74,7 @@ class ImageEncoder(PatchTokens):
     looked at, as looking waits for the device).
     """
 
+    limits = (0.0, 1.0)
     mean: Tensor
     std: Tensor
     white: Tensor
