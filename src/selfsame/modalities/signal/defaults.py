@@ -33,7 +33,8 @@ def size_told(size: int, stats: Stats) -> str:
 def default_encoder(size: int, large: bool) -> str:
     """TS2Vec's dilated convolutions; on a processor at half the width, which trains several times as fast.
 
-    Of few series its vectors told most, with random weights too; ResNet-18, which halves the steps, loses short series.
+    Chosen by a linear probe on random weights, one seed, means alone: on JapaneseVowels (7 to 29 steps) 96 % where
+    resnet18@0.25, which halves the steps, had 68 %; on GunPoint and ArrowHead both were alike.
     """
     return "dilated" if large else "dilated@0.5"
 

