@@ -196,8 +196,8 @@ class Learner(types.Learner):
         m = self.method
         if not view.is_floating_point():
             raise UserError(
-                f"--method.adversary {m.adversary}: it changes the values of a view little by little, and views of this "
-                "kind are whole numbers, as those of words. Leave it out."
+                f"--method.adversary {m.adversary}: it changes the values of a view little by little, and views of "
+                "this kind are whole numbers, as those of words. Leave it out."
             )
         with frozen_statistics(self):
             target, limits = self.target(other), self.encoder.limits
