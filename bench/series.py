@@ -36,7 +36,7 @@ BAND = 0.1  # of the length: half of what a path may leave the diagonal by, eith
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="*", default=list(SETS), choices=[*SETS, []], metavar="SET")
+    parser.add_argument("sets", nargs="*", metavar="SET", help=", ".join(SETS))
     parser.add_argument("--method", default="ts2vec")
     parser.add_argument("--views", default="auto")
     parser.add_argument("--encoder", default="auto")
