@@ -83,7 +83,7 @@ def of_set(name: str, args: argparse.Namespace) -> dict[str, Any]:
                 seed=seed, workers=0, precision="fp32",
             )  # fmt: skip
             seconds["pretraining"] = time.perf_counter() - began
-            learned = run.encoder()
+            learned = run.encoder
         torch.manual_seed(seed)
         fresh = signal.build_encoder({**learned.spec, "norm": "batch"})
         for kind, encoder in (("encoder", learned), ("random", fresh)):
