@@ -5,6 +5,7 @@ Raises UserError on files that are no tables, UnreadableItem for one broken row.
 
 import csv
 import io
+import os
 import posixpath
 import re
 from bisect import bisect_right
@@ -30,7 +31,9 @@ PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 MISSING = frozenset(("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "\\N", "<NA>"))
 SEPARATORS = (",", ";", "\t", "|")
 HEAD = 1 << 20  # bytes of a CSV that its separator and its header are found from
+OPEN = 16  # files of a table at a time
 BATCH = 4096  # rows of a CSV at most whose cells are kept until others are asked for
+NEAR = 16 << 10  # bytes between two rows of a CSV up to which they are read at once
 SCAN = 8 << 20  # bytes of a CSV read at a time
 GROUP = 1 << 30  # bytes of a group of Parquet rows: a larger one cannot be held by every reading process
 GROUPS = 32  # of Parquet rows, at least, from which the rows to look at are drawn
@@ -128,6 +131,7 @@ class CsvCells(Cells):
         names, notes = unique(names)
         super().__init__(list(paths), disk, names, notes=notes)
         self.titled = titled
+        self.files: dict[int, int] = {}
         self.last: tuple[bytes, list[list[str] | str]] | None = None
         self.width = len(names)
         self.quoted = b'"' in head or not whole
@@ -184,11 +188,11 @@ class CsvCells(Cells):
             spans = [(start, end)]
             while k + len(spans) < len(rows):
                 other, begin, stop = self.span(int(rows[k + len(spans)]))
-                if other != number or stop - start > SCAN or begin - end > 4 * (end - start) + 65536:
+                if other != number or stop - start > SCAN or begin - end > NEAR:
                     break
                 spans.append((begin, stop))
                 end = stop
-            data = self.disk.cut(self.paths[number], start, end - start)
+            data = self.cut(number, start, end - start)
             texts = [data[begin - start : stop - start] for begin, stop in spans]
             yield from self.split(texts)
             k += len(spans)
@@ -232,8 +236,22 @@ class CsvCells(Cells):
             self.last = key, list(self.lines(rows))
         return self.last[1]
 
+    def cut(self, number: int, start: int, length: int) -> bytes:
+        """Bytes of a file, which stays open: to open it for each row costs more than to read the row."""
+        if self.disk.remote:
+            return self.disk.cut(self.paths[number], start, length)
+        if number not in self.files:
+            if len(self.files) >= OPEN:
+                os.close(self.files.pop(next(iter(self.files))))
+            self.files[number] = os.open(self.paths[number], os.O_RDONLY)
+        return os.pread(self.files[number], length, start)  # no place is shared with a process that was forked
+
+    def __del__(self) -> None:
+        for file in getattr(self, "files", {}).values():
+            os.close(file)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "last": None}
+        return {**self.__dict__, "last": None, "files": {}}
 
 
 def clean(cell: str | None, comma: bool = False) -> str | None:
