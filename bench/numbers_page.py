@@ -1,5 +1,6 @@
 """docs/numbers.md: how good encoders are."""
 
+import kinds_page
 from stored import RESULTS, noted, read, spread, table
 
 OPENING = """# Numbers
@@ -9,7 +10,7 @@ settings, seeds and machine. Accuracies are per cent on the test part. This page
 
 
 def page() -> list[str]:
-    return [OPENING, *budgets(), *paths(), *curves(), *evaluations()]
+    return [OPENING, *budgets(), *paths(), *curves(), *evaluations(), *kinds_page.sections()]
 
 
 def budgets() -> list[str]:

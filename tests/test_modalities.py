@@ -240,7 +240,7 @@ def test_one_command_does_it_all(room, tmp_path, capsys):
     out = tmp_path / "run"
     small = ["--encoder", room.made.TINY, "--size", str(room.size), "--batch-size", "8", "--workers", "0"]
     small += ["--precision", "fp32"]
-    left = ["--reading.leave-out", labels] if labels and "leave_out" in room.modality.Reading.model_fields else []
+    left = ["--reading.leave-out", labels] if getattr(room.made, "LEAVE_OUT", False) else []
     assert main(["pretrain", data, "--out", str(out), *small, *left, "--epochs", "1"]) == 0
     run = ss.Run(out)
     assert (out / "report.html").exists() and (out / "README.md").exists() and run.verdict != "unfinished"

@@ -121,7 +121,7 @@ def is_kind(dtype: np.dtype) -> bool:
 def open_file(file: str, key: str | None, reading: Reading, label: str | None, whole: bool = False) -> Opened:
     """One file. `whole`: of several, of which each is a record."""
     suffix = suffix_of(file)
-    for name in ("columns", "id", "time"):
+    for name in ("columns", "id", "time", "leave_out"):
         if suffix in (".npy", ".npz", ".ts") and getattr(reading, name):
             raise UserError(f"--reading.{name} is for tables; {file} has no columns. Leave it out.")
     if suffix in (".npy", ".npz"):
