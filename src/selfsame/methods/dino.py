@@ -10,7 +10,8 @@ alone they did not learn. Cosines of a fresh network with its outputs spread by 
 target of temperature 0.04 to 0.07 makes of them next to the uniform distribution; the head's weights of std 0.02
 without a norm leave vectors of std 0.004. So there the hidden layers have batch norm, the vector is narrower and
 whitened, the temperature is 0.02, and Sinkhorn's algorithm takes the place of the centre, as DINOv2 does it in large
-runs.
+runs. CIFAR-10, 624 steps of 64 images, a narrow ResNet-18, one seed, k-NN / probe: 38.7 / 42.1, and 27.7 / 28.2 with
+whitened vectors alone; random weights 30.4 / 35.3. The changes were not tried one by one.
 """
 
 from typing import Annotated, ClassVar, Literal, Self
