@@ -125,14 +125,13 @@ def measured(data: str, name: str, seeds: int, first: int, settings: dict[str, A
 
 
 def untrained(encoder: Any, seed: int) -> Any:
-    """The same network with random weights."""
+    """The same network, made anew: a reset of its layers would leave what is no layer, as a transformer's positions."""
     import torch
 
+    from selfsame.modalities import image
+
     torch.manual_seed(seed)
-    for part in encoder.modules():
-        if hasattr(part, "reset_parameters"):
-            part.reset_parameters()
-    return encoder
+    return image.build_encoder(encoder.spec).eval()
 
 
 if __name__ == "__main__":
