@@ -40,3 +40,11 @@ def test_what_all_rows_have_in_common_is_gone_once_it_is_there():
 def test_half_precision_is_widened():
     assert Centre(3)(TEACHER.half() * 100, 0.04).dtype == torch.float32
     assert Centre(3).double()(TEACHER.double(), 0.04).dtype == torch.float64
+
+
+def test_it_stays_where_it_is_in_eval_mode():
+    centre = Centre(3).eval()
+    centre.follow(torch.ones(4, 3))
+    assert torch.equal(centre.value, torch.zeros(3))
+    centre.train().follow(torch.ones(4, 3))
+    assert centre.value.min() > 0

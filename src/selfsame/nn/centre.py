@@ -28,8 +28,10 @@ class Centre(nn.Module):
     def follow(self, scores: Float[Tensor, "b k"], counted: Bool[Tensor, "b"] | None = None) -> None:
         """Move towards the mean of these rows of all processes, or of those that are counted.
 
-        To be called when the loss has used the old one: a batch's own mean must not centre itself.
+        To be called when the loss has used the old one: a batch's own mean must not centre itself. In eval mode it stays.
         """
+        if not self.training:
+            return
         rows = scores.to(self.value.dtype)
         ones = rows.new_ones(len(rows), 1) if counted is None else counted[:, None].to(rows.dtype)
         total = summed(torch.cat([rows * ones, ones], dim=1).sum(dim=0))
