@@ -28,7 +28,8 @@ class Centre(nn.Module):
     def follow(self, scores: Float[Tensor, "b k"], counted: Bool[Tensor, "b"] | None = None) -> None:
         """Move towards the mean of these rows of all processes, or of those that are counted.
 
-        To be called when the loss has used the old one: a batch's own mean must not centre itself. In eval mode it stays.
+        To be called when the loss has used the old one: a batch's own mean must not centre itself. In eval mode
+        nothing moves.
         """
         if not self.training:
             return
