@@ -67,8 +67,9 @@ def guide() -> str:
         "## Measured",
         "",
         "Few samples on one processor: what is told here is which methods get going soon, not what they reach in the",
-        "end. Settings are those derived from data and length. How much they were tried out differs: BYOL's most,",
-        "MoCo's, the memory bank's and OBoW's a little, the others' hardly or not at all. Made by `bench/pages.py`",
+        "end. Settings are those derived from data and length. How much they were tried out differs: BYOL's most;",
+        "MoCo's, SwAV's, DINO's, DeepCluster's, Exemplar's, the memory bank's and those of both bags of words some,",
+        "after they had not learned at first; the others' hardly or not at all. Made by `bench/pages.py`",
         "from `bench/results/methods-*.json`, where commands, settings, seeds and machines stand.",
     ]
     for data, (title, keys, _) in SETS.items():
