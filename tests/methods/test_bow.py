@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from selfsame.errors import UserError
 from selfsame.methods.bownet import BoWNet
 from selfsame.methods.obow import MEMORY, OBoW
+from selfsame.nn.whiten import Whiten
 from selfsame.nn.words import counted, divergence, local
 from selfsame.records import Budget
 from tests.conftest import Tiny, TinyTokens
@@ -105,10 +106,42 @@ def test_the_finer_level_has_more_places():
     assert bownet(level=1).features(torch.rand(2, 3, 16, 16)).shape == (2, 25, 8)
 
 
+def test_level_0_is_the_second_where_there_are_two():
+    assert bownet(level=0).features(torch.rand(2, 3, 16, 16)).shape == (2, 49, 8)
+    assert BoWNet(words=5, level=0).build(TinyTokens(), ITEMS).level == 1
+
+
+def test_words_of_whitened_features_are_of_features_without_correlation():
+    learner = bownet(whitened=True, sample=10_000)
+    learner.survey(surveyed(ITEMS))
+    changed, plain = views_for(learner.method.plan)
+    (every,) = next(iter(surveyed(ITEMS, batch=ITEMS)))[0]
+    with torch.no_grad():
+        found = (learner.features(every).flatten(0, 1) - learner.mean) @ learner.whitener
+        assert torch.corrcoef(found.T).fill_diagonal_(0).abs().max() < 0.3
+        assert (found.mean(dim=0).abs() < 0.2).all() and ((found.std(dim=0) - 1).abs() < 0.2).all()
+        white = (learner.features(plain) - learner.mean) @ learner.whitener
+        bags = counted(white, learner.vocabulary, binary=False)
+        assert_close(learner.bags(plain), bags)
+        vectors = Whiten(learner.encoder.dim)(learner.encoder(changed))
+        scores = learner.scale * vectors @ F.normalize(learner.directions, dim=1).T
+        assert_close(learner([changed, plain]).loss, divergence(scores, bags))
+
+
+def test_rows_of_the_last_layer_are_about_as_long_as_unit_vectors():
+    learner = bownet(words=200)
+    first = learner.directions.detach().norm(dim=1).mean()
+    learner.survey(surveyed(ITEMS))
+    for length in (first, learner.directions.detach().norm(dim=1).mean()):
+        assert float(length) == pytest.approx(1, abs=0.1)
+
+
 def test_bownet_is_fitted_and_refused_in_words():
     fitted = BoWNet().fitted(SHORT)
-    assert (fitted.words, fitted.every) == (2250, 2) and fitted.misfits(SHORT) == []
-    assert BoWNet().fitted(Budget(items=9_000, batch=64, steps=14_000, dim=256)).every == 34
+    assert (fitted.words, fitted.every, fitted.level, fitted.whitened) == (128, 10, 0, True)
+    assert fitted.misfits(SHORT) == []
+    long = BoWNet().fitted(Budget(items=9_000, batch=64, steps=28_000, dim=256))
+    assert (long.words, long.every, long.level, long.whitened) == (2250, 67, 1, False)
     assert BoWNet(words=9, sample=5).misfits(SHORT) == [
         "9 words cannot be found in 5 local features: raise --method.sample."
     ]
@@ -210,9 +243,35 @@ def test_one_level_is_enough_where_the_encoder_has_no_more():
     assert len(obow(levels=1).vocabularies) == 1
 
 
+@pytest.mark.parametrize("whitened", [True, False])
+def test_whitened_words_do_not_see_what_all_places_have_in_common(whitened):
+    found = []
+    for scale, shift in ((1.0, 0.0), (7.0, 3.0)):
+        learner = obow(whitened=whitened)
+        maps = [scale * one + shift for one in learner.target.net.maps(views_for(OBoW(part_views=0).plan)[-1])]
+        learner.target.net.maps = lambda plain, maps=maps: maps
+        found.append(learner.bags(torch.zeros(ITEMS, 1), [queue() for queue in learner.vocabularies])[0])
+    assert torch.allclose(*found, atol=1e-3) == whitened
+
+
+def test_whitened_vectors_predict():
+    learner = obow(whitened=True, levels=1, kappa=1.0)
+    views = views_for(learner.method.plan)
+    (words,) = (queue() for queue in learner.vocabularies)
+    weights = F.normalize(learner.generators[0](F.normalize(words, dim=1)), dim=1)
+    loss = learner(views).loss
+    other = obow(whitened=True, levels=1, kappa=1.0)
+    (bag,) = other.bags(views[-1], [words])
+    by_hand = [divergence(Whiten(8)(other.encoder(view)) @ weights.T, bag) for view in views[:2]]
+    assert_close(loss, torch.stack(by_hand).mean(), rtol=1e-3, atol=0)
+
+
 def test_obow_is_fitted_unless_given():
     fitted = OBoW().fitted(SHORT)
-    assert (fitted.words, fitted.hidden, fitted.part_views, fitted.momentum) == (2250, 512, 0, 0.99)
+    assert (fitted.words, fitted.hidden, fitted.part_views, fitted.momentum) == (512, 512, 0, 0.895833)
+    assert (fitted.kappa, fitted.whitened) == (1, True)
+    plain = OBoW(whitened=False).fitted(SHORT)
+    assert (plain.kappa, plain.whitened) == (8, False)
     long = Budget(items=1_281_167, batch=256, steps=1_000_000, dim=2048)
     assert OBoW().fitted(long) == OBoW(words=8192, hidden=4096, part_views=5, momentum=0.99)
     assert "never moves" in OBoW(momentum=1.0).cautions()[0]

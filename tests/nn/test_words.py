@@ -2,10 +2,20 @@
 
 import pytest
 import torch
-from torch import tensor
+from torch import nn, tensor
 from torch.testing import assert_close
 
-from selfsame.nn.words import averaged, coded, counted, divergence, inner, local, perplexity, squared_distances
+from selfsame.nn.words import (
+    averaged,
+    by_place,
+    coded,
+    counted,
+    divergence,
+    inner,
+    local,
+    perplexity,
+    squared_distances,
+)
 
 VOCABULARY = tensor([[0.0, 0], [4, 0], [0, 4]])
 
@@ -50,6 +60,17 @@ def test_the_border_is_dropped_where_something_is_left(places, without):
     assert inner(maps).shape == (2, 3, *without)
     assert local(maps).shape == (2, torch.Size(places).numel(), 3)
     assert torch.equal(local(maps)[0, 0], maps.flatten(2)[0, :, 0])
+
+
+@pytest.mark.parametrize("places", [(4, 5), (7,), (2, 3, 2)])
+def test_a_norm_by_place_sees_the_vector_of_each_place(places):
+    maps = torch.randn(3, 2, *places)
+    seen = by_place(nn.BatchNorm1d(2, affine=False), maps)
+    axes = (0, *range(2, maps.ndim))
+    assert_close(
+        seen, (maps - maps.mean(axes, keepdim=True)) / maps.std(axes, correction=0, keepdim=True), atol=1e-3, rtol=0
+    )
+    assert_close(by_place(nn.Identity(), maps), maps)
 
 
 def test_averages_are_of_three_places_a_side_or_of_all():

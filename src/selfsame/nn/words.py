@@ -1,13 +1,14 @@
 """Bags of visual words: what local features an item has, whatever their place.
 
 Source: Gidaris et al. 2020 (BoWNet), arXiv 2002.12247, section 3.1; 2021 (OBoW), 2012.11552, sections 3.2 and 3.3.
-Local features are maps [b c *places]; a vocabulary is [k c].
+Local features are maps [b c *places]; a vocabulary is [k c]. That words of whitened features tell more than words of
+the features as they are: Coates, Lee and Ng 2011, AISTATS, section 5.2 (there of patches of pixels).
 """
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfsame.nn.kmeans import nearest
 from selfsame.nn.sync import mean_of_rows
@@ -19,6 +20,12 @@ def local(maps: Float[Tensor, "b c *places"]) -> Float[Tensor, "b n c"]:
     """The vector at each place, at least in float32."""
     maps = maps.float() if maps.dtype in (torch.bfloat16, torch.float16) else maps
     return maps.flatten(2).transpose(1, 2)
+
+
+def by_place(norm: nn.Module, maps: Float[Tensor, "b c *places"]) -> Float[Tensor, "b c *places"]:
+    """A norm of vectors [n c] applied to the vectors at all places together."""
+    vectors = maps.flatten(2).transpose(1, 2)
+    return norm(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2]).transpose(1, 2).unflatten(2, maps.shape[2:])
 
 
 def inner(maps: Float[Tensor, "b c *places"]) -> Float[Tensor, "b c *inner"]:
