@@ -10,6 +10,7 @@ from selfsame.errors import UserError
 from selfsame.methods.memorybank import MemoryBank, nce
 from selfsame.records import Budget
 from selfsame.types import Encoder
+from tests.methods.room import ITEMS, surveyed
 
 BANK = tensor([[1.0, 0], [0, 1], [0.6, 0.8], [-1, 0]])
 
@@ -143,6 +144,26 @@ def test_few_items_get_the_full_softmax_and_many_the_noise():
     assert MemoryBank().fitted(few).loss == "softmax" and MemoryBank().fitted(many).loss == "nce"
     chosen = MemoryBank(loss="nce").fitted(few)
     assert chosen.loss == "nce" and chosen.misfits(few) == []
+
+
+def test_short_runs_start_with_the_items_and_spread_their_vectors():
+    short, long = (Budget(items=10_000, batch=256, steps=n, dim=64) for n in (1000, 100_000))
+    fitted = MemoryBank().fitted(short)
+    assert (fitted.start, fitted.output_norm) == ("items", "whiten")
+    fitted = MemoryBank().fitted(long)
+    assert (fitted.start, fitted.output_norm) == ("random", "none")
+    assert MemoryBank(start="random").fitted(short).start == "random"
+
+
+def test_a_bank_may_start_with_the_vectors_of_the_items(tiny):
+    learner = MemoryBank(out=8, start="items", output_norm="plain").build(tiny, ITEMS).train()
+    assert [learner.surveys(number) for number in range(3)] == [True, False, False]
+    assert not MemoryBank(out=8).build(tiny, ITEMS).surveys(0)
+    state = {name: value.clone() for name, value in tiny.state_dict().items()}
+    learner.survey(surveyed(ITEMS, batch=4))
+    assert all(torch.equal(state[name], value) for name, value in tiny.state_dict().items())
+    (view,), items = list(surveyed(ITEMS, batch=4))[1]
+    assert_close(learner.bank[items], F.normalize(learner.head(tiny(view)), dim=1))
 
 
 def test_more_noise_than_items_is_refused():
