@@ -11,6 +11,7 @@ from selfsame.methods import deepclusterv2
 from selfsame.methods.deepcluster import DeepCluster, balance, weighted
 from selfsame.methods.deepclusterv2 import NONE, DeepClusterV2, over_heads
 from selfsame.nn.kmeans import agreement
+from selfsame.nn.whiten import Whiten
 from selfsame.records import Budget
 from tests.conftest import Tiny
 from tests.methods.room import ITEMS, surveyed, views_for
@@ -115,6 +116,24 @@ def test_clusters_are_fitted_to_the_items_unless_given():
     assert DeepCluster(clusters=10).misfits(small) == [
         "10 clusters cannot be found in 9 items: lower --method.clusters."
     ]
+
+
+def test_a_last_layer_has_time_to_learn_its_clusters():
+    budget = Budget(items=9_500, batch=64, steps=624, dim=128)
+    fitted = DeepCluster().fitted(budget)
+    assert (fitted.every, fitted.components, fitted.output_norm) == (3, 32, "whiten")
+    long = Budget(items=1_281_167, batch=256, steps=1_000_000, dim=4096)
+    assert DeepCluster().fitted(long) == DeepCluster(clusters=10_000, every=1, components=256, output_norm="none")
+    assert DeepCluster(every=1, output_norm="none").fitted(budget).every == 1
+
+
+def test_the_last_layer_sees_vectors_without_correlation():
+    learner = one(output_norm="whiten")
+    learner.survey(surveyed(ITEMS))
+    (view,) = views_for(learner.method.plan)
+    loss = learner([view], EVERY).loss
+    scores = learner.top(Whiten(8)(learner.encoder(view)))
+    assert_close(loss, F.cross_entropy(scores, learner.labels, learner.weights))
 
 
 # The second ----------------------------------------------------------------------------------------------------------
