@@ -245,7 +245,7 @@ def test_a_loop_without_a_survey_is_refused_where_one_is_wanted(tmp_path):
               lambda _: None)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["deepcluster", "deepclusterv2", "graph", "bownet"])
+@pytest.mark.parametrize("name", ["deepcluster", "deepclusterv2", "graph", "bownet", "memorybank", "exemplar"])
 @pytest.mark.parametrize("at", [3, 5])  # exactly where a pass ends, and within one
 def test_a_run_with_surveys_that_was_stopped_goes_on_to_the_same_bits(tmp_path, name, at):
     def made(seed):
