@@ -178,7 +178,8 @@ def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
         wanted = any(token.startswith("--reading.") for token in tokens)
         if not wanted and not ("--help" in tokens and value_of("--modality", tokens)):
             return []
-        fields = {f"reading_{key}": (key, field) for key, field in modality_of(tokens).Reading.model_fields.items()}
+        known = modality_of(tokens, sure=wanted).Reading.model_fields
+        fields = {f"reading_{key}": (key, field) for key, field in known.items()}
         return [flag_of(kept, f"--reading.{key.replace('_', '-')}", field) for kept, (key, field) in fields.items()]
     if not any(token.split("=")[0] == f"--{name}" or token.startswith(f"--{name}.") for token in tokens):
         return []
@@ -213,14 +214,19 @@ def flag_of(key: str, flag: str, field: Any) -> inspect.Parameter:
     return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
 
 
-def modality_of(tokens: list[str]) -> Any:
-    """The modality that is named, or else the one that reads the data; that of images where this is not known yet."""
+def modality_of(tokens: list[str], sure: bool = False) -> Any:
+    """The modality that is named, or else the one that reads the data.
+
+    Where this is not known yet, that of images, or if it must be `sure` UserError.
+    """
     from selfsame import modalities
 
     given = value_of("--modality", tokens)
     if given is None and len(tokens) > 1 and not tokens[1].startswith("-"):
-        with contextlib.suppress(UserError):
+        with contextlib.nullcontext() if sure else contextlib.suppress(UserError):
             return modalities.of(tokens[1])
+    if given is None and sure:
+        raise UserError("--reading.x goes with a kind of data: give the data before it, or say the kind by --modality.")
     return modalities.load(given or "image")
 
 

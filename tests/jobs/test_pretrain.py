@@ -135,7 +135,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(finished, pictures, tmp_
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-CLUSTERED = {**QUICK, "epochs": 3, "method": {"name": "deepcluster", "clusters": 4}}
+CLUSTERED = {**QUICK, "epochs": 3, "method": {"name": "deepcluster", "clusters": 4, "every": 1}}
 
 
 def test_a_run_that_looks_at_all_items_is_stopped_where_a_pass_ends_and_goes_on_to_the_same_end(pictures, tmp_path):

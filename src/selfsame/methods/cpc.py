@@ -71,8 +71,7 @@ class CPC(types.Method):
     skip: Annotated[int, Field(ge=0)] = 1
     """rows on that are left out because their pieces overlap with the present one"""
     directions: Annotated[int, Field(ge=1, le=4)] = 1
-    """readings: 1 downwards, of sequences from past to future (v1), 2 back too, 3 to the right, 4 to the left (v2);
-    4 for pictures unless given"""
+    """1 downwards, of sequences to the future (v1), 2 back, 3 right, 4 left too (v2); pictures: 4 unless given"""
     norm: Literal["group", "batch"] = "group"
     """batch norms of the encoder are replaced, or stay"""
     candidates: Annotated[int, Field(ge=0)] = 4096
