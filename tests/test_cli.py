@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import selfsame as ss
+from selfsame import cli
 from selfsame.cli import JOBS, main
 from selfsame.jobs.pretrain import Pretrain
 from tests.conftest import QUICK
@@ -388,3 +389,30 @@ def test_memory_that_is_freed_is_used_again_and_not_asked_for_anew():
         for more in ([], ["kept"])
     ]
     assert asked[1] < 100 < asked[0] / 2
+
+
+def given_by(words, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "carry_out", lambda name, function, given: seen.append(given) or 0)
+    assert cli.main(words) == 0
+    return seen[0]
+
+
+def test_flags_of_a_reading_take_several_words_wherever_the_data_stand(tmp_path, monkeypatch):
+    (tmp_path / "s.csv").write_text("id,time,x,y\n" + "".join(f"{k // 10},{k % 10},{k},1.5\n" for k in range(40)))
+    flags = ["--modality", "signal", "--reading.columns", "x", "y", "--reading.id", "id"]
+    given = given_by(["plan", "--epochs", "1", str(tmp_path / "s.csv"), *flags], monkeypatch)
+    assert given["reading_columns"] == ("x", "y") and given["reading_id"] == "id"
+
+
+def test_flags_of_a_reading_find_their_kind_in_the_configuration(tmp_path, monkeypatch):
+    (tmp_path / "job.yaml").write_text(f"data: {tmp_path}/nowhere.csv\nmodality: table\n")
+    given = given_by(["pretrain", "--config", str(tmp_path / "job.yaml"), "--reading.leave-out", "y"], monkeypatch)
+    assert given["reading_leave_out"]
+
+
+def test_flags_of_a_reading_without_a_kind_are_refused_with_the_reason(tmp_path, capsys):
+    assert cli.main(["pretrain", str(tmp_path / "nowhere.csv"), "--reading.id", "x"]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert cli.main(["pretrain", "--reading.id", "x"]) == 2
+    assert "goes with a kind of data" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO, get_args, get_origin
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
@@ -209,7 +209,15 @@ def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
 
 
 def flag_of(key: str, flag: str, field: Any) -> inspect.Parameter:
-    note = Parameter(name=flag, help=field.description, negative="", negative_iterable="", show_default=False)
+    several = get_origin(field.annotation) is tuple and Ellipsis in get_args(field.annotation)  # --reading.columns a b
+    note = Parameter(
+        name=flag,
+        help=field.description,
+        negative="",
+        negative_iterable="",
+        show_default=False,
+        consume_multiple=several,
+    )
     kind = Annotated[field.annotation | None, note]
     return inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
 
@@ -221,13 +229,24 @@ def modality_of(tokens: list[str], sure: bool = False) -> Any:
     """
     from selfsame import modalities
 
-    given = value_of("--modality", tokens)
-    if given is None and len(tokens) > 1 and not tokens[1].startswith("-"):
+    given, data = value_of("--modality", tokens), data_of(tokens)
+    if config := value_of("--config", tokens):
+        content = read_config(Path(config))
+        given, data = given or content.get("modality"), data or content.get("data")
+    if given is None and data is not None:
         with contextlib.nullcontext() if sure else contextlib.suppress(UserError):
-            return modalities.of(tokens[1])
+            return modalities.of(str(data))
     if given is None and sure:
         raise UserError("--reading.x goes with a kind of data: give the data before it, or say the kind by --modality.")
     return modalities.load(given or "image")
+
+
+def data_of(tokens: list[str]) -> str | None:
+    """The data of the line: the word behind the command, or else the first word that is a place on the disk."""
+    words = [token for token in tokens[1:] if not token.startswith("-")]
+    if words[:1] == tokens[1:2]:
+        return words[0] if words else None
+    return next((word for word in words if Path(word.partition("::")[0]).expanduser().exists()), None)
 
 
 def place_of(field: str, tokens: list[str]) -> list[str]:
