@@ -122,9 +122,11 @@ class Deciding:
     def divided(self) -> tuple[np.ndarray, np.ndarray]:
         count = len(self.readable)
         if count < 4:
+            cuts = "window" in type(self.data.reading).model_fields
             raise UserError(
                 f"{self.job.data} has {count} readable item{'s' if count != 1 else ''}; "
-                "at least 4 are needed to learn from. Give a folder with more."
+                f"at least 4 are needed to learn from. They were read as {self.data.modality.name}: give more"
+                + (", or cut long ones into items by --reading.window." if cuts else ".")
             )
         learn_from, look_at = held_out(self.readable, self.job.seed)
         wanted = self.job.sample
@@ -343,11 +345,12 @@ class Deciding:
 def check_fit(method: Method, encoder: Encoder, budget: Budget, name: str) -> None:
     """Raise UserError where the method cannot work with this encoder, or in a run of this size."""
     cures = {
-        "tokens": "Choose a vision transformer, as --encoder vit_tiny_patch16_224 (at 32 px vit_tiny_patch4_32).",
+        "tokens": "Choose a vision transformer, as --encoder vit_tiny_patch16_224 (at 32 px vit_tiny_patch4_32), for "
+        "sound vit_tiny_patch16, series vit_nano, texts bert-tiny, tables ft-tiny.",
         "maps": "Choose a network with dense features, as --encoder resnet18.",
         "steps": "It learns from series, as sensors give them.",
         "pieces": "Choose a method that does not cut its views into pieces.",
-        "words": "It learns from text alone, with a transformer, as --encoder bert-tiny.",
+        "words": "It learns from text alone, with a transformer, as bert-tiny; for other data choose another method.",
     }
     for need in method.needs:
         if not getattr(encoder, f"has_{need}"):

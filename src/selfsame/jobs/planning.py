@@ -278,11 +278,12 @@ def lines_of_job(work: Pretraining, learner: Learner) -> list[Line]:
     loop, items = work.loop, work.items
     here = f"{describe(work.data)}, {work.data.modality.name}"
     learned = f"{len(work.learn_from):,} to learn from"
+    told = work.data.modality.size_told(work.size, work.data.stats)
     return [
         Line(
             name="data", value=f"{items:,} items", why=here if items != len(work.learn_from) else f"{here}, {learned}"
         ),
-        Line(name="encoder", value=f"{work.name}, {work.size} px", why=f"{count(learner.encoder):.1f} M parameters"),
+        Line(name="encoder", value=f"{work.name}, {told}", why=f"{count(learner.encoder):.1f} M parameters"),
         Line(name="method", value=type(work.job.method).name, why=f"{loop.optimizer}, {loop.precision}"),
         Line(
             name="steps",

@@ -17,7 +17,7 @@ from selfsame.types import Draws
 MEANING = {
     "waiting": "for the reading processes",
     "move": "samples to the device",
-    "views": "device half: flips, colour, blur, ...",
+    "views": "device half: what is random beside the cut",
     "forward": "online network and loss",
     "target": "the slow copy's forward pass",
     "backward": "gradients",

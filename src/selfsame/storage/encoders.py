@@ -25,6 +25,7 @@ def save(encoder: Encoder, folder: str | Path) -> None:
     tensors, text = folder / "encoder.safetensors.tmp", folder / "encoder.json.tmp"
     save_model(encoder, str(tensors))
     text.write_text(json.dumps({"format": FORMAT, **encoder.spec}, indent=2) + "\n", encoding="utf-8")
+    tensors.chmod(text.stat().st_mode & 0o777)  # safetensors would keep it from other users
     for path in (tensors, text):
         with path.open("rb+") as file:
             os.fsync(file.fileno())

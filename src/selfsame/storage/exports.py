@@ -64,7 +64,8 @@ class Exporter:
         """
         writers: dict[str, Writer] = {**self.writers, "onnx": self._onnx, "torch": self._torch}
         if to not in writers:
-            raise unknown("export", to, writers)
+            advice = "" if "timm" in writers else f"{', '.join(sorted(SUFFIX.keys() - writers))} take images alone."
+            raise unknown("export", to, writers, advice)
         out = Path(out)
         if not out.suffix:
             out = out.with_suffix(SUFFIX[to])

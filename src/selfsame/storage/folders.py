@@ -130,7 +130,9 @@ def nowhere(path: str) -> UserError:
     names = sorted(entry.name for entry in place.parent.iterdir()) if place.parent.is_dir() else []
     near = difflib.get_close_matches(place.name, names, n=1, cutoff=0.5)
     hint = (
-        f" Did you mean {str(place.parent / near[0])!r}?" if near else f" There is no {place.name!r} in {place.parent}."
+        f" Did you mean {str(place.parent / near[0])!r}?"
+        if near
+        else f" There is no {place.name!r} in {Path.cwd() if place.parent == Path() else place.parent}."
     )
     return UserError(f"{path}: no such file or folder.{hint}")
 
