@@ -203,7 +203,19 @@ def test_ids_out_of_order_come_together(tmp_path: Path) -> None:
     assert [source.name(i) for i in range(2)] == ["b", "a"] and source.labels == ["up", "down"]
     assert source.names_of_channels == ("x", "y") and source.read(0).tolist() == [[1, 2, 3], [10, 20, 30]]
     assert np.array_equal(source.read(1), [[5, 6], [50, np.nan]], equal_nan=True)
-    assert signal.reads(path) == 1
+    assert signal.reads(path) == 5
+
+
+def test_a_table_of_series_is_not_silently_taken_for_rows(tmp_path: Path) -> None:
+    rows = [(k // 50, k % 50, k * 0.5, -k) for k in range(5000)]
+    (tmp_path / "many").mkdir()
+    text = "id,time,x,y\n" + "".join(f"{i},{t},{x},{y}\n" for i, t, x, y in rows)
+    columns = dict(zip(("id", "time", "x", "y"), zip(*rows, strict=True), strict=True))
+    packed = parquet(tmp_path / "p.parquet", **columns)
+    for path in (written(tmp_path, text), str(Path(written(tmp_path / "many", text)).parent), packed):
+        with pytest.raises(UserError, match=r"could be .*signal.*--modality") as said:
+            modalities.of(path)
+        assert "table" in str(said.value)
 
 
 def test_a_label_is_named_and_never_a_channel(tmp_path: Path) -> None:
@@ -313,7 +325,7 @@ def test_parquet_with_ids_in_runs_and_apart(tmp_path: Path) -> None:
     )
     apart = parquet(tmp_path / "apart.parquet", 3, id=["a", "b"] * 4, x=[0, None, 2, 3, 4, 5, 6, 7])
     source = signal.open_source(near)
-    assert source.read(1).tolist() == [[5, 6, 7, 8]] and source.labels == ["u", "v"] and signal.reads(near) == 1
+    assert source.read(1).tolist() == [[5, 6, 7, 8]] and source.labels == ["u", "v"] and signal.reads(near) == 9
     first, second = read_all(apart)
     assert first.tolist() == [[0, 2, 4, 6]] and np.array_equal(second, [[np.nan, 3, 5, 7]], equal_nan=True)
 

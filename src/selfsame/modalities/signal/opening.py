@@ -69,7 +69,10 @@ def is_column(labels: str) -> bool:
 
 
 def reads(path: str) -> int:
-    """How many of the first items at `path` look like series, by its suffix and its first content; 0 for none."""
+    """How many of the first items at `path` look like series, by its suffix and its first content; 0 for none.
+
+    Of tables it is how many of the first rows, since the same rows may be items of a table: which, the user says.
+    """
     try:
         path = str(Path(path).expanduser()) if path else path
         file, key = split_key(path)
@@ -77,7 +80,7 @@ def reads(path: str) -> int:
         if place.is_dir():
             return reads_files(place, walk(place))
         if place.exists():
-            return int(reads_file(file, key))
+            return reads_file(file, key)
         root, pattern = split_glob(path)
         if not pattern or not Path(root).is_dir():
             return 0
@@ -87,27 +90,28 @@ def reads(path: str) -> int:
 
 
 def reads_files(root: Path, names: Iterable[str]) -> int:
-    """How many of the first names are like the first that holds series, if there is one."""
+    """How many of the first names are like the first that holds series, if any; or its rows, if these are more."""
     found = [name for name in itertools.islice(names, FIRST) if suffix_of(name) in SUFFIXES]
     if not found:
         return 0
     file = str(root / found[0])
     if suffix_of(file) == ".npy":
         shape, dtype = described(file, None, SERIES)
-        ours = is_kind(dtype) and len(shape) in (1, 2)
+        ours = int(is_kind(dtype) and len(shape) in (1, 2))
     else:
         ours = reads_file(file, None)
-    return sum(suffix_of(name) == suffix_of(file) for name in found) if ours else 0
+    return max(ours, sum(suffix_of(name) == suffix_of(file) for name in found)) if ours else 0
 
 
-def reads_file(file: str, key: str | None) -> bool:
+def reads_file(file: str, key: str | None) -> int:
+    """1 for a file of series, the first rows of a table of them, 0 for others."""
     suffix = suffix_of(file)
     if suffix in (".npy", ".npz"):
         shape, dtype = described(file, key, SERIES)
-        return is_kind(dtype) and len(shape) in (1, 2, 3)
+        return int(is_kind(dtype) and len(shape) in (1, 2, 3))
     if suffix == ".ts":
-        return ts.looks_like(Path(file))
-    return suffix in (".csv", ".parquet") and tables.looks_like(Path(file))
+        return int(ts.looks_like(Path(file)))
+    return tables.looks_like(Path(file)) if suffix in (".csv", ".parquet") else 0
 
 
 def is_kind(dtype: np.dtype) -> bool:

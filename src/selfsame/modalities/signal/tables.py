@@ -29,6 +29,7 @@ MISSING = {"", "nan", "na", "n/a", "null", "none", "?"}
 EVEN = 0.2  # of a step: as far as a time may lie from where even steps would put it; stamps are rounded
 ROWS = 2**16  # of a CSV, taken at a time
 FIRST = 100  # rows by which a table is told to be one of series
+COUNTED = 1000  # rows of a CSV that are counted at most, where no more is asked than which modality reads it
 
 
 @dataclass
@@ -419,20 +420,27 @@ def labelled(path: str, opened: Opened, columns: dict[str, Any], roles: Roles, g
     return opened
 
 
-def looks_like(path: Path) -> bool:
-    """Whether the first rows are steps of series: numbers, with a time that rises or an id that repeats.
+def looks_like(path: Path) -> int:
+    """How many rows are steps of series: numbers, with a time that rises or an id that repeats in the first ones.
 
-    Tables whose rows are items of their own have neither. Columns of text other than a label speak against it.
+    0 where they are not: tables whose rows are items of their own have neither. Columns of text other than a label
+    speak against it. Of a CSV no more than `COUNTED` rows are counted.
     """
     if path.suffix.lower() == ".parquet":
         file = parquet(str(path))
         batch = next(file.iter_batches(batch_size=FIRST), None)
         if batch is None:
-            return False
+            return 0
+        total = file.metadata.num_rows
         header = list(batch.schema.names)
         rows = [["" if row[name] is None else str(row[name]) for name in header] for row in batch.to_pylist()]
     else:
-        header, *rows = islice(table(path), FIRST + 1)
+        header, *rows = islice(table(path), COUNTED + 1)
+        total, rows = len(rows), rows[:FIRST]
+    return total if are_steps(header, rows) else 0
+
+
+def are_steps(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     names = [cell.strip().lower() for cell in header]
     if len(rows) < 3 or any(len(row) != len(header) for row in rows):
         return False
