@@ -51,3 +51,9 @@ def test_a_verdict_on_correlations_has_their_error():
     assert not few.wins and many.wins
     assert few.margin == pytest.approx(2 * ((0.64**2 + 0.75**2) / 49) ** 0.5)
     assert Row.of("raw", "similarity", "none", [-0.2]).mean == -0.2
+
+
+def test_equal_ranks_are_never_over_1():
+    for n in range(3, 200):
+        order = torch.arange(float(n))
+        assert spearman(order, order) <= 1 and spearman(order, -order) >= -1

@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+import torch
 
 import selfsame as ss
 from selfsame.errors import UserError
@@ -65,3 +66,23 @@ def test_columns_of_other_names_are_named(run, scored, tmp_path):
 def test_wrong_settings_are_refused(run, scored, settings, reason):
     with pytest.raises(UserError, match=reason):
         ss.evaluate(run, scored, **settings)
+
+
+class Bag(torch.nn.Module):
+    """The mean of word vectors."""
+
+    def __init__(self, words):
+        super().__init__()
+        self.words = torch.nn.Embedding(words, 16)
+
+    def forward(self, ids):
+        return self.words(ids).mean(1)
+
+
+def test_a_module_given_in_python_has_random_weights_beside_it(scored, tmp_path):
+    settings = {"epochs": 1, "batch_size": 16, "workers": 0, "size": 16, "method": {"name": "simclr", "hidden": 16}}
+    own = Bag(2000)
+    trained = ss.pretrain(make(tmp_path, 64), modality="text", encoder=own, out=tmp_path / "run", **settings)
+    rows = ss.evaluate(trained, scored, labels="score", protocols="similarity", seeds=2, encoder=own)
+    assert [row["features"] for row in rows] == ["encoder", "random", "raw"]
+    assert rows[1]["mean"] != rows[0]["mean"]

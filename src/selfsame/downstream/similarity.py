@@ -34,7 +34,8 @@ def spearman(one: Float[Tensor, "n"], two: Float[Tensor, "n"]) -> float:
         raise UserError("some values are no finite numbers, so they have no rank.")
     a, b = (ranks(side) - (len(side) - 1) / 2 for side in (one, two))
     lengths = a.norm() * b.norm()
-    return float((a @ b) / lengths) if lengths > 0 else 0.0
+    # Rounding can take the quotient of equal ranks a little over 1.
+    return float(((a @ b) / lengths).clamp(-1, 1)) if lengths > 0 else 0.0
 
 
 def ranks(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:

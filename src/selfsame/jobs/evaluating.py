@@ -29,7 +29,7 @@ from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.runs import EVALUATION, JOB, load
 from selfsame.nn.norm import calibrated
 from selfsame.records import ViewPlan
-from selfsame.types import Draws, Encoder, mixed
+from selfsame.types import Draws, Encoder, Modality, mixed
 
 PARTS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}  # folders that are no classes
 CALIBRATED = 512  # train items whose batch-norm statistics random weights are given
@@ -66,13 +66,7 @@ class Labelled:
 
     def fresh(self, seed: int) -> Encoder:
         """The same network with random weights."""
-        torch.manual_seed(mixed(seed, 3))
-        try:
-            new = self.train.data.modality.build_encoder(self.encoder.spec)
-        except UserError:  # a module given in Python cannot be built again: a copy with all weights drawn anew
-            new = copy.deepcopy(self.encoder)
-            reinitialise(new)
-        return new.to(self.on).eval()
+        return redrawn(self.encoder, self.train.data.modality, seed, self.on)
 
     def untrained(self, seed: int) -> tuple[Tensor, Tensor]:
         """Vectors of random weights: with batch-norm statistics as they are made, or with the data's.
@@ -249,6 +243,17 @@ def raw(train: Part, test: Part) -> tuple[Tensor, Tensor]:
     parts = [(part.data.source, part.items) for part in (train, test)]
     first, second = train.data.modality.raw_vectors(parts, train.data.stats)
     return first, second
+
+
+def redrawn(encoder: Encoder, modality: Modality, seed: int, on: torch.device) -> Encoder:
+    """The same network with random weights, in eval mode."""
+    torch.manual_seed(mixed(seed, 3))
+    try:
+        new = modality.build_encoder(encoder.spec)
+    except UserError:  # a module given in Python cannot be built again: a copy with all weights drawn anew
+        new = copy.deepcopy(encoder)
+        reinitialise(new)
+    return new.to(on).eval()
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from selfsame.engine.watch import say
 from selfsame.errors import UserError
 from selfsame.jobs.data import Data, all_vectors, check_share, open_like
 from selfsame.jobs.evaluate import Evaluate
-from selfsame.types import Encoder, mixed
+from selfsame.jobs.evaluating import redrawn
+from selfsame.types import Encoder
 
 
 def similar(job: Evaluate, encoder: Encoder, on: torch.device) -> dict[str, Any]:
@@ -38,10 +39,6 @@ def similar(job: Evaluate, encoder: Encoder, on: torch.device) -> dict[str, Any]
         both = [torch.stack(side) for side in zip(*found.values(), strict=True)]
         return similarity(both[0], both[1], scores[list(found)]), list(found)
 
-    def fresh(seed: int) -> Encoder:
-        torch.manual_seed(mixed(seed, 3))
-        return modality.build_encoder(encoder.spec).to(on).eval()
-
     trained, items = measured(encoder, every)  # it finds the pairs that cannot be read
     for side in (one, two):
         check_share(side, job.max_skipped)
@@ -50,7 +47,7 @@ def similar(job: Evaluate, encoder: Encoder, on: torch.device) -> dict[str, Any]
     first, second = modality.raw_vectors([(one.source, items), (two.source, items)], stats)
     runs: dict[Kind, list[float]] = {
         "encoder": [trained],
-        "random": [measured(fresh(seed), items)[0] for seed in seeds],
+        "random": [measured(redrawn(encoder, modality, seed, on), items)[0] for seed in seeds],
         "raw": [similarity(first, second, scores[items])],
     }
     rows = [Row.of(kind, "similarity", "none", values) for kind, values in runs.items()]

@@ -404,13 +404,18 @@ def bytes_column(path: str, schema: Any, wish: str | None) -> tuple[str, str | N
 
 def label_column(schema: Any, column: str) -> tuple[str | None, list[str]]:
     """The column of labels, and the names of its classes where the schema has them."""
+    name = next((name for name in ("label", "labels", "cls", "class") if name in schema.names and name != column), None)
+    return name, [] if name is None else class_names(schema, name)
+
+
+def class_names(schema: Any, column: str) -> list[str]:
+    """The names of the classes that the numbers of a column stand for; none where the schema has none."""
     import json
 
-    name = next((name for name in ("label", "labels", "cls", "class") if name in schema.names and name != column), None)
     about: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    for key in ("info", "features", name, "names"):
+    for key in ("info", "features", column, "names"):
         about = about.get(key) if isinstance(about, dict) else None
-    return name, [str(word) for word in about] if isinstance(about, list) else []
+    return [str(word) for word in about] if isinstance(about, list) else []
 
 
 def column_bytes(group: Any, column: str) -> int:

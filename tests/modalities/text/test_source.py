@@ -155,7 +155,7 @@ def test_a_missing_column_has_a_nearest_name(lines):
     with pytest.raises(UserError, match=r"unknown column in .*a.csv 'titel'. Did you mean 'title'\?"):
         text.open_source(lines(CSV, "a.csv"), labels="titel")
     with pytest.raises(UserError, match=r"this is the column of the text"):
-        text.open_source(lines(CSV, "a.csv"), labels="text")
+        _ = text.open_source(lines(CSV, "a.csv"), labels="text").labels
     with pytest.raises(UserError, match=r"--reading.column text: .*a.txt has no columns"):
         text.open_source(lines(SEA), reading={"column": "text"})
 
@@ -244,3 +244,65 @@ def test_what_a_path_holds_is_counted(lines, tmp_path):
     lines(b"\x89PNG", "data/x.png")
     assert text.reads(str(tmp_path / "data")) == 0  # a note beside pictures
     assert modalities.of(lines("the sea was calm that night\n" * 4, "b.txt")).name == "text"
+
+
+def later(folder, kind):
+    """A table whose longest column is not `text`, with class names for `label`."""
+    rows = [{"text": f"wave {k}", "notes": f"many more words about gull {k}", "label": k % 2} for k in range(4)]
+    path = folder / f"later.{kind}"
+    if kind == "parquet":
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        about = {"info": {"features": {"label": {"names": ["sea", "land"]}}}}
+        table = pa.Table.from_pylist([{**row, "star": row["label"]} for row in rows])
+        pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(about)}), path)
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        path.write_text("text,notes,label\n" + "".join(f"{','.join(map(str, row.values()))}\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_later_table_is_read_by_the_column_that_was_learned_from(lines, tmp_path, kind):
+    stats, _ = text.measure(text.open_source(lines("text,n\nthe wave,1\nthe gull,2\n", "a.csv")))
+    source = text.open_source(later(tmp_path, kind))
+    assert source.column == "notes"
+    source.fit(stats)
+    assert (
+        source.column == "text"
+        and source.read(1) == "wave 1"
+        and pickle.loads(pickle.dumps(source)).read(3) == "wave 3"
+    )
+    assert source.labels == (["sea", "land"] * 2 if kind == "parquet" else ["0", "1"] * 2)
+    by_notes = text.open_source(later(tmp_path, kind), labels="notes")
+    by_notes.fit(stats)
+    assert by_notes.labels[0] == "many more words about gull 0"
+    named = text.open_source(later(tmp_path, kind), reading={"column": "notes"})
+    named.fit(stats)
+    assert named.read(1) == "many more words about gull 1"
+    with pytest.raises(UserError, match=r"has no column 'body', which the encoder learned from. It has: text, notes,"):
+        source.fit(stats.changed(column="body"))
+
+
+def test_sources_without_a_choice_of_columns_take_any_statistics(lines):
+    stats, _ = text.measure(text.open_source(lines("text,n\nthe wave,1\nthe gull,2\n", "a.csv")))
+    for name, content in (("b.csv", "body\nthe sail\n"), ("b.txt", "the sail\n")):
+        source = text.open_source(lines(content, name))
+        source.fit(stats)
+        assert source.read(0) == "the sail"
+
+
+def test_half_characters_of_json_are_replaced(lines):
+    source = text.open_source(
+        lines('{"text": "the wave \\ud83d came"}\n{"text": "a gull \\ud83d\\ude00"}\n', "a.jsonl")
+    )
+    stats, skipped = text.measure(source)
+    source.fit(stats)
+    assert source.read(0) == "the wave ? came" and source.read(1) == "a gull \U0001f600" and not skipped
+    assert source.codec.padded([source.read(0)], 8).shape == (1, 8)
+
+
+def test_names_of_classes_are_those_of_the_column_asked_for(tmp_path):
+    source = text.open_source(later(tmp_path, "parquet"), labels="star")
+    assert source.labels == ["0", "1", "0", "1"]
+    assert text.open_source(later(tmp_path, "parquet"), labels="label").labels == ["sea", "land"] * 2

@@ -218,8 +218,7 @@ def labels_from(given: str, source: TextSource) -> Any:
         raise UserError(f"--labels folders: {source.path} is a table. Give the name of its column of labels.")
     path = Path(given).expanduser()
     if source.columns and not (path.suffix and path.exists()):
-        if given == source.column:
-            raise UserError(f"--labels {given}: this is the column of the text. Give another, or --reading.column.")
+        source.labelled_by = given  # whether it is the column of the text is known when that is settled: see `fit`
         return source.labels_by_column(given)
     if not path.exists():
         raise nowhere(str(path))

@@ -11,6 +11,7 @@ import io
 import json
 import sys
 import unicodedata
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from selfsame.storage.index import kept
 if TYPE_CHECKING:
     from selfsame.modalities.text.stats import Stats
     from selfsame.modalities.text.tokens import Codec
+    from selfsame.storage.shards import Rows
 
 LONGEST = 1 << 16  # bytes of an item that are read; what is behind is left out, and counted
 LOOKED = 100_000  # items that are read at opening: all, or of more than these as many, drawn by the seed
@@ -58,6 +60,8 @@ class TextSource:
         self.path = path
         self.reading = reading
         self.known_labels = labels
+        self.labelled_by = ""
+        """the column that was asked for as labels"""
         self.empty = 0
         """lines without text, which are no items"""
         self.ignored: dict[str, int] = {}
@@ -89,6 +93,8 @@ class TextSource:
 
     @property
     def labels(self) -> list[str] | None:
+        if self.labelled_by and self.labelled_by == self.column:
+            raise UserError(f"--labels {self.column}: this is the column of the text. Give another.")
         if callable(self.known_labels):
             self.known_labels = self.known_labels()
         return self.known_labels
@@ -103,8 +109,24 @@ class TextSource:
         return None
 
     def fit(self, stats: "Stats") -> None:
-        """From now on `codec` is that of these statistics."""
+        """From now on `codec` is that of these statistics, and so is the column, unless the reading names one.
+
+        Raises UserError where the table has several columns and none is the one that was learned from.
+        """
         self.coding, self.made = stats.tokenizer, None
+        if self.reading.column is not None or not stats.column or len(self.columns) < 2:
+            return
+        if stats.column not in self.columns:
+            raise UserError(
+                f"{self.path} has no column {stats.column!r}, which the encoder learned from. It has: "
+                f"{', '.join(self.columns)}. Give the column of the text that name."
+            )
+        if stats.column != self.column:
+            self.take(stats.column)
+
+    def take(self, column: str) -> None:
+        """Read the texts of this column of the table from now on."""
+        self.column = column
 
     @property
     def codec(self) -> "Codec":
@@ -120,6 +142,7 @@ class TextSource:
         """The text, its blanks and line ends one blank each, in Unicode's composed form. Raises UnreadableItem."""
         held = self.held(i)
         text = held if isinstance(held, str) else decoded(held, self.reading.encoding)
+        text = text.encode("utf-8", "replace").decode()  # half a character, as "\\ud83d" of a JSON may be: one of "?"
         text = " ".join(unicodedata.normalize("NFC", text).split())
         if not text:
             raise UnreadableItem("there is no text in it")
@@ -304,8 +327,10 @@ class CsvSource(TextSource):
         for i in range(min(GUESSED, len(self))):
             with contextlib.suppress(UnreadableItem):
                 rows.append(self.row(i))
-        self.column = text_column(path, self.columns, rows, reading.column)
-        self.at = self.columns.index(self.column)
+        self.take(text_column(path, self.columns, rows, reading.column))
+
+    def take(self, column: str) -> None:
+        self.column, self.at = column, self.columns.index(column)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -344,11 +369,22 @@ class ParquetSource(TextSource):
         from selfsame.storage.shards import Rows
 
         super().__init__(path, reading)
-        self.rows = Rows(paths, Disk(), reading.column, choose=self.chosen)
-        self.column, self.columns = self.rows.column, self.rows.file(0).schema_arrow.names
+        self.use(Rows(paths, Disk(), reading.column, choose=self.chosen))
+        self.columns = self.rows.file(0).schema_arrow.names
+        self.known_labels = self.rows.labels
+
+    def take(self, column: str) -> None:
+        from selfsame.storage.shards import Rows
+
+        before = self.rows
+        self.use(Rows(before.paths, Disk(), column, choose=self.chosen))
+        if self.known_labels == before.labels:
+            self.known_labels = self.rows.labels
+
+    def use(self, rows: "Rows") -> None:
+        self.rows, self.column = rows, rows.column
         if len(self.rows.starts) > 2:
             self.blocks, self.window = np.array(self.rows.starts[:-1], np.int64), self.rows.window
-        self.known_labels = self.rows.labels
 
     def chosen(self, path: str, schema: Any, wish: str | None) -> tuple[str, str | None]:
         from selfsame.storage.shards import arrow
@@ -385,10 +421,9 @@ class ParquetSource(TextSource):
     def labels_by_column(self, name: str) -> list[str]:
         if name not in self.columns:
             raise unknown(f"column in {self.path}", name, self.columns)
-        from selfsame.storage.shards import label_column
+        from selfsame.storage.shards import class_names
 
-        self.rows.label = name
-        _, self.rows.classes = label_column(self.rows.file(0).schema_arrow, self.column)
+        self.rows.label, self.rows.classes = name, class_names(self.rows.file(0).schema_arrow, name)
         found = self.rows.labels()
         if found is None:
             raise UserError(f"{self.path}: the column {name!r} has rows without a label.")
@@ -476,7 +511,7 @@ def scanned_lines(path: str) -> dict[str, np.ndarray]:
 
 def rows_of(path: str) -> dict[str, np.ndarray]:
     """Start, size and line of each row of a CSV, and how it is separated. A row may go over several lines."""
-    starts: list[tuple[int, int, int]] = []
+    starts = array("q")  # start, size and line of each row in turn: 24 bytes, where a tuple takes 160
     place, lines, empty = 0, 0, 0
     with Path(path).open("rb") as file, any_cell():
         mark = file.read(4)
@@ -503,7 +538,7 @@ def rows_of(path: str) -> dict[str, np.ndarray]:
                 elif not width:
                     first, heading_size, width = before, place - before, len(row)
                 else:
-                    starts.append((before, place - before, line))
+                    starts.extend((before, place - before, line))
                 before, line = place, lines + 1
         except csv.Error as error:
             raise UserError(f"{path}: no valid CSV: {error}.") from error
