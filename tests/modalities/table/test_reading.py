@@ -1,5 +1,7 @@
 """Files as they come: separators, headers, quotes, broken rows, Parquet; and what the columns are taken for."""
 
+import csv
+import io
 import pickle
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.jobs.checked import checked
+from selfsame.modalities.table.cells import Marks
 from selfsame.modalities.table.encode import bag, bucket, found_form
 from selfsame.modalities.table.measuring import measure
 from selfsame.modalities.table.reading import Reading
@@ -56,6 +59,32 @@ def test_quotes_hold_separators_and_lines(tmp_path):
     source, _, skipped = opened(table(tmp_path, 'a,b\r\n1,"x, ""y""\nz"\r\n2,w\r\n'))
     assert skipped == {} and len(source) == 2
     assert source.read(0) == {"a": "1", "b": 'x, "y"\nz'}
+
+
+def test_inches_divide_no_table(tmp_path):
+    lines = [f"{k},disk,{k % 7}" for k in range(1000)]
+    lines[100], lines[800], lines[900] = '100,5" disk,1', '800,"a\n""b""",2', '900,8" disk,3'
+    source, _, _ = opened(table(tmp_path, "k,what,n\n" + "\n".join(lines) + "\n"))
+    assert len(source) == 1000 and [source.read(k)["k"] for k in (99, 101, 500, 801, 999)] == [
+        "99", "101", "500", "801", "999"
+    ]  # fmt: skip
+    assert source.read(100)["what"] == '5" disk' and source.read(800)["what"] == 'a\n"b"'
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_quotation_marks_are_taken_as_by_module_csv(separator):
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        signs = np.array([*'""""a \n', separator])[rng.integers(8, size=rng.integers(1, 24))]
+        text, marks, quoted = "".join(signs), Marks(separator), []
+        cuts = np.sort(rng.integers(1, len(text) + 1, size=3))
+        for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            if low < high:
+                quoted += (low + marks.edges(np.frombuffer(text[low:high].encode(), np.uint8))).tolist()
+        ends = [k for k, sign in enumerate(text) if sign == "\n"]
+        divided = [k for k in ends if np.searchsorted(quoted, k) % 2 == 0]
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != "\t")
+        assert len(list(lines)) == len(divided) + (text[-1] != "\n" or marks.within), text
 
 
 def test_one_stray_quote_is_a_sign_like_others(tmp_path):
