@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from selfsame import modalities
 from selfsame.errors import UnreadableItem, UserError
@@ -261,3 +262,17 @@ def test_what_is_kept_in_memory_has_a_bound(tmp_path: Path, monkeypatch: pytest.
     assert list(source.kept) == [5, 6, 7] and source.kept_bytes == 3 * 2 * len(tone(0, 0)) < KEPT
     assert all((source.read(i) == one).all() for i, one in enumerate(first))
     assert not pickle.loads(pickle.dumps(source)).kept
+
+
+def test_statistics_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(4):
+        soundfile.write(tmp_path / f"{k}.wav", rng.normal(0, 0.1, 16000 * (9 + k)), 16000)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found.append(measure(open_source(str(tmp_path)))[0])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
