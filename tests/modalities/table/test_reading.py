@@ -173,6 +173,14 @@ def test_old_encodings_are_read(tmp_path):
     assert source.read(0)["b"] == "Zürich"
 
 
+def test_a_byte_of_another_encoding_changes_its_row_only(tmp_path):
+    words = ["Zürich", "Genève", "Bern"]
+    lines = [f"{k},{word}".encode("latin-1" if k == 1 else "utf-8") for k, word in enumerate(words * 4)]
+    source = open_source(str(_bytes(tmp_path, b"\n".join([b"k,town", *lines]))))
+    read = source.cells.columns(["town"], np.arange(12))["town"].each()
+    assert read.tolist() == words * 4 == [source.read(k)["town"] for k in range(12)]
+
+
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
     source, _, _ = opened(_bytes(tmp_path, "\ufeffa,b\n1,x\n2,y\n".encode()))
     assert source.cells.names == ["a", "b"] and source.rows([0])[0, 0] == 1
@@ -254,6 +262,18 @@ def test_groups_of_parquet_are_blocks_where_the_table_is_large(tmp_path, monkeyp
     items = np.array([3, 18, 39])
     near = source.partners(items, np.array([0.0, 0.5, 0.999]), np.arange(0, 40, 2))
     assert (near // 10 == items // 10).all() and (near % 2 == 0).all()
+
+
+def test_the_bound_of_groups_counts_numbers(tmp_path, monkeypatch):
+    words = [f"{k % 7} word{k} of many{k % 5} words" for k in range(40)]
+    source, stats, _ = opened(parquet(tmp_path / "t.parquet", a=list(range(40)), text=words))
+    assert stats.width > 16 and source.window > 1
+    monkeypatch.setattr("selfsame.modalities.table.source.HELD", 10 * 4 * stats.width * 2)
+    source.fit(stats)
+    assert source.window == 2
+    monkeypatch.setattr("selfsame.modalities.table.cells.GROUP", 10 * 4 * stats.width - 1)
+    with pytest.raises(UserError, match="groups of 10 rows"):
+        source.fit(stats)
 
 
 def test_columns_of_parquet_that_hold_no_single_value_are_left_out(tmp_path):
@@ -410,6 +430,12 @@ def test_labels_are_no_feature(tmp_path):
     with pytest.raises(UserError, match=r"--reading.leave-out bought"):
         _ = open_source(path, "bought").labels  # before there is an encoder
     assert source.labels is None
+
+
+def test_equal_labels_are_one_text(tmp_path):
+    path = table(tmp_path, "a,kind\n" + "".join(f"{k},{('old', 'new')[k % 2]}\n" for k in range(40)))
+    labels = open_source(str(path), "kind", Reading(leave_out=["kind"])).labels
+    assert len({id(label) for label in labels}) == 2
 
 
 def test_a_row_without_a_label_is_named(tmp_path):

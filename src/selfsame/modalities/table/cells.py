@@ -281,10 +281,15 @@ def head_of(path: str, disk: Disk) -> tuple[bytes, bool]:
 
 
 def decoded(data: bytes) -> str:
+    """As UTF-8; a line that is none as Latin-1, as old spreadsheets write: every byte is a letter there.
+
+    Each line for itself, so that a row reads the same whatever is read with it.
+    """
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        return data.decode("latin-1")  # as old spreadsheets write; every byte is a letter there
+        lines = data.splitlines(keepends=True)
+        return "".join(map(decoded, lines)) if len(lines) > 1 else data.decode("latin-1")
 
 
 def parsed(data: bytes, separator: str) -> list[list[str]]:
@@ -480,15 +485,21 @@ class ParquetCells(Cells):
             raise UserError(f"{paths[0]}: no rows.")
         self.edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.blocks = self.edges[:-1]
-        if (largest := max(counts) * max(1, len(self.names)) * 4) > GROUP:
-            raise UserError(
-                f"{paths[0]}: groups of {max(counts):,} rows, {largest / 2**30:.1f} GiB as numbers, which each reading "
-                "process would hold. Write the file anew with smaller ones, as pyarrow.parquet.write_table(table, "
-                "path, row_group_size=100_000) does."
-            )
+        self.largest(len(self.names))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "files": {}}
+
+    def largest(self, width: int) -> int:
+        """Bytes of the largest group at so many float32 a row. Raises UserError where no process should hold it."""
+        rows = int(np.diff(self.edges).max())
+        if (size := rows * max(1, width) * 4) > GROUP:
+            raise UserError(
+                f"{self.paths[0]}: groups of {rows:,} rows, {size / 2**30:.1f} GiB as numbers, which each reading "
+                "process would hold. Write the file anew with smaller ones, as pyarrow.parquet.write_table(table, "
+                "path, row_group_size=100_000) does."
+            )
+        return size
 
     def __len__(self) -> int:
         return int(self.edges[-1])
