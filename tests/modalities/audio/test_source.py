@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from selfsame import modalities
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.audio.measuring import measure
 from selfsame.modalities.audio.opening import open_source, reads
+from selfsame.modalities.audio.raw import heard, raw_vectors
 from selfsame.modalities.audio.reading import Reading
 from selfsame.modalities.audio.source import KEPT, AudioSource, ratio, resampled, sinc
 from tests.modalities.audio.made import RATE, labelled, make, tone
@@ -261,3 +263,35 @@ def test_what_is_kept_in_memory_has_a_bound(tmp_path: Path, monkeypatch: pytest.
     assert list(source.kept) == [5, 6, 7] and source.kept_bytes == 3 * 2 * len(tone(0, 0)) < KEPT
     assert all((source.read(i) == one).all() for i, one in enumerate(first))
     assert not pickle.loads(pickle.dumps(source)).kept
+
+
+def test_statistics_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(4):
+        soundfile.write(tmp_path / f"{k}.wav", rng.normal(0, 0.1, 16000 * (9 + k)), 16000)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found.append(measure(open_source(str(tmp_path)))[0])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+def test_trivial_features_of_a_recording_with_damage_far_from_its_middle(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, bad in (("a", None), ("b", 28), ("c", 20), ("d", slice(0, 40))):
+        sound = rng.normal(0, 0.1, (40, 8000)).astype(np.float32)
+        if bad is not None:
+            sound[bad] = np.nan
+        soundfile.write(tmp_path / f"{name}.wav", sound.reshape(-1), 8000, subtype="FLOAT")
+    source = open_source(str(tmp_path))
+    stats = measure(source)[0]
+    source.fit(stats)
+    assert [len(heard(source, i, stats)) / 8000 for i in range(3)] == [30, 15, 15]
+    np.testing.assert_array_equal(heard(source, 1, stats), source.cut(1, lambda n: [(n // 2 - 60000, 120000)])[0])
+    np.testing.assert_array_equal(heard(source, 2, stats), source.cut(2, lambda n: [(0, 120000)])[0])
+    assert raw_vectors([(source, [0, 1, 2])], stats)[0].isfinite().all()
+    with pytest.raises(UnreadableItem, match="NaN"):
+        heard(source, 3, stats)

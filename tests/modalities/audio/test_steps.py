@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfsame.modalities.audio import steps
 from selfsame.modalities.audio.front import FLOOR
@@ -45,6 +46,20 @@ def test_the_middle_of_the_canvas_is_the_spectrogram_itself() -> None:
     x = torch.randn(1, 16, 24)
     made = steps.resize_crop(x, numbers(1.0), numbers(1.0), numbers(0.0), numbers(0.5), fill=0.0)
     assert torch.allclose(made, x, atol=1e-5)
+
+
+def test_noise_needs_no_float64() -> None:
+    seeds = torch.rand(500, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(steps.noise(seeds, 3), steps.noise(seeds.double(), 3))
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            assert out.dtype != torch.float64, func
+            return out
+
+    with Seen():
+        steps.noise(seeds, 3)
 
 
 def test_noise_is_normal_white_and_told_by_its_number() -> None:

@@ -1,5 +1,7 @@
 """Files as they come: separators, headers, quotes, broken rows, Parquet; and what the columns are taken for."""
 
+import csv
+import io
 import pickle
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.jobs.checked import checked
+from selfsame.modalities.table.cells import Marks
 from selfsame.modalities.table.encode import bag, bucket, found_form
 from selfsame.modalities.table.measuring import measure
 from selfsame.modalities.table.reading import Reading
@@ -56,6 +59,32 @@ def test_quotes_hold_separators_and_lines(tmp_path):
     source, _, skipped = opened(table(tmp_path, 'a,b\r\n1,"x, ""y""\nz"\r\n2,w\r\n'))
     assert skipped == {} and len(source) == 2
     assert source.read(0) == {"a": "1", "b": 'x, "y"\nz'}
+
+
+def test_inches_divide_no_table(tmp_path):
+    lines = [f"{k},disk,{k % 7}" for k in range(1000)]
+    lines[100], lines[800], lines[900] = '100,5" disk,1', '800,"a\n""b""",2', '900,8" disk,3'
+    source, _, _ = opened(table(tmp_path, "k,what,n\n" + "\n".join(lines) + "\n"))
+    assert len(source) == 1000 and [source.read(k)["k"] for k in (99, 101, 500, 801, 999)] == [
+        "99", "101", "500", "801", "999"
+    ]  # fmt: skip
+    assert source.read(100)["what"] == '5" disk' and source.read(800)["what"] == 'a\n"b"'
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_quotation_marks_are_taken_as_by_module_csv(separator):
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        signs = np.array([*'""""a \n', separator])[rng.integers(8, size=rng.integers(1, 24))]
+        text, marks, quoted = "".join(signs), Marks(separator), []
+        cuts = np.sort(rng.integers(1, len(text) + 1, size=3))
+        for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            if low < high:
+                quoted += (low + marks.edges(np.frombuffer(text[low:high].encode(), np.uint8))).tolist()
+        ends = [k for k, sign in enumerate(text) if sign == "\n"]
+        divided = [k for k in ends if np.searchsorted(quoted, k) % 2 == 0]
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != "\t")
+        assert len(list(lines)) == len(divided) + (text[-1] != "\n" or marks.within), text
 
 
 def test_one_stray_quote_is_a_sign_like_others(tmp_path):
@@ -144,6 +173,14 @@ def test_old_encodings_are_read(tmp_path):
     assert source.read(0)["b"] == "Zürich"
 
 
+def test_a_byte_of_another_encoding_changes_its_row_only(tmp_path):
+    words = ["Zürich", "Genève", "Bern"]
+    lines = [f"{k},{word}".encode("latin-1" if k == 1 else "utf-8") for k, word in enumerate(words * 4)]
+    source = open_source(str(_bytes(tmp_path, b"\n".join([b"k,town", *lines]))))
+    read = source.cells.columns(["town"], np.arange(12))["town"].each()
+    assert read.tolist() == words * 4 == [source.read(k)["town"] for k in range(12)]
+
+
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
     source, _, _ = opened(_bytes(tmp_path, "\ufeffa,b\n1,x\n2,y\n".encode()))
     assert source.cells.names == ["a", "b"] and source.rows([0])[0, 0] == 1
@@ -225,6 +262,18 @@ def test_groups_of_parquet_are_blocks_where_the_table_is_large(tmp_path, monkeyp
     items = np.array([3, 18, 39])
     near = source.partners(items, np.array([0.0, 0.5, 0.999]), np.arange(0, 40, 2))
     assert (near // 10 == items // 10).all() and (near % 2 == 0).all()
+
+
+def test_the_bound_of_groups_counts_numbers(tmp_path, monkeypatch):
+    words = [f"{k % 7} word{k} of many{k % 5} words" for k in range(40)]
+    source, stats, _ = opened(parquet(tmp_path / "t.parquet", a=list(range(40)), text=words))
+    assert stats.width > 16 and source.window > 1
+    monkeypatch.setattr("selfsame.modalities.table.source.HELD", 10 * 4 * stats.width * 2)
+    source.fit(stats)
+    assert source.window == 2
+    monkeypatch.setattr("selfsame.modalities.table.cells.GROUP", 10 * 4 * stats.width - 1)
+    with pytest.raises(UserError, match="groups of 10 rows"):
+        source.fit(stats)
 
 
 def test_columns_of_parquet_that_hold_no_single_value_are_left_out(tmp_path):
@@ -381,6 +430,12 @@ def test_labels_are_no_feature(tmp_path):
     with pytest.raises(UserError, match=r"--reading.leave-out bought"):
         _ = open_source(path, "bought").labels  # before there is an encoder
     assert source.labels is None
+
+
+def test_equal_labels_are_one_text(tmp_path):
+    path = table(tmp_path, "a,kind\n" + "".join(f"{k},{('old', 'new')[k % 2]}\n" for k in range(40)))
+    labels = open_source(str(path), "kind", Reading(leave_out=["kind"])).labels
+    assert len({id(label) for label in labels}) == 2
 
 
 def test_a_row_without_a_label_is_named(tmp_path):

@@ -114,6 +114,14 @@ def test_events_that_are_not_there_do_not_count(source, name):
         encoder(plain[:, 0])
 
 
+def test_a_network_of_ones_own_is_averaged_over_events_that_are_there(source):
+    torch.manual_seed(0)
+    encoder = table.own_encoder(torch.nn.LazyLinear(5), 12, source.stats).eval()
+    (plain,) = sample(source, range(24), ViewPlan(full=0, plain=1), Views(size=13), Draws(0, 0, 24))
+    (longer,) = sample(source, range(24), ViewPlan(full=0, plain=1), Views(size=20), Draws(0, 0, 24))
+    torch.testing.assert_close(encoder(plain), encoder(longer))
+
+
 def test_the_order_of_events_matters_to_a_transformer(source):
     torch.manual_seed(0)
     encoder = table.make_encoder("ft-tiny", 12, source.stats).eval()

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.audio import front
@@ -135,18 +136,25 @@ def listen(source: AudioSource, i: int, form: Stats) -> Heard:
 
     (stored,) = source.cut(i, middle, whole=0)
     wave = front.scaled(torch.from_numpy(stored))[None]
-    mels, powers = front.log_mel(wave, form).double(), front.log_power(wave, form).double()
-    cepstra = front.cepstrum(mels)[0].double()
+    # Summed by numpy: torch's sums depend on its number of threads, and a run goes on only with the same statistics.
+    mels, powers = front.log_mel(wave, form), front.log_power(wave, form)
+    cepstra = front.cepstrum(mels.double())[0].double().numpy()
+    sound = wave.double().numpy()
     return Heard(
         samples=len(stored),
-        square=float(wave.double().square().sum()),
-        peak=float(wave.abs().max()),
+        square=float(np.square(sound).sum()),
+        peak=float(np.abs(sound).max()),
         full=float((np.abs(stored.astype(np.int32)) >= FULL).mean()),
         frames=mels.shape[2],
-        mel=(float(mels.sum()), float(mels.square().sum())),
-        stft=(float(powers.sum()), float(powers.square().sum())),
-        mfcc=np.stack([cepstra.sum(dim=1).numpy(), cepstra.square().sum(dim=1).numpy()]),
+        mel=sums(mels.double().numpy()),
+        stft=sums(powers.double().numpy()),
+        mfcc=np.stack([cepstra.sum(axis=1), np.square(cepstra).sum(axis=1)]),
     )
+
+
+def sums(values: Float64[np.ndarray, "..."]) -> tuple[float, float]:
+    """Sum, and sum of squares."""
+    return float(values.sum()), float(np.square(values).sum())
 
 
 def moments(sums: list, heard: list[Heard], rows: int) -> tuple[np.ndarray, np.ndarray]:

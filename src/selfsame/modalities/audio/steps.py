@@ -61,7 +61,8 @@ def noise(seeds: Float[Tensor, "b"], count: int) -> Float[Tensor, "b count"]:
     Source of the hash: C. Wellons 2018, "lowbias32".
     """
     low = 0xFFFFFFFF
-    x = torch.arange(count, device=seeds.device) * 0x9E3779B1 + (seeds.double() * 2**32).long()[:, None] * 0x85EBCA6B
+    whole = (seeds * 2**32).long()  # exact in float32 too; some devices have no float64
+    x = torch.arange(count, device=seeds.device) * 0x9E3779B1 + whole[:, None] * 0x85EBCA6B
     x = x & low
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
         x = ((x ^ (x >> shift)) * factor) & low

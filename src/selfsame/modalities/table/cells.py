@@ -16,7 +16,7 @@ from itertools import chain, pairwise
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64, UInt8
 
 from selfsame.errors import UserError, missing
 from selfsame.modalities.table.reading import Reading
@@ -121,7 +121,7 @@ class CsvCells(Cells):
     """
 
     def __init__(self, paths: Sequence[str], disk: Disk, reading: Reading) -> None:
-        head, whole = head_of(paths[0], disk)
+        head, _ = head_of(paths[0], disk)
         self.separator = reading.separator or separator_of(head)
         first = parsed(head, self.separator)
         if not first:
@@ -134,10 +134,9 @@ class CsvCells(Cells):
         self.files: dict[int, int] = {}
         self.last: tuple[bytes, list[list[str] | str]] | None = None
         self.width = len(names)
-        self.quoted = b'"' in head or not whole
         starts, firsts, ends = [], [0], []
         for path in self.paths:
-            found, end = line_starts(path, disk, self.quoted)
+            found, end = line_starts(path, disk, self.separator)
             if titled:
                 if path != self.paths[0] and (other := self.header_of(path)) != first[0]:
                     raise UserError(
@@ -282,10 +281,15 @@ def head_of(path: str, disk: Disk) -> tuple[bytes, bool]:
 
 
 def decoded(data: bytes) -> str:
+    """As UTF-8; a line that is none as Latin-1, as old spreadsheets write: every byte is a letter there.
+
+    Each line for itself, so that a row reads the same whatever is read with it.
+    """
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        return data.decode("latin-1")  # as old spreadsheets write; every byte is a letter there
+        lines = data.splitlines(keepends=True)
+        return "".join(map(decoded, lines)) if len(lines) > 1 else data.decode("latin-1")
 
 
 def parsed(data: bytes, separator: str) -> list[list[str]]:
@@ -348,29 +352,31 @@ def unique(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return found, [f"names that stand twice in the header: {', '.join(changed[:5])}"] if changed else []
 
 
-def line_starts(path: str, disk: Disk, quoted: bool) -> tuple[Int64[np.ndarray, "n"], int]:
+def line_starts(path: str, disk: Disk, separator: str) -> tuple[Int64[np.ndarray, "n"], int]:
     """Where each row begins, without blank lines, and where the last ends.
 
-    A line within quotation marks is no row of its own, unless their number in the file is odd: then they are plain
+    A line within quotation marks is no row of its own, unless the last of them is never closed: then they are plain
     signs, as the inches of a screen.
     """
-    for within in (True, False) if quoted else (False,):
-        starts, end, marks = scanned(path, disk, within)
-        if marks % 2 == 0 or not within:
-            break
-    return starts, end
+    starts, end, closed = scanned(path, disk, separator)
+    return (starts, end) if closed else scanned(path, disk, "")[:2]
 
 
-def scanned(path: str, disk: Disk, quoted: bool) -> tuple[Int64[np.ndarray, "n"], int, int]:
+def scanned(path: str, disk: Disk, separator: str) -> tuple[Int64[np.ndarray, "n"], int, bool]:
+    """Where rows begin, bytes of the file, and whether all quotation marks are closed; without a separator these are
+    plain signs."""
     found: list[np.ndarray] = []
-    marks, place, fresh = 0, 0, True  # fresh: the next sign that is none of a line's end begins a row
+    place, fresh = 0, True  # fresh: the next sign that is none of a line's end begins a row
+    marks = Marks(separator) if separator else None
     with disk.open(path, SCAN) as file:
         while data := file.read(SCAN):
             signs = np.frombuffer(data, np.uint8)
             ends = np.flatnonzero((signs == 10) | (signs == 13))
-            if quoted and (quotes := np.flatnonzero(signs == 34)).size:
-                ends = ends[(marks + np.searchsorted(quotes, ends)) % 2 == 0]
-                marks += len(quotes)
+            if marks:
+                within = marks.within
+                edges = marks.edges(signs)
+                if within or len(edges):
+                    ends = ends[(within + np.searchsorted(edges, ends)) % 2 == 0]
             begins = np.concatenate([[0] if fresh else [], ends + 1]).astype(np.int64)
             begins = begins[begins < len(signs)]
             # Of several line ends in a row, and before spaces only, what is between them begins no row.
@@ -381,7 +387,65 @@ def scanned(path: str, disk: Disk, quoted: bool) -> tuple[Int64[np.ndarray, "n"]
     starts = np.concatenate(found) if found else np.zeros(0, np.int64)
     if len(starts) and starts[0] == 0 and disk.cut(path, 0, 3) == b"\xef\xbb\xbf":
         starts[0] = 3
-    return starts, place, marks
+    return starts, place, not (marks and marks.within)
+
+
+class Marks:
+    """The quotation marks of a file that open or close a cell, as module csv takes them, chunk after chunk.
+
+    One opens a cell only as its first sign: behind a separator, a line's end or, but for tabs, spaces behind these.
+    Any other outside is a plain sign, as in 5" disk. Within, the next one closes; two in a row close and open again.
+    """
+
+    def __init__(self, separator: str) -> None:
+        self.separator = ord(separator)
+        self.within = False
+        self.first = True  # no chunk was seen yet
+        self.closing = False  # the sign before the chunk is a mark that closed a cell
+        self.last = 10  # the sign before the chunk
+        self.solid = 10  # the last one before it that is no space
+
+    def edges(self, signs: UInt8[np.ndarray, "n"]) -> Int64[np.ndarray, "k"]:
+        """Where in the next chunk a quoted cell begins or ends, ascending."""
+        quotes = np.flatnonzero(signs == 34)
+        kept = np.zeros(0, bool)
+        if len(quotes):
+            after = signs[quotes - 1]
+            if quotes[0] == 0:
+                after[0] = self.last
+            again = after == 34
+            again[0] &= self.closing
+            spaced = np.flatnonzero(after == 32)
+            if self.separator != 9 and len(spaced):
+                solid = np.flatnonzero(signs != 32)  # the quotes are among them
+                behind = np.searchsorted(solid, quotes[spaced])
+                after[spaced] = np.where(behind > 0, signs[solid[behind - 1]], self.solid)
+            opening = (after == self.separator) | (after == 10) | (after == 13)
+            if self.first and signs[:4].tobytes() == b'\xef\xbb\xbf"':
+                opening[0] = True
+            kept = self.turning(opening, again)
+        self.closing = bool(len(quotes) and kept[-1] and quotes[-1] == len(signs) - 1 and not self.within)
+        self.first, self.last = False, int(signs[-1])
+        if self.last != 32:
+            self.solid = self.last
+        elif len(solid := np.flatnonzero(signs != 32)):
+            self.solid = int(signs[solid[-1]])
+        return quotes[kept]
+
+    def turning(self, opening: Bool[np.ndarray, "k"], again: Bool[np.ndarray, "k"]) -> Bool[np.ndarray, "k"]:
+        """Which marks open or close a cell, of those that may open one and those right behind another."""
+        count = len(opening)
+        kept = np.ones(count, bool)
+        openings, plain = np.flatnonzero(opening), np.flatnonzero(~(opening | again))
+        by_parity = [plain[plain % 2 == k] for k in (0, 1)]
+        place = int(self.within)  # of the next mark that must open: every second one, up to one that cannot
+        while (k := np.searchsorted(by_parity[place % 2], place)) < len(by_parity[place % 2]):
+            stray = int(by_parity[place % 2][k])
+            k = np.searchsorted(openings, stray)
+            place = int(openings[k]) if k < len(openings) else count
+            kept[stray:place] = False
+        self.within = (count - place) % 2 == 1
+        return kept
 
 
 # Parquet -------------------------------------------------------------------------------------------------------------
@@ -421,15 +485,21 @@ class ParquetCells(Cells):
             raise UserError(f"{paths[0]}: no rows.")
         self.edges = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.blocks = self.edges[:-1]
-        if (largest := max(counts) * max(1, len(self.names)) * 4) > GROUP:
-            raise UserError(
-                f"{paths[0]}: groups of {max(counts):,} rows, {largest / 2**30:.1f} GiB as numbers, which each reading "
-                "process would hold. Write the file anew with smaller ones, as pyarrow.parquet.write_table(table, "
-                "path, row_group_size=100_000) does."
-            )
+        self.largest(len(self.names))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "files": {}}
+
+    def largest(self, width: int) -> int:
+        """Bytes of the largest group at so many float32 a row. Raises UserError where no process should hold it."""
+        rows = int(np.diff(self.edges).max())
+        if (size := rows * max(1, width) * 4) > GROUP:
+            raise UserError(
+                f"{self.paths[0]}: groups of {rows:,} rows, {size / 2**30:.1f} GiB as numbers, which each reading "
+                "process would hold. Write the file anew with smaller ones, as pyarrow.parquet.write_table(table, "
+                "path, row_group_size=100_000) does."
+            )
+        return size
 
     def __len__(self) -> int:
         return int(self.edges[-1])

@@ -314,7 +314,10 @@ class Flat(nn.Module):
 
 
 class Own(nn.Module):
-    """A network of the user's own, on `Flat` features: [b f] or [b e f] -> [b d]."""
+    """A network of the user's own, on `Flat` features: [b f] or [b e f] -> [b d].
+
+    Where it gives a token for each event, those of events that are not there do not count.
+    """
 
     def __init__(self, stats: Stats, module: nn.Module) -> None:
         super().__init__()
@@ -326,4 +329,6 @@ class Own(nn.Module):
         if not isinstance(out, Tensor) or out.ndim not in (2, 3):
             given = f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
             raise UserError(f"the network gives {given}; an encoder needs [b d], or [b n d], which is averaged.")
+        if out.ndim == 3 and x.ndim == 3 and out.shape[1] == x.shape[1]:  # one token an event
+            return mean_of(out, absent(x))
         return out if out.ndim == 2 else out.mean(dim=1)

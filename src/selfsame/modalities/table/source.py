@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import islice
 from os import getpid
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,7 @@ class TableSource:
                 raise unknown(f"column {flag}", name, every)
         self.named_out = given_names(reading.leave_out, every)
         if isinstance(cells, ParquetCells):
-            largest = int(np.diff(cells.edges).max()) * max(1, len(cells.names)) * 4
-            self.window = max(1, HELD // max(1, largest))
+            self.window = max(1, HELD // cells.largest(len(cells.names)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "loaded": None, "groups": OrderedDict(), "known_labels": None}
@@ -103,7 +103,7 @@ class TableSource:
 
     def words(self, column: str) -> Any:
         for rows in self.cells.runs(RUN):
-            yield [word or "" for word in as_words(self.cells.column(column, rows))]
+            yield [intern(word) if word else "" for word in as_words(self.cells.column(column, rows))]
 
     def read(self, i: int) -> dict[str, str]:
         """The row as it is in the file: cells by column, empty where missing. Raises UnreadableItem."""
@@ -171,6 +171,8 @@ class TableSource:
                 f"{self.path}: the encoder was trained on {was}. Read it so: --reading.by {stats.by or '(nothing)'}."
             )
         self.loaded, self.groups = None, OrderedDict()
+        if isinstance(self.cells, ParquetCells):  # a column may be many numbers, and some columns are none
+            self.window = max(1, HELD // self.cells.largest(stats.width))
 
     def refuse_seen(self) -> None:
         """Raise UserError where the labels are a feature: of the encoder, or before there is one by the flags."""
