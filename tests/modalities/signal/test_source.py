@@ -206,6 +206,11 @@ def test_ids_out_of_order_come_together(tmp_path: Path) -> None:
     assert signal.reads(path) == 5
 
 
+def test_a_row_without_any_value_is_a_step_that_is_missing(tmp_path: Path) -> None:
+    (values,) = read_all(written(tmp_path, "x,y\n1,2\n,\n3,4\n\n"), window=3)
+    assert np.array_equal(values, [[1, np.nan, 3], [2, np.nan, 4]], equal_nan=True)
+
+
 def test_a_table_of_series_is_not_silently_taken_for_rows(tmp_path: Path) -> None:
     rows = [(k // 50, k % 50, k * 0.5, -k) for k in range(5000)]
     (tmp_path / "many").mkdir()

@@ -142,7 +142,7 @@ def csv_listed(path: str, roles: Roles, grouping: "Grouping") -> Listed:
 
 def csv_columns(path: str, roles: Roles) -> dict[str, Any]:
     """The columns that are wanted: channels as float32, ids and labels by number, times as text."""
-    rows = table(Path(path))
+    rows = table(Path(path), blank=True)  # a step at which nothing was measured is a step
     header = [cell.strip() for cell in next(rows)]
     found: dict[str, list] = {name: [] for name in roles.wanted}
     ragged: list[str] = []
