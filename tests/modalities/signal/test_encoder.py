@@ -261,6 +261,12 @@ def test_wrong_input_is_refused(x: Tensor, said: str) -> None:
         encoder()(x)
 
 
+def test_one_value_far_away_does_not_stop_a_batch() -> None:
+    x = batch()
+    x[3, 0, 5] = 1e7
+    assert encoder()(x).isfinite().all()
+
+
 def test_series_that_are_normalised_already_are_refused() -> None:
     net = signal.make_encoder(TINY, 48, stats_of(mean=(960.0, 20.0), std=(38.0, 5.0))).eval()
     x = torch.randn(4, 2, 48)
