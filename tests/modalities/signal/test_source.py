@@ -11,6 +11,7 @@ from selfsame import modalities
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities import signal
 from selfsame.modalities.signal.reading import Reading
+from selfsame.modalities.signal.source import SignalSource
 from tests.modalities.signal.made import labelled, make, series, written_table
 
 pa = pytest.importorskip("pyarrow")
@@ -209,6 +210,8 @@ def test_ids_out_of_order_come_together(tmp_path: Path) -> None:
 def test_a_row_without_any_value_is_a_step_that_is_missing(tmp_path: Path) -> None:
     (values,) = read_all(written(tmp_path, "x,y\n1,2\n,\n3,4\n\n"), window=3)
     assert np.array_equal(values, [[1, np.nan, 3], [2, np.nan, 4]], equal_nan=True)
+    (values,) = read_all(written(tmp_path, "id,x\na,2\na,4\n,\n"))  # as spreadsheets end
+    assert values.tolist() == [[2, 4]]
 
 
 def test_a_table_of_series_is_not_silently_taken_for_rows(tmp_path: Path) -> None:
@@ -496,6 +499,18 @@ def test_channels_are_found_by_name_or_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((4, 3, 20)))
     with pytest.raises(UserError, match="has 3 channels; wanted are 2"):
         signal.open_source(str(tmp_path / "x.npy")).fit(stats)
+
+
+def test_another_rate_is_refused(tmp_path: Path) -> None:
+    def at(rate: float) -> SignalSource:
+        np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(4, 1, 20)), fs=np.array(rate))
+        return signal.open_source(str(tmp_path / "x.npz"))
+
+    stats, _ = signal.measure(at(100))
+    at(102).fit(stats)
+    at(0).fit(stats)
+    with pytest.raises(UserError, match=r"has 250 steps a second; wanted are 100, .*resample_poly"):
+        at(250).fit(stats)
 
 
 @pytest.mark.parametrize("kind", ["npz", "csv", "parquet", "apart", "ts"])
