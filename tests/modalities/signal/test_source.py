@@ -420,6 +420,8 @@ def test_labels_come_from_a_csv_by_name_of_item_or_record(tmp_path: Path) -> Non
     assert signal.open_source(path, labels).labels == ["high", "low"]
     windows = written(tmp_path, "path,label\nb,high\na,low\nb@2,top\n", "windows.csv")
     assert signal.open_source(path, windows, Reading(window=2, stride=1)).labels == ["high", "high", "low"]
+    with pytest.raises(UserError, match=r"a has two labels, low and mid\."):
+        signal.open_source(path, written(tmp_path, "path,label\na,low\nb,high\na,mid\n", "two.csv"))
     with pytest.raises(UserError, match=r"1 of 2 series \(b\) have no label"):
         signal.open_source(path, written(tmp_path, "path,label\na,low\n", "few.csv"))
 
