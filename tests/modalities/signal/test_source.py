@@ -386,6 +386,19 @@ def test_arrays_of_a_folder_have_a_step_a_row(tmp_path: Path) -> None:
         signal.open_source(str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+def test_few_files_of_a_folder_are_open_at_once(kind: str, tmp_path: Path) -> None:
+    for k in range(20):
+        x = np.full(30, float(k))
+        np.save(tmp_path / f"{k:02d}.npy", x) if kind == "npy" else parquet(tmp_path / f"{k:02d}.parquet", x=x)
+    source = signal.open_source(str(tmp_path))
+    parts = source.records.parts
+    for i in [*range(20), 0, 7]:
+        assert (source.read(i) == i).all()
+        opened = [part for part in parts if (part.loaded if kind == "npy" else part.file) is not None]
+        assert 1 <= len(opened) <= 16
+
+
 def test_places_with_nothing_to_read_say_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         signal.open_source(str(tmp_path / "nowhere.csv"))

@@ -114,8 +114,8 @@ class SignalSource:
         """
         if stats.rate and self.rate and abs(self.rate - stats.rate) > 0.05 * stats.rate:
             raise UserError(
-                f"{self.path} has {self.rate:.6g} steps a second; wanted are {stats.rate:.6g}, at which the encoder was "
-                "trained. Bring it to that rate first, as with scipy.signal.resample_poly."
+                f"{self.path} has {self.rate:.6g} steps a second; wanted are {stats.rate:.6g}, at which the encoder "
+                "was trained. Bring it to that rate first, as with scipy.signal.resample_poly."
             )
         names = self.names_of_channels
         if stats.names and names:
