@@ -15,8 +15,11 @@ from selfsame.errors import UserError
 from selfsame.storage.names import Names
 
 
-def table(path: Path) -> Iterator[list[str]]:
-    """The rows of a .csv (separated by comma, semicolon or tab), or the lines of a .txt, without empty ones."""
+def table(path: Path, blank: bool = False) -> Iterator[list[str]]:
+    """The rows of a .csv (separated by comma, semicolon or tab), or the lines of a .txt, without empty ones.
+
+    `blank`: rows of a .csv with separators but only empty cells come too; lines without anything never do.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".txt":
@@ -26,7 +29,7 @@ def table(path: Path) -> Iterator[list[str]]:
             separator = max(",;\t", key=first.count)
             file.seek(0)
             rows = csv.reader(file, delimiter=separator)
-            yield from (row for row in rows if any(cell.strip() for cell in row))
+            yield from (row for row in rows if (blank and len(row) > 1) or any(cell.strip() for cell in row))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
     except OSError as error:

@@ -61,6 +61,18 @@ def test_missing_steps_behind_a_series_change_nothing(name: str) -> None:
     assert torch.allclose(net(longer), net(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [64, 200])
+@pytest.mark.parametrize("name", NETS)
+def test_padding_changes_nothing_once_the_network_heeds_what_is_missing(name: str, size: int) -> None:
+    net = encoder(name, size=size)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p))  # as after training: no weight is exactly 0
+    x = batch(3, steps=32)
+    longer = torch.cat([x, torch.full((3, 2, 32), NAN)], dim=2)
+    assert (net(longer) - net(x)).abs().max() < 1e-4 * net(x).abs().max()
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_the_normalisation_is_inside(name: str) -> None:
     torch.manual_seed(0)
@@ -247,6 +259,12 @@ def test_pieces_follow_each_other_in_time() -> None:
 def test_wrong_input_is_refused(x: Tensor, said: str) -> None:
     with pytest.raises(UserError, match=said):
         encoder()(x)
+
+
+def test_one_value_far_away_does_not_stop_a_batch() -> None:
+    x = batch()
+    x[3, 0, 5] = 1e7
+    assert encoder()(x).isfinite().all()
 
 
 def test_series_that_are_normalised_already_are_refused() -> None:

@@ -11,6 +11,7 @@ from selfsame import modalities
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities import signal
 from selfsame.modalities.signal.reading import Reading
+from selfsame.modalities.signal.source import SignalSource
 from tests.modalities.signal.made import labelled, make, series, written_table
 
 pa = pytest.importorskip("pyarrow")
@@ -206,6 +207,13 @@ def test_ids_out_of_order_come_together(tmp_path: Path) -> None:
     assert signal.reads(path) == 5
 
 
+def test_a_row_without_any_value_is_a_step_that_is_missing(tmp_path: Path) -> None:
+    (values,) = read_all(written(tmp_path, "x,y\n1,2\n,\n3,4\n\n"), window=3)
+    assert np.array_equal(values, [[1, np.nan, 3], [2, np.nan, 4]], equal_nan=True)
+    (values,) = read_all(written(tmp_path, "id,x\na,2\na,4\n,\n"))  # as spreadsheets end
+    assert values.tolist() == [[2, 4]]
+
+
 def test_a_table_of_series_is_not_silently_taken_for_rows(tmp_path: Path) -> None:
     rows = [(k // 50, k % 50, k * 0.5, -k) for k in range(5000)]
     (tmp_path / "many").mkdir()
@@ -378,6 +386,19 @@ def test_arrays_of_a_folder_have_a_step_a_row(tmp_path: Path) -> None:
         signal.open_source(str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+def test_few_files_of_a_folder_are_open_at_once(kind: str, tmp_path: Path) -> None:
+    for k in range(20):
+        x = np.full(30, float(k))
+        np.save(tmp_path / f"{k:02d}.npy", x) if kind == "npy" else parquet(tmp_path / f"{k:02d}.parquet", x=x)
+    source = signal.open_source(str(tmp_path))
+    parts = source.records.parts
+    for i in [*range(20), 0, 7]:
+        assert (source.read(i) == i).all()
+        opened = [part for part in parts if (part.loaded if kind == "npy" else part.file) is not None]
+        assert 1 <= len(opened) <= 16
+
+
 def test_places_with_nothing_to_read_say_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         signal.open_source(str(tmp_path / "nowhere.csv"))
@@ -412,6 +433,8 @@ def test_labels_come_from_a_csv_by_name_of_item_or_record(tmp_path: Path) -> Non
     assert signal.open_source(path, labels).labels == ["high", "low"]
     windows = written(tmp_path, "path,label\nb,high\na,low\nb@2,top\n", "windows.csv")
     assert signal.open_source(path, windows, Reading(window=2, stride=1)).labels == ["high", "high", "low"]
+    with pytest.raises(UserError, match=r"a has two labels, low and mid\."):
+        signal.open_source(path, written(tmp_path, "path,label\na,low\nb,high\na,mid\n", "two.csv"))
     with pytest.raises(UserError, match=r"1 of 2 series \(b\) have no label"):
         signal.open_source(path, written(tmp_path, "path,label\na,low\n", "few.csv"))
 
@@ -491,6 +514,18 @@ def test_channels_are_found_by_name_or_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((4, 3, 20)))
     with pytest.raises(UserError, match="has 3 channels; wanted are 2"):
         signal.open_source(str(tmp_path / "x.npy")).fit(stats)
+
+
+def test_another_rate_is_refused(tmp_path: Path) -> None:
+    def at(rate: float) -> SignalSource:
+        np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(4, 1, 20)), fs=np.array(rate))
+        return signal.open_source(str(tmp_path / "x.npz"))
+
+    stats, _ = signal.measure(at(100))
+    at(102).fit(stats)
+    at(0).fit(stats)
+    with pytest.raises(UserError, match=r"has 250 steps a second; wanted are 100, .*resample_poly"):
+        at(250).fit(stats)
 
 
 @pytest.mark.parametrize("kind", ["npz", "csv", "parquet", "apart", "ts"])

@@ -131,7 +131,8 @@ class ResNet18(Net):
         quiet(self.stem, channels // 2)
 
     def forward(self, x: Tensor, there: Tensor, inside: Tensor) -> list[Tensor]:
-        x = self.norm(self.stem(x)).relu()
+        x = self.stem(only(x, inside))
+        x = self.norm(only(x, covered(inside, x.shape[2]))).relu()
         if not self.short:
             x = F.max_pool1d(only(x, covered(inside, x.shape[2])), 3, 2, 1)
         maps = []

@@ -318,11 +318,13 @@ def labels_from_csv(path: Path, source: SignalSource) -> list[str]:
     cells, labels = paths_and_labels(path, lambda cell: find.item(cell) is not None)
     if labels is None:
         raise UserError(f"{path}: which column is the label? Name the columns path and label.")
-    given = dict(zip(cells, labels, strict=True))
+    given: dict[str, str] = {}
     of_record: dict[int, str] = {}
-    for cell, label in given.items():
-        if (record := find.item(cell)) is not None:
-            of_record[record] = label
+    for cell, label in zip(cells, labels, strict=True):
+        record = find.item(cell)
+        before = given.setdefault(cell, label) if record is None else of_record.setdefault(record, label)
+        if before != label:
+            raise UserError(f"{path}: {cell} has two labels, {before} and {label}.")
     found = [given.get(source.name(i)) or of_record.get(source.place(i)[0], "") for i in range(len(source))]
     bare = [source.name(i) for i, label in enumerate(found) if not label]
     if bare:

@@ -25,7 +25,7 @@ class Reading(Record):
     time: str = ""
     """column of a table with the time of a row; empty: time, timestamp, datetime or date, where there is one"""
     rate: Annotated[float, Field(ge=0)] = 0.0
-    """steps a second, to be told only; 0: what the file says"""
+    """steps a second, told and compared, not resampled to; 0: what the file says"""
 
     @property
     def step(self) -> int:

@@ -72,6 +72,9 @@ class ArrayRecords:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "loaded": None}
 
+    def close(self) -> None:
+        self.loaded = None
+
     def piece(self, record: int, start: int, stop: int) -> np.ndarray:
         return self.values[record, :, start:stop]
 
@@ -147,6 +150,10 @@ class TableRecords:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "file": None, "held": OrderedDict()}
 
+    def close(self) -> None:
+        self.file = None
+        self.held.clear()
+
     def piece(self, record: int, start: int, stop: int) -> np.ndarray:
         low, high = int(self.firsts[record]) + start, int(self.firsts[record]) + stop
         first, last = np.searchsorted(self.ends, [low, max(low, high - 1)], side="right").tolist()
@@ -177,12 +184,17 @@ class TableRecords:
 
 
 class JoinedRecords:
-    """The records of several files, one after the other."""
+    """The records of several files, one after the other. Few files are held open at once, so that many can be read."""
 
+    HELD = 16  # parts that stay open, with what they have read
     blocks: "Int64[np.ndarray, 'k'] | None" = None
 
     def __init__(self, parts: Sequence[Records], names: Sequence[str]) -> None:
         self.parts = list(parts)
+        self.open: OrderedDict[int, None] = OrderedDict()
+        """numbers of the parts that were read last, the latest at the end"""
+        for k in range(len(self.parts)):
+            self.close(k)
         self.lengths = np.concatenate([part.lengths for part in parts])
         self.firsts = np.cumsum([0, *(len(part.lengths) for part in parts)])
         self.channels = parts[0].channels
@@ -195,7 +207,17 @@ class JoinedRecords:
 
     def piece(self, record: int, start: int, stop: int) -> np.ndarray:
         part = int(np.searchsorted(self.firsts, record, side="right")) - 1
+        self.open[part] = None
+        self.open.move_to_end(part)
+        while len(self.open) > self.HELD:
+            self.close(self.open.popitem(last=False)[0])
         return self.parts[part].piece(record - int(self.firsts[part]), start, stop)
+
+    def close(self, part: int) -> None:
+        """Let go of a file; it is opened again when it is read. Texts, parsed at once, stay in memory."""
+        held = self.parts[part]
+        if isinstance(held, ArrayRecords | TableRecords):
+            held.close()
 
     def all(self) -> None:
         return None

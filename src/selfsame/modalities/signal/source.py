@@ -108,7 +108,15 @@ class SignalSource:
         return len(self.order) if self.order is not None else self.records.channels
 
     def fit(self, stats: Stats) -> None:
-        """From now on every item comes with the channels of `stats`: by name where both have names."""
+        """From now on every item comes with the channels of `stats`: by name where both have names.
+
+        Raises UserError where channels are not there, or where the rates, as far as known, differ by more than 5 %.
+        """
+        if stats.rate and self.rate and abs(self.rate - stats.rate) > 0.05 * stats.rate:
+            raise UserError(
+                f"{self.path} has {self.rate:.6g} steps a second; wanted are {stats.rate:.6g}, at which the encoder "
+                "was trained. Bring it to that rate first, as with scipy.signal.resample_poly."
+            )
         names = self.names_of_channels
         if stats.names and names:
             lost = [name for name in stats.names if name not in names]

@@ -142,8 +142,10 @@ def csv_listed(path: str, roles: Roles, grouping: "Grouping") -> Listed:
 
 def csv_columns(path: str, roles: Roles) -> dict[str, Any]:
     """The columns that are wanted: channels as float32, ids and labels by number, times as text."""
-    rows = table(Path(path))
-    header = [cell.strip() for cell in next(rows)]
+    # A row of empty cells is a step at which nothing was measured; with an id or a time it would say of which series
+    # or when, and without these there it is none.
+    rows = table(Path(path), blank=not (roles.id or roles.time))
+    header = [cell.strip() for cell in next(row for row in rows if any(cell.strip() for cell in row))]
     found: dict[str, list] = {name: [] for name in roles.wanted}
     ragged: list[str] = []
     total = 1
