@@ -12,6 +12,10 @@ class UnreadableItem(UserError):
     """One item of a source cannot be read; the message is the reason, as it will stand in skipped.csv."""
 
 
+NO_LABEL = "\0"
+"""stands among the labels of a source for that of an unreadable item; it is no class"""
+
+
 class TrainingStopped(UserError):
     """The run was stopped because it could not end well: not a number, or a collapse. Says the cause and the cure."""
 

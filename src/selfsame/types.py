@@ -296,7 +296,7 @@ class Source(Protocol):
 
     @property
     def labels(self) -> list[str] | None:
-        """One label an item, or None where there are none. Never used in training."""
+        """One label an item (unreadable: errors.NO_LABEL), or None where there are none. Never used in training."""
         ...
 
 

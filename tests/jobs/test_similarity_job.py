@@ -2,13 +2,14 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
 
 import selfsame as ss
 from selfsame.errors import UserError
-from tests.modalities.text.made import KINDS, TINY, make, sentence
+from tests.modalities.text.made import KINDS, TINY, labelled, make, sentence
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,22 @@ def test_a_module_given_in_python_has_random_weights_beside_it(scored, tmp_path)
     rows = ss.evaluate(trained, scored, labels="score", protocols="similarity", seeds=2, encoder=own)
     assert [row["features"] for row in rows] == ["encoder", "random", "raw"]
     assert rows[1]["mean"] != rows[0]["mean"]
+
+
+def test_a_row_of_another_width_is_skipped_not_a_class_or_a_score(run, scored, tmp_path):
+    torn = tmp_path / "torn.csv"
+    torn.write_text(scored.read_text() + "one,two,three,four\n")
+    with pytest.raises(UserError, match=r"1 of 41 items .* cannot be read"):
+        ss.evaluate(run, torn, labels="score", protocols="similarity", seeds=1)
+    ss.evaluate(run, torn, labels="score", protocols="similarity", seeds=1, max_skipped=0.1)
+    assert json.loads((run.folder / "evaluation.json").read_text())["pairs"] == 40
+
+    path, column = labelled(tmp_path)
+    with Path(path).open("a") as file:
+        file.write("one,two,three,four\n")
+    with pytest.raises(UserError, match=r"1 of 33 items .* cannot be read"):
+        ss.evaluate(run, path, labels=column, protocols="knn", seeds=1)
+    for test in ({}, {"test": path, "test_labels": column}):
+        ss.evaluate(run, path, labels=column, protocols="knn", seeds=1, max_skipped=0.1, **test)
+        found = json.loads((run.folder / "evaluation.json").read_text())
+        assert found["classes"] == 2 and found["train"] + found["test"] == (64 if test else 32)

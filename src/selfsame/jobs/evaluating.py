@@ -23,7 +23,7 @@ from selfsame.engine.feed import CUT, VIEW, Order
 from selfsame.engine.plan import workers_for
 from selfsame.engine.state import check_writable, write_text
 from selfsame.engine.watch import console, say
-from selfsame.errors import UserError
+from selfsame.errors import NO_LABEL, UserError
 from selfsame.jobs.data import Data, all_vectors, check_share, open_like
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.runs import EVALUATION, JOB, load
@@ -183,20 +183,19 @@ def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:
         train_path, test_path = archive_parts(job.labelled)
     train = open_like(train_path, encoder, job.labels)
     if test_path is None:
-        everything = labels_of(train)
+        items, everything = labelled_items(train)
         names, numbers, _ = numbered(everything, [])
         kept, held = stratified_split(numbers, job.test_share, job.seed)
+        some, others = ([items[k] for k in side.tolist()] for side in (kept, held))
         if not len(held):
             raise UserError(f"{job.labelled} has one item of each class, so none can be split off. Give --test PATH.")
         say(f"no test part: {job.test_share:.0%} of each class split off by seed {job.seed}")
-        return Part(train, kept.tolist(), numbers[kept]), Part(train, held.tolist(), numbers[held]), names
+        return Part(train, some, numbers[kept]), Part(train, others, numbers[held]), names
     test = open_like(test_path, encoder, test_labels)
-    names, of_train, of_test = numbered(labels_of(train), labels_of(test, "--test-labels"))
-    return (
-        Part(train, list(range(len(train.source))), of_train),
-        Part(test, list(range(len(test.source))), of_test),
-        names,
-    )
+    items, first = labelled_items(train)
+    others, second = labelled_items(test, "--test-labels")
+    names, of_train, of_test = numbered(first, second)
+    return Part(train, items, of_train), Part(test, others, of_test), names
 
 
 def archive_parts(path: str) -> tuple[str, str | None]:
@@ -211,6 +210,23 @@ def archive_parts(path: str) -> tuple[str, str | None]:
     return path, None
 
 
+def labelled_items(data: Data, flag: str = "--labels") -> tuple[list[int], list[str]]:
+    """The items and their labels, but of those that cannot be read: these count as skipped, and are of no class."""
+    labels = labels_of(data, flag)
+    items = with_label(data, labels)
+    return items, [labels[i] for i in items]
+
+
+def with_label(data: Data, labels: list[str]) -> list[int]:
+    """The items whose label could be read; the others are listed as skipped. Raises UserError where all are."""
+    items = [i for i, label in enumerate(labels) if label != NO_LABEL]
+    if len(items) < len(labels):
+        data.skipped.update((i, "its row cannot be read") for i, label in enumerate(labels) if label == NO_LABEL)
+    if not items:
+        check_share(data, 1.0)
+    return items
+
+
 def labels_of(data: Data, flag: str = "--labels") -> list[str]:
     labels = data.source.labels
     if labels is None:
@@ -218,7 +234,7 @@ def labels_of(data: Data, flag: str = "--labels") -> list[str]:
             f"{data.path} has no labels. Accepted: one folder a class, {flag} FILE.csv with the columns path,label, "
             f"or {flag} FILE.npz::y."
         )
-    found = set(labels)
+    found = set(labels) - {NO_LABEL}
     if len(found) > 1 and {name.lower() for name in found} <= PARTS:
         named = " and ".join(sorted(found))
         raise UserError(

@@ -346,6 +346,18 @@ def test_code_of_a_folder_is_never_run(folder, lines):
     assert encoder.dim == 16 and not (folder / "ran").exists()
 
 
+def test_a_saved_encoder_that_names_code_or_an_unknown_network_is_refused(folder, lines, tmp_path):
+    source = text.open_source(lines("the wave\nthe gull\n", "texts/a.txt"), reading={"tokenizer": str(folder)})
+    encoder = text.make_encoder(str(folder), 8, text.measure(source)[0])
+    for odd, reason in (
+        ({"auto_map": {"AutoModel": "evil.Model"}}, r"names code of its own \(auto_map\), which is never run"),
+        ({"model_type": "evil"}, r"has no network of the type 'evil'"),
+    ):
+        spec = {**encoder.spec, "config": {**encoder.spec["config"], **odd}}
+        with pytest.raises(UserError, match=reason):
+            text.build_encoder(spec)
+
+
 def test_without_the_package_the_error_names_the_installation(monkeypatch, stats):
     import sys
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from selfsame import modalities
-from selfsame.errors import UnreadableItem, UserError
+from selfsame.errors import NO_LABEL, UnreadableItem, UserError
 from selfsame.modalities import text
 from selfsame.modalities.text.reading import Reading
 from selfsame.modalities.text.source import LONGEST
@@ -306,3 +306,10 @@ def test_names_of_classes_are_those_of_the_column_asked_for(tmp_path):
     source = text.open_source(later(tmp_path, "parquet"), labels="star")
     assert source.labels == ["0", "1", "0", "1"]
     assert text.open_source(later(tmp_path, "parquet"), labels="label").labels == ["sea", "land"] * 2
+
+
+def test_rows_that_cannot_be_read_have_no_label(lines):
+    csv = text.open_source(lines("text,label\nsome words,a\nother words,b,c\nlast words,b\n", "a.csv"))
+    assert csv.labels == ["a", NO_LABEL, "b"]
+    rows = lines('{"text": "some words", "label": 1}\n{"text": \n', "a.jsonl")
+    assert text.open_source(rows, labels="label").labels == ["1", NO_LABEL]

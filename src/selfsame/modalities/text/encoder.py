@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from selfsame import types
 from selfsame.errors import UserError
-from selfsame.modalities.text.networks import Convolutions, bert, config_of, convolutions, from_config, local, resolve
+from selfsame.modalities.text.networks import Convolutions, bert, convolutions, from_saved, local, resolve
 from selfsame.modalities.text.stats import Stats
 from selfsame.nn.norm import at_rest
 from selfsame.records import Record
@@ -386,7 +386,7 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Text
     elif module is not None:
         raise UserError(f"the encoder is {plan.name}, which needs no module of yours. Leave it out.")
     elif plan.library == "local":
-        trunk = from_config(config_of(plan.config or {}))
+        trunk = from_saved(plan.config or {})
     else:
         kind, net, factor, pool = resolve(plan.name)
         if kind == "bert":

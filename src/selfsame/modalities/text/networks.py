@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -84,6 +83,16 @@ def bert(name: str, factor: float, vocabulary: int, longest: int) -> nn.Module:
     return from_config(config)
 
 
+def from_saved(values: dict[str, Any]) -> nn.Module:
+    """The network that encoder.json describes. Raises UserError where it names code, which none that is saved does."""
+    if "auto_map" in values:
+        raise UserError(
+            "the encoder's config names code of its own (auto_map), which is never run. Remove it from encoder.json "
+            "if you trust where the file comes from."
+        )
+    return from_config(config_of(values))
+
+
 def from_config(config: Any) -> nn.Module:
     """The network of a configuration of `transformers`, its weights random; no code but the library's own is run."""
     with quiet():
@@ -91,6 +100,7 @@ def from_config(config: Any) -> nn.Module:
 
 
 def config_of(values: dict[str, Any]) -> Any:
+    """The configuration that these values describe, of a type that `transformers` itself has. Raises UserError."""
     kind = dict(values)
     name = kind.pop("model_type", None)
     kind.pop("auto_map", None)  # names code of the folder, which is never run
@@ -131,8 +141,7 @@ def without_pooler(model: Any) -> nn.Module:
 
 
 def library() -> Any:
-    # Nothing of it shall ask the network, whatever a name looks like.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    """The package `transformers`. Whatever of it could ask the network is called with `local_files_only=True`."""
     try:
         import transformers
     except ImportError:

@@ -13,14 +13,14 @@ import sys
 import unicodedata
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from selfsame.errors import UnreadableItem, UserError, unknown
+from selfsame.errors import NO_LABEL, UnreadableItem, UserError, unknown
 from selfsame.modalities.text.reading import Reading
 from selfsame.storage.disk import Disk
 from selfsame.storage.folders import listed
@@ -84,7 +84,7 @@ class TextSource:
         raise NotImplementedError
 
     def labels_by_column(self, name: str) -> list[str]:
-        """The cells of a column. Raises UserError where there is none of that name."""
+        """The cells of a column; NO_LABEL for rows that cannot be read. Raises UserError for unknown names."""
         raise NotImplementedError
 
     def stored(self, i: int) -> int:
@@ -253,7 +253,7 @@ class JsonSource(LineSource):
     def labels_by_column(self, name: str) -> list[str]:
         if name not in self.columns:
             raise unknown(f"column in {self.path}", name, self.columns)
-        return [label_of(self.row(i).get(name), self.name(i)) for i in range(len(self))]
+        return [label_of(self.row, i, name, self.name(i)) for i in range(len(self))]
 
 
 class FileSource(TextSource):
@@ -359,7 +359,7 @@ class CsvSource(TextSource):
         if name not in self.columns:
             raise unknown(f"column in {self.path}", name, self.columns)
         at = self.columns.index(name)
-        return [label_of(self.row(i)[at], self.name(i)) for i in range(len(self))]
+        return [label_of(self.row, i, at, self.name(i)) for i in range(len(self))]
 
 
 class ParquetSource(TextSource):
@@ -460,7 +460,13 @@ def is_number(cell: str) -> bool:
     return True
 
 
-def label_of(value: Any, name: str) -> str:
+def label_of(row: Callable[[int], Any], i: int, at: int | str, name: str) -> str:
+    """What is at `at` in row i; NO_LABEL where the row cannot be read. Raises UserError where there is nothing."""
+    try:
+        cells = row(i)
+    except UnreadableItem:
+        return NO_LABEL
+    value = cells.get(at) if isinstance(cells, dict) else cells[at]
     if value is None or not str(value).strip():
         raise UserError(f"{name} has no label.")
     return sys.intern(str(value).strip())
