@@ -49,7 +49,8 @@ def series() -> list[str]:
     return [
         "\n## Series of the UCR and UEA archives\n",
         f"`python bench/series.py`: {settings['method']}, {settings['encoder']}, {settings['samples']:,} series seen",
-        f"of the training part, {len(settings['seeds'])} seeds. By linear probe above 1-NN on raw series, or above",
+        f"of the training part, {len(settings['seeds'])} seeds, on {settings['machine']}.",
+        "By linear probe above 1-NN on raw series, or above",
         f"random weights, by more than the spread on {len(wins)} of {len(result)} ({', '.join(wins)}).",
         f"Above random weights by more than the spread on {len(learned)}: these networks tell such series well before",
         "they learn. Their pooling was chosen by random weights on three of the sets (docs/signal.md).\n",
@@ -63,7 +64,7 @@ def texts() -> list[str]:
         return []
     lines = [
         "\n## Texts\n",
-        f"`{result['command']}` on {result['machine']}. Film reviews: two classes; TREC questions: six.",
+        f"`{result['command']}` on {result['machine']}. Movies: film reviews of two classes; trec: six.",
         "Random weights are those of the same transformer; raw input is TF-IDF.\n",
     ]
     keys = list(dict.fromkeys((row["set"], row["method"]) for row in result["rows"]))
@@ -106,7 +107,7 @@ def tables() -> list[str]:
         ]
         lines += [
             f"\n## {title}\n",
-            f"`{result['command']}`, {len(result['runs'])} seeds.\n",
+            f"`{result['command']}`, {len(result['runs'])} seeds, on {result['machine']}.\n",
             *table(["labels", "by", "features", "accuracy", "AUC"], rows),
         ]
     return lines

@@ -58,6 +58,7 @@ def main() -> None:
 def of_set(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Accuracies in per cent, by feature and protocol, a number a seed where there is chance in it."""
     import selfsame as ss
+    from selfsame.engine.dist import machine
     from selfsame.modalities import signal
 
     train, test = (str(DATA / name / f"{name}_{part}.ts") for part in ("TRAIN", "TEST"))
@@ -96,7 +97,12 @@ def of_set(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
         "above raw 1-NN": bool(statistics.fmean(encoder) - rows["raw, 1-NN Euclidean"][0] > deviation(encoder)),
         "above random": bool(statistics.fmean(encoder) - statistics.fmean(random) > spread),
-        "settings": {**vars(args), "sets": None, "encoder": learned.spec["name"]},
+        "settings": {
+            **vars(args),
+            "sets": None,
+            "encoder": learned.spec["name"],
+            "machine": machine(torch.device("cpu")),
+        },
         "seconds": seconds,
     }
 

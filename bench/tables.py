@@ -47,6 +47,8 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
+    from selfsame.engine.dist import machine
+
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
     runs = []
     for seed in args.seeds:
@@ -54,6 +56,7 @@ def main() -> None:
             runs.append(measured(Path(folder), args, seed))
     result = {
         "command": shlex.join(["python", "bench/tables.py", *sys.argv[1:]]),
+        "machine": machine(torch.device("cpu")),
         "runs": runs,
         "means": means(runs),
     }
