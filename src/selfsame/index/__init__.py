@@ -1,0 +1,1 @@
+"""Vectors at rest: stored, searched, compared."""
