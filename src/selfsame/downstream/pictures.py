@@ -60,7 +60,7 @@ class Frame:
         return self.mirror(label[np.ix_(rows.clip(max=len(label) - 1), columns.clip(max=label.shape[1] - 1))])
 
     def points(self, xy: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Points (x, y) of the picture in the view; pixel i covers i to i + 1. Those outside of the box stay outside."""
+        """Points (x, y) of the picture in the view; pixel i covers i to i + 1. Those outside of the box stay so."""
         down, across = self.scale
         moved = (xy - (self.left, self.top)) * (across, down)
         return self._mirrored(moved)
@@ -155,7 +155,8 @@ class PictureExamples(Examples):
 
         def read(i: int, row: int) -> tuple[np.ndarray, list[np.ndarray]]:
             picture = self.source.open(self.items[i])
-            frame = self.frame_of(i, size, chances[row], *picture.size, learn)
+            height, width = picture.size
+            frame = self.frame_of(i, size, chances[row], height, width, learn)
             (pixels,) = picture.cut([(frame.top, frame.left, frame.height, frame.width)], size)
             return frame.mirror(np.asarray(pixels)), self.target(i, frame, chances[row][6]) if learn else []
 

@@ -1,6 +1,6 @@
 """What an encoder is used for: labels that are read, a head that learns them, scores that judge it.
 
-One file of `tasks/` is one task. It is found by its file name, and holds one `Task`, its `Facts`, `Examples` and `Head`.
+One file of `tasks/` is one task, found by its file name: it holds one `Task`, its `Facts`, `Examples` and `Head`.
 
     labelled items --(workers: Examples.sample)--> samples and targets --(device: Examples.make_views)--> views, targets
         --> Head(encoder, views) --> Head.loss(outputs, targets)                            while it learns
