@@ -1,7 +1,8 @@
 """A model of a task as the engine trains it: fine-tuned with a slower encoder, or with the encoder frozen.
 
 Sources: layer-wise decay of the learning rate, Bao et al. 2021 (BEiT), arXiv 2106.08254, appendix, and Clark et al.
-2020 (ELECTRA), arXiv 2003.10555; frozen statistics of batch norm under small batches, as detection frameworks have them.
+2020 (ELECTRA), arXiv 2003.10555; frozen statistics of batch norm under small batches, as detection frameworks have
+them.
 """
 
 import copy

@@ -23,12 +23,12 @@ from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.jobs.checked import checked
+from selfsame.jobs.runs import SKIPPED
 from selfsame.records import Record, ViewPlan
 from selfsame.storage.relations import groups_of_folders, groups_of_list, ranks
 from selfsame.types import Draws, Encoder, Modality, Source, mixed
 
 PLAIN = ViewPlan(full=0, plain=1)
-SKIPPED = "skipped.csv"
 
 
 @dataclass

@@ -173,7 +173,7 @@ class Labelled(task.Examples):
         self.settings, self.opened = settings, opened
         self.items = np.asarray(items, dtype=np.int64)
         self.classes = classes
-        self.facts: Facts = facts
+        self.facts: Classes = facts
         self.labelled = labelled
         self.skipped = {}
         self.size = int(encoder.spec["size"])
