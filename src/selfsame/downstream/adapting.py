@@ -185,7 +185,7 @@ class Validation:
     ) -> None:
         self.model, self.examples, self.items = model, examples, items
         self.on, self.workers, self.folder = on, workers, folder
-        self.first: Mapping[str, float] | None = None
+        self.first: Any = None
         self.best: float | None = None
         self.best_at = 0.0
         self.verdict = ""

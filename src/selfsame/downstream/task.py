@@ -128,6 +128,10 @@ class Task(Record):
     """whether a lower score is better"""
     worth: ClassVar[int] = 20_000
     """samples that a head is trained on where the user names no epochs, on a processor; ten times as many on a GPU"""
+    lr: ClassVar[float] = 1e-3
+    """peak learning rate of the head where the encoder learns too"""
+    lr_frozen: ClassVar[float] = 1e-3
+    """the same where it is frozen"""
     batch: ClassVar[int] = 64
     """items in a step where the user names none"""
     accepts: ClassVar[str] = ""

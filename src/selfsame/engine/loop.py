@@ -60,7 +60,9 @@ class Loop(Record):
 class Looks(Protocol):
     """Who looks at the learner from time to time: `health.Health`, or the scores of a task."""
 
-    encoder: Encoder
+    @property
+    def encoder(self) -> Encoder: ...
+
     first: Any
     """what the learner logged of the first step, once `step` was told"""
     verdict: str

@@ -51,6 +51,7 @@ class Classification(task.Task):
     """Say the class of an item, or its tags."""
 
     score: ClassVar = "balanced accuracy"
+    lr_frozen: ClassVar = 1e-2
     accepts: ClassVar = (
         "one folder a class, or --labels with a CSV path,label (tags joined by |), a column, or file.npz::y"
     )
@@ -176,8 +177,7 @@ class Labelled(task.Examples):
         self.facts: Classes = facts
         self.labelled = labelled
         self.skipped = {}
-        self.size = int(encoder.spec["size"])
-        self.recipe = opened.modality.recipe(settings.views, self.size, opened.stats)
+        self.recipe = opened.modality.recipe(settings.views, int(encoder.spec["size"]), opened.stats)
 
     def __getstate__(self) -> dict[str, Any]:
         """For reading processes: a modality is a module, which travels by its name."""
@@ -206,10 +206,18 @@ class Labelled(task.Examples):
     ) -> list[Tensor]:
         source = Standing(self, attempt)
         plan = ViewPlan(full=1) if learn else ViewPlan(full=0, plain=1)
-        views = self.opened.modality.sample(source, [int(self.items[i]) for i in items], plan, self.recipe, draws)
+        views = self.opened.modality.sample(
+            source, [int(self.items[i]) for i in items], plan, self.of_size(size), draws
+        )
         if not learn:
             return views
         return [*views, torch.from_numpy(np.stack([self.target(source.stood.get(i, i)) for i in items]))]
+
+    def of_size(self, size: int | None) -> Any:
+        """The strengths for views of a size; None for the encoder's own."""
+        if size in (None, getattr(self.recipe, "size", size)):
+            return self.recipe
+        return self.opened.modality.recipe(self.settings.views, int(size or 0), self.opened.stats)
 
     def target(self, i: int) -> np.ndarray:
         """The class of an item, or a mark at each of its tags."""
@@ -221,7 +229,8 @@ class Labelled(task.Examples):
 
     def make_views(self, samples: list[Tensor], draws: Draws, learn: bool) -> list[Tensor]:
         plan = ViewPlan(full=1) if learn else ViewPlan(full=0, plain=1)
-        made = self.opened.modality.make_views(samples[:1], plan, self.recipe, self.opened.stats, draws)
+        views = self.of_size(samples[0].shape[-1] if samples[0].ndim == 4 else None)
+        made = self.opened.modality.make_views(samples[:1], plan, views, self.opened.stats, draws)
         return [made[0], *samples[1:]]
 
     def truth(self, i: int) -> Float[np.ndarray, "k"]:
