@@ -65,8 +65,7 @@ def read(path: str, scale: float | None = None, cap: float | None = None) -> Flo
     `scale`: units of a metre; None for 1000 of integers and 1 of real numbers. Raises UnreadableItem.
     """
     with readable():
-        values = stored(path)
-    values = np.squeeze(values)
+        values = plane(stored(path))
     if values.ndim != 2 or values.dtype.kind not in "uif":
         raise UnreadableItem(f"holds {values.dtype} numbers of shape {list(values.shape)}; depth is one plane [h w]")
     whole = values.dtype.kind != "f"
@@ -105,6 +104,13 @@ def stored(path: str) -> np.ndarray:
         return np.asarray(image)
 
 
+def plane(values: np.ndarray) -> np.ndarray:
+    """Without an axis of one channel, which may be the last or the first."""
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+        return values[..., 0] if values.shape[2] == 1 else values[0]
+    return values
+
+
 def portable(data: bytes) -> Float32[np.ndarray, "h w"]:
     """A PFM of one channel: rows from below, a negative scale for little-endian numbers."""
     kind, size, order, numbers = data.split(b"\n", 3)
@@ -121,7 +127,7 @@ def size_of(path: str) -> tuple[int, int]:
         if Path(path).suffix.lower() in (".png", ".tif", ".tiff"):
             with Image.open(path) as image:
                 return image.height, image.width
-        height, width = np.squeeze(stored(path)).shape
+        height, width = plane(stored(path)).shape
         return height, width
 
 
