@@ -93,6 +93,8 @@ def find(path: str, where: str | None, labels: Labels, wanted: bool = True) -> P
             f"Download or unpack it, and give a folder that holds image/ and {labels.folder}/."
         )
     if not wanted:
+        if not disk_of(path).is_folder(path):  # pictures that are named one by one, or by a pattern, are meant
+            return Pairs(source, list(range(len(source))))
         pictures, found = among(source, place, labels)
         taken = {file for file, key in found if key in set(pictures.values())}
         return Pairs(source, [i for i in range(len(source)) if joined(place, source.name(i)) not in taken])
@@ -170,7 +172,11 @@ def matched(source: Any, path: str, labels: Labels, pictures: dict[int, str], fo
             raise UserError(
                 f"{path}: {' and '.join(twice[:3])} have one {labels.one}, {files[0]}. Rename or remove one."
             )
-    if not items and found and pictures:
+    if found and not pictures:
+        raise UserError(
+            f"{path}: no pictures beside the {len(found):,} {labels.many}. Name the folder of {labels.many} alone."
+        )
+    if not items and found:
         raise UserError(
             f"{path}: no {labels.one} has the name of a picture. There are {len(pictures):,} pictures, as "
             f"{source.name(next(iter(pictures)))}, and {len(found):,} {labels.many}, as {found[0][0]}. "

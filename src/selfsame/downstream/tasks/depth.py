@@ -140,7 +140,7 @@ class Depth(PictureTask):
         shown = examples.shown(i, side)
         layers = [*([] if truth is None else [("truth", truth)]), ("prediction", prediction)]
         known = layers[0][1][layers[0][1] > 0]
-        near, far = np.percentile(known, [1, 99]) if known.size else (0.0, 1.0)
+        near, far = np.percentile(known, [1, 99]) if known.size else (1.0, 2.0)
         drawn = [coloured(depth, float(near), float(far), shown.size) for _, depth in layers]
         return beside([shown, *drawn], [f"{near:.3g} to {far:.3g} m", *(name for name, _ in layers)])
 

@@ -195,7 +195,10 @@ class Masked(PictureExamples):
 
     def truth(self, i: int) -> UInt8[np.ndarray, "h w"]:
         """Numbers of the classes, or IGNORED."""
-        return masks.numbered(masks.read(self.files[i]), self.facts)
+        try:
+            return masks.numbered(masks.read(self.files[i]), self.facts)
+        except UnreadableItem as error:
+            raise UnreadableItem(f"its mask {self.files[i]}: {error}") from None
 
     def restored(self, i: int, prediction: Float[Tensor, "k g v"]) -> UInt8[np.ndarray, "h w"]:
         """The class of each pixel of the picture: scores are enlarged before the greatest is taken."""
