@@ -107,7 +107,7 @@ def adult(place: Path) -> dict[str, Any]:
 
 
 def membrane(place: Path) -> dict[str, Any]:
-    """Electron micrographs of cells, 30 with masks of their membranes, 30 without; a fifth of the 30 is the test part."""
+    """Electron micrographs of cells, 30 with masks of their membranes; a fifth of these is the test part."""
     data = DATA / "membrane"
     how = {"method": "simclr", "encoder": "resnet10t@0.5", "size": 96, "epochs": 130}
     task = {"task": {"name": "segmentation", "tile": 128, "vertical_flip": 0.5}, "head_samples": 1600, "head_batch": 16}
@@ -115,7 +115,7 @@ def membrane(place: Path) -> dict[str, Any]:
 
 
 def depth_room(place: Path) -> dict[str, Any]:
-    """Frames of one walk through a room with their depth, 25; every fifth is the test part, between others of its kind."""
+    """Frames of one walk through a room with their depth, 25; every fifth is the test part."""
     files = sorted((DATA / "depth_room").glob("*.color.png"))
     for k, file in enumerate(files):
         part = place / ("test" if k % 5 == 2 else "train")
