@@ -123,9 +123,17 @@ class Task(Record):
     kinds: ClassVar[tuple[str, ...]] = ()
     """modalities it is for; () for all"""
     score: ClassVar[str] = ""
-    """the score by which weights are chosen; a share or a distance"""
+    """the score by which weights are chosen, unless `chosen_by` says otherwise"""
     lower: ClassVar[bool] = False
     """whether a lower score is better"""
+    worth: ClassVar[int] = 20_000
+    """samples that a head is trained on where the user names no epochs, on a processor; ten times as many on a GPU"""
+    lr: ClassVar[float] = 1e-3
+    """peak learning rate of the head where the encoder learns too"""
+    lr_frozen: ClassVar[float] = 1e-3
+    """the same where it is frozen"""
+    batch: ClassVar[int] = 64
+    """items in a step where the user names none"""
     accepts: ClassVar[str] = ""
     """the forms of labels, in words"""
     Facts: ClassVar[type[Facts]]
@@ -147,6 +155,10 @@ class Task(Record):
     def head(self, encoder: Encoder, facts: Any, size: int) -> Head:
         """A new head for views of `size`."""
         raise NotImplementedError
+
+    def chosen_by(self, facts: Any) -> str:
+        """The score by which weights are chosen and runs compared."""
+        return self.score
 
     def scores(self, facts: Any) -> Scores:
         raise NotImplementedError
@@ -174,6 +186,10 @@ class Task(Record):
     def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> Image.Image | str:
         """An item with what is predicted and, unless None, what is known of it: drawn, or as HTML. Escapes texts."""
         raise NotImplementedError
+
+    def caption(self, prediction: Any, truth: Any, facts: Any) -> str:
+        """What is predicted and, unless None, what is known, in a few words; "" where the picture says it."""
+        return ""
 
     def refuse(self, encoder: Encoder) -> None:
         """Raise UserError where the task cannot be had of this encoder."""

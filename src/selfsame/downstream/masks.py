@@ -1,0 +1,529 @@
+"""Masks: what class each pixel of a picture is, as files; what their values mean, found from the files themselves.
+
+Read are grey values (8 or 16 bits), palette indices (as VOC's SegmentationClass) and RGB colours, in PNG, TIFF, BMP,
+GIF or WebP. In memory a mask is uint8 [h w]: the number of the class, or IGNORED.
+
+Raises UserError on masks whose values cannot be classes, UnreadableItem for one that is broken or does not fit.
+"""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+from PIL import Image, ImageOps
+
+from selfsame.downstream.pairs import Labels
+from selfsame.downstream.task import Facts
+from selfsame.errors import UnreadableItem, UserError, missing
+from selfsame.modalities.image.decode import TIFF_STARTS, readable
+
+IGNORED = 255
+"""stands in a mask for a pixel that counts for nothing; the stored value that usually says so, too"""
+VOID = 0xE0E0C0
+"""the colour of what VOC ignores: (224, 224, 192)"""
+LOOKED = 5_000  # masks whose values are looked at when they are opened: all, or of more than these as many, evenly
+MOST = 254  # classes
+MASKS = Labels(
+    "mask",
+    "masks",
+    "label",
+    frozenset(
+        ("annotation", "annotations", "gt", "gtfine", "groundtruth", "label", "labelids", "labels", "labeltrainids")
+        + ("mask", "masks", "seg", "segmentation", "segmentationclass", "segmentationclassaug", "segmentations")
+        + ("target", "targets")
+    ),
+    frozenset({".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jpg", ".jpeg"}),
+)
+
+
+class Classes(Facts):
+    """The classes of masks, and how they are stored."""
+
+    classes: tuple[str, ...]
+    """names, by number"""
+    values: tuple[int, ...]
+    """stored value of each class; of colours red * 65536 + green * 256 + blue"""
+    coded: Literal["values", "colours"] = "values"
+    """what the stored values are"""
+    ignore: int | None = None
+    """stored value of pixels that count for nothing"""
+    threshold: int | None = None
+    """stored values from here on are the second of two classes, all others the first"""
+    colours: tuple[tuple[int, int, int], ...] = ()
+    """of each class, to draw it"""
+    shares: tuple[float, ...] = ()
+    """of each class: its pixels over all that count, in the masks that hold it; 0 for a class that none holds"""
+
+    @property
+    def summary(self) -> str:
+        if self.threshold is not None:
+            return f"2 classes: {self.classes[0]} (below {self.threshold}) and {self.classes[1]} (from there on)"
+        shown = [f"{name} ({self.told(value)})" for name, value in zip(self.classes, self.values, strict=True)]
+        more = f", ... {shown[-1]}" if len(shown) > 8 else ""
+        ignored = "no value" if self.ignore is None else self.told(self.ignore)
+        return f"{len(shown)} classes: {', '.join(shown[:8])}{more}; ignored: {ignored}"
+
+    def told(self, value: int) -> str:
+        return f"#{value:06x}" if self.coded == "colours" else str(value)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A mask as it lies on disk."""
+
+    values: Int32[np.ndarray, "h w"]
+    """grey values, palette indices, or colours as red * 65536 + green * 256 + blue"""
+    form: Literal["grey", "palette", "colour"]
+    palette: tuple[tuple[int, int, int], ...] = ()
+    lossy: bool = False
+
+    @property
+    def colours(self) -> Int32[np.ndarray, "h w"]:
+        if self.form == "colour":
+            return self.values
+        if self.form == "palette":
+            table = np.zeros(256, np.int32)
+            table[: len(self.palette)] = [packed(colour) for colour in self.palette]
+            return table[self.values]
+        return self.values.clip(max=255) * 0x010101
+
+
+def read(path: str) -> Stored:
+    """Raises UnreadableItem."""
+    with readable():
+        with Path(path).open("rb") as file:
+            tiff = file.read(4) in TIFF_STARTS
+        if tiff and (values := deep_tiff(path)) is not None:
+            return Stored(values, "grey")
+        with Image.open(path) as opened:
+            lossy = opened.format == "JPEG"
+            image = ImageOps.exif_transpose(opened)
+            if image.mode == "P":
+                table = (image.getpalette("RGB") or [])[:768]
+                palette = tuple(zip(table[::3], table[1::3], table[2::3], strict=True))
+                return Stored(np.asarray(image).astype(np.int32), "palette", palette)
+            if image.mode in ("1", "L") or image.mode.startswith(("I", "LA", "La")):
+                values = np.asarray(image)
+                return Stored((values if values.ndim == 2 else values[..., 0]).astype(np.int32), "grey", (), lossy)
+            if image.mode == "F":
+                return Stored(whole(np.asarray(image)), "grey")
+            return Stored(packed(np.asarray(image.convert("RGB"))), "colour", (), lossy)
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """Height and width, upright, from the header. Raises UnreadableItem."""
+    with readable():
+        try:
+            with Image.open(path) as image:
+                turned = image.getexif().get(0x0112, 1) >= 5
+                return (image.width, image.height) if turned else (image.height, image.width)
+        except Image.UnidentifiedImageError:
+            height, width = read(path).values.shape
+            return height, width
+
+
+def deep_tiff(path: str) -> Int32[np.ndarray, "h w"] | None:
+    """A TIFF that Pillow does not read; None for one that it does."""
+    try:
+        with Image.open(path):
+            return None
+    except Image.UnidentifiedImageError:
+        try:
+            import tifffile
+        except ImportError:
+            raise missing("tiff", "tifffile", f"{path}, a TIFF that Pillow does not read,") from None
+        values = np.squeeze(tifffile.imread(path))
+        if values.ndim != 2:
+            raise UnreadableItem(f"a TIFF of shape {list(values.shape)}; a mask is one plane") from None
+        return whole(values)
+
+
+def whole(values: np.ndarray) -> Int32[np.ndarray, "h w"]:
+    rounded = np.nan_to_num(values, nan=-1).astype(np.int64)
+    if not np.array_equal(rounded, values):
+        raise UnreadableItem("holds numbers that are not whole; classes are whole numbers")
+    return rounded.astype(np.int32)
+
+
+def packed(colour: Any) -> Any:
+    """red * 65536 + green * 256 + blue, of one colour or of an array [h w 3]."""
+    values = np.asarray(colour).astype(np.int32)
+    return values[..., 0] * 65536 + values[..., 1] * 256 + values[..., 2]
+
+
+def unpacked(value: int) -> tuple[int, int, int]:
+    return value >> 16 & 255, value >> 8 & 255, value & 255
+
+
+# What the values mean ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Look:
+    """What is in one mask: pixels by stored value, and by colour."""
+
+    form: str
+    palette: tuple[tuple[int, int, int], ...]
+    lossy: bool
+    values: dict[int, int]
+    colours: dict[int, int]
+
+
+def look(path: str) -> Look | UnreadableItem:
+    try:
+        mask = read(path)
+    except UnreadableItem as error:
+        return error
+    counted = counts(mask.values)
+    colours = counted if mask.form == "colour" else dict(zip(counted, colours_of(mask, counted), strict=True))
+    by_colour: Counter[int] = Counter()
+    for value, colour in colours.items() if mask.form != "colour" else ((value, value) for value in counted):
+        by_colour[colour] += counted[value]
+    return Look(mask.form, mask.palette, mask.lossy, counted, dict(by_colour))
+
+
+def colours_of(mask: Stored, values: Iterable[int]) -> list[int]:
+    few = Stored(np.array([list(values)], np.int32), mask.form, mask.palette)
+    return few.colours[0].tolist()
+
+
+def counts(values: np.ndarray) -> dict[int, int]:
+    """Pixels by value."""
+    if values.size and values.min() >= 0 and values.max() < 65536:
+        found = np.bincount(values.ravel())
+        return {int(value): int(found[value]) for value in np.nonzero(found)[0]}
+    kinds, number = np.unique(values, return_counts=True)
+    return dict(zip(kinds.tolist(), number.tolist(), strict=True))
+
+
+def understood(
+    files: Sequence[str],
+    folders: Sequence[Path],
+    ignore: int | None = None,
+    threshold: int | None = None,
+    known: Classes | None = None,
+) -> tuple[Classes, dict[int, str]]:
+    """What the values of masks mean, and which of the masks cannot be read, with the reason.
+
+    `folders` are looked through for a list of classes. Without one the classes are the values found; two values of
+    which one is 0 are background and foreground. 255 is ignored where two other values are found beside it. `ignore`
+    names another value, -1 for none. `known` are the classes of a head, which masks must fit.
+    """
+    places = np.linspace(0, len(files) - 1, min(len(files), LOOKED)).round().astype(int).tolist()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without holding Python's lock
+        found = dict(zip(places, pool.map(lambda i: look(files[i]), places), strict=True))
+    broken = {i: f"its mask {files[i]}: {one}" for i, one in found.items() if isinstance(one, UnreadableItem)}
+    looks = {files[i]: one for i, one in found.items() if isinstance(one, Look)}
+    if not looks:
+        i, reason = next(iter(broken.items()))
+        raise UserError(f"none of the {len(files)} masks can be read. The first, {files[i]}: {reason}.")
+    coloured = any(one.form == "colour" and any(not is_gray(value) for value in one.values) for one in looks.values())
+    tables = {
+        file: one.colours if coloured else {grey_of(one, v): n for v, n in one.values.items()}
+        for file, one in looks.items()
+    }
+    if known is not None:
+        wanted = known.coded == "colours"
+        if wanted != coloured:
+            tables = {file: one.colours for file, one in looks.items()} if wanted else tables
+        fits = set(known.values) | {known.ignore}
+        if known.threshold is not None or all(set(table) <= fits for table in tables.values()):
+            return known, broken
+    lossy = next((file for file, one in looks.items() if one.lossy), None)
+    if lossy and threshold is None:
+        raise UserError(
+            f"{lossy}: a mask in JPEG, which changes values. Save masks as PNG, or, where they are black and white, "
+            "divide them with --task.threshold 128."
+        )
+    here = named(tables, looks, folders, coloured, ignore, threshold)
+    if known is not None:
+        if here.classes != known.classes:
+            raise UserError(
+                f"these masks are of other classes than the head was made for. Theirs: {listed(here.classes)}. "
+                f"The head's: {listed(known.classes)}. Use masks of its classes, or train a head with selfsame adapt."
+            )
+        return here, broken  # the same classes, stored by other values
+    return here, broken
+
+
+def named(
+    tables: dict[str, dict[int, int]],
+    looks: dict[str, Look],
+    folders: Sequence[Path],
+    coloured: bool,
+    ignore: int | None,
+    threshold: int | None,
+) -> Classes:
+    pixels: Counter[int] = Counter()
+    for table in tables.values():
+        pixels.update(table)
+    entries, source = list_of_classes(folders)
+    names = [entry.name for entry in entries]
+    if threshold is not None:
+        first, second = names if len(names) == 2 else ("background", "foreground")
+        cut = {file: folded(table, threshold) for file, table in tables.items()}
+        return Classes(
+            classes=(first, second),
+            values=(0, 255),
+            threshold=threshold,
+            colours=drawn(2),
+            shares=shares(cut.values(), [0, 255]),
+        )
+    palette = next((one.palette for one in looks.values() if one.form == "palette"), ())
+    void = len(palette) > IGNORED and packed(palette[IGNORED]) == VOID
+    usual = VOID if coloured else IGNORED
+    left_out: int | None
+    if ignore is not None:
+        left_out = None if ignore < 0 else ignore
+    elif entries and any(entry.value == usual for entry in entries):
+        left_out = None
+    elif coloured or void or len(entries) > 2:
+        left_out = usual
+    else:
+        left_out = usual if len(set(pixels) - {usual}) >= 2 else None
+    values = sorted(set(pixels) - {left_out})
+    told = partial(Classes.told, Classes(classes=(), values=(), coded="colours" if coloured else "values"))
+    if entries:
+        stored = [entry.value for entry in entries]
+        if not coloured and stored == [0, 1] and values and set(values) <= {0, IGNORED}:
+            stored = [0, IGNORED]
+        if coloured:
+            if any(entry.colour is None for entry in entries):
+                raise UserError(
+                    f"{source}: masks hold colours, and this list does not say which colour is which class. Write a "
+                    'classes.json as [{"name": "road", "color": [128, 64, 128]}, ...].'
+                )
+            stored = [packed(entry.colour) for entry in entries]
+        odd = [value for value in values if value not in stored]
+        if odd:
+            file = next(file for file, table in tables.items() if odd[0] in table)
+            raise UserError(
+                f"{file}: masks hold {listed([told(value) for value in odd])}, which is none of the {len(entries)} "
+                f"classes of {source} ({listed([told(value) for value in stored])}). Mend the masks or the list, or "
+                "name a value that counts for nothing with --task.ignore."
+            )
+        chosen = tuple(entry.colour for entry in entries)
+    else:
+        refuse_odd(tables, pixels, values, coloured)
+        stored = values
+        binary = not coloured and len(values) == 2 and values[0] == 0
+        names = ["background", "foreground"] if binary else [told(value) for value in values]
+        chosen = (None,) * len(values)
+    default = drawn(len(stored))
+    colours = tuple(
+        unpacked(value) if coloured else given or (palette[value] if value < len(palette) else default[k])
+        for k, (value, given) in enumerate(zip(stored, chosen, strict=True))
+    )
+    return Classes(
+        classes=tuple(names),
+        values=tuple(stored),
+        coded="colours" if coloured else "values",
+        ignore=left_out,
+        colours=colours,
+        shares=shares(tables.values(), stored),
+    )
+
+
+def refuse_odd(tables: dict[str, dict[int, int]], pixels: Counter[int], values: Sequence[int], coloured: bool) -> None:
+    """Raise UserError where values can hardly be classes."""
+    file = max(tables, key=lambda file: len(tables[file]))
+    if len(values) < 2:
+        shown = f"only the value {values[0]}" if values else "nothing but what is ignored"
+        raise UserError(f"{file}: the masks hold {shown}: there is nothing to tell apart. Look at the masks.")
+    if values[0] < 0:
+        raise UserError(f"{file}: masks hold negative values, as {values[0]}; classes are numbered from 0.")
+    ends = sum(pixels[value] for value in ((0, 0xFFFFFF) if coloured else (values[0], values[-1])))
+    blurred = len(values) > 8 and ends > 0.9 * pixels.total()
+    if len(values) > MOST or blurred:
+        kind = "colours" if coloured else "values"
+        cause = (
+            "nearly all pixels are black or white: borders seem to be smoothed. Divide them with --task.threshold 128, "
+            if blurred
+            else "these seem to be no classes, but numbers of instances, depth or a photo. Give masks of classes, "
+        )
+        raise UserError(
+            f"{file}: the masks hold {len(values):,} different {kind}; {cause}or list the classes in a classes.txt."
+        )
+
+
+def shares(tables: Iterable[dict[int, int]], values: Sequence[int]) -> tuple[float, ...]:
+    mine, all_there = Counter[int](), Counter[int]()
+    for table in tables:
+        total = sum(table.get(value, 0) for value in values)
+        for value in values:
+            if table.get(value):
+                mine[value] += table[value]
+                all_there[value] += total
+    return tuple(mine[value] / all_there[value] if mine[value] else 0.0 for value in values)
+
+
+def folded(table: dict[int, int], threshold: int) -> dict[int, int]:
+    return {
+        0: sum(number for value, number in table.items() if value < threshold),
+        255: sum(number for value, number in table.items() if value >= threshold),
+    }
+
+
+def is_gray(value: int) -> bool:
+    return len(set(unpacked(value))) == 1
+
+
+def grey_of(one: Look, value: int) -> int:
+    """The value of a mask of gray colours, stored with three channels."""
+    return value & 255 if one.form == "colour" else value
+
+
+def listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:8]) + (f", ... ({len(words)} in all)" if len(words) > 8 else "")
+
+
+def drawn(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Colours of classes as VOC's development kit has them: black, dark red, green, olive, ..."""
+    found = []
+    for number in range(count):
+        colour, rest = [0, 0, 0], number
+        for shift in range(7, -1, -1):
+            for channel in range(3):
+                colour[channel] |= (rest >> channel & 1) << shift
+            rest >>= 3
+        found.append((colour[0], colour[1], colour[2]))
+    return tuple(found)
+
+
+# Lists of classes ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One class of a list."""
+
+    name: str
+    value: int
+    colour: tuple[int, int, int] | None = None
+
+
+LISTS = (
+    "classes.txt",
+    "labels.txt",
+    "class_names.txt",
+    "labelmap.txt",
+    "classes.json",
+    "labels.json",
+    "class_dict.csv",
+)
+
+
+def list_of_classes(folders: Sequence[Path]) -> tuple[list[Entry], Path | None]:
+    """The classes of the first list found in the folders, in the order of their numbers. Raises UserError."""
+    for folder in folders:
+        for name in LISTS:
+            path = folder / name
+            if not path.is_file():
+                continue
+            try:
+                text = path.read_text(encoding="utf-8-sig")
+                entries = (of_json if name.endswith(".json") else of_lines)(text, name)
+            except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+                raise UserError(
+                    f"{path}: this list of classes cannot be read ({error}). Write one name a line in a classes.txt, "
+                    'or a classes.json as ["road", "tree"] or [{"id": 0, "name": "road", "color": [128, 64, 128]}, ...].'
+                ) from None
+            numbers = [entry.value for entry in entries]
+            if len(entries) < 2 or len(set(numbers)) < len(numbers) or min(numbers) < 0 or len(numbers) > MOST:
+                raise UserError(
+                    f"{path}: lists {len(entries)} classes. Accepted are 2 to {MOST}, each with a number of its own."
+                )
+            return sorted(entries, key=lambda entry: entry.value), path
+    return [], None
+
+
+def of_lines(text: str, name: str) -> list[Entry]:
+    """One name a line; of a labelmap.txt (CVAT) `name:r,g,b::`, of a class_dict.csv (CamVid) `name,r,g,b`."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if name == "labelmap.txt":
+        parts = [line.split(":") for line in lines if not line.startswith("#")]
+        return [Entry(part[0], k, colour_of(part[1].split(","))) for k, part in enumerate(parts)]
+    if name == "class_dict.csv":
+        return [Entry(row[0], k, colour_of(row[1:4])) for k, row in enumerate(list(csv.reader(lines))[1:])]
+    return [Entry(line, k) for k, line in enumerate(lines)]
+
+
+def of_json(text: str, name: str) -> list[Entry]:
+    """A list of names or of {"id", "name", "color"}, or {number: name}, {name: number}, {name: [r, g, b]}."""
+    found: Any = json.loads(text)
+    if isinstance(found, dict) and isinstance(found.get("classes", found.get("categories")), list):
+        found = found.get("classes", found.get("categories"))
+    if isinstance(found, list):
+        return [
+            Entry(one, k)
+            if isinstance(one, str)
+            else Entry(str(one["name"]), int(one.get("id", k)), colour_of(one.get("color", one.get("colour"))))
+            for k, one in enumerate(found)
+        ]
+    entries = []
+    for k, (key, value) in enumerate(found.items()):
+        if isinstance(value, str):
+            entries.append(Entry(value, int(key)))
+        elif isinstance(value, list):
+            entries.append(Entry(key, k, colour_of(value)))
+        else:
+            entries.append(Entry(key, int(value)))
+    return entries
+
+
+def colour_of(parts: Any) -> tuple[int, int, int] | None:
+    if parts is None:
+        return None
+    red, green, blue = (int(part) for part in parts)
+    if not all(0 <= part <= 255 for part in (red, green, blue)):
+        raise ValueError(f"colours are 0 to 255, not {[red, green, blue]}")
+    return red, green, blue
+
+
+# Classes and stored values -------------------------------------------------------------------------------------------
+
+
+def numbered(mask: Stored, facts: Classes) -> UInt8[np.ndarray, "h w"]:
+    """The numbers of the classes. Raises UnreadableItem for a value that is none of them."""
+    if facts.coded == "colours":
+        values = mask.colours
+    else:
+        values = mask.values & 255 if mask.form == "colour" else mask.values
+    if facts.threshold is not None:
+        return (values >= facts.threshold).astype(np.uint8)
+    pairs = [*enumerate(facts.values), *([] if facts.ignore is None else [(IGNORED, facts.ignore)])]
+    order = sorted(pairs, key=lambda pair: pair[1])
+    keys = np.array([value for _, value in order])
+    numbers = np.array([number for number, _ in order], np.uint8)
+    place = np.searchsorted(keys, values).clip(max=len(keys) - 1)
+    if (odd := keys[place] != values).any():
+        unknown = [facts.told(value) for value in np.unique(values[odd]).tolist()]
+        raise UnreadableItem(f"its mask holds {listed(unknown)}, which is none of the classes")
+    return numbers[place]
+
+
+def as_image(prediction: UInt8[np.ndarray, "h w"], facts: Classes) -> Image.Image:
+    """Numbers of classes in the coding that the masks had: grey or palette values, 16-bit values, or colours."""
+    values = np.array(facts.values)[prediction]
+    if facts.coded == "colours":
+        return Image.fromarray(
+            np.stack([values >> 16 & 255, values >> 8 & 255, values & 255], axis=-1).astype(np.uint8)
+        )
+    if max(facts.values) > 255:
+        return Image.fromarray(values.astype(np.uint16))
+    image = Image.fromarray(values.astype(np.uint8))
+    if facts.values != (0, 255):  # black and white as it is; others would look black
+        table = list(drawn(256))
+        for value, colour in zip(facts.values, facts.colours, strict=True):
+            table[value] = colour
+        image.putpalette([channel for colour in table for channel in colour])
+    return image
