@@ -43,6 +43,15 @@ class Truth:
         scale = np.array([width, height, width, height])
         return Truth(self.xyxy * scale, self.classes, self.standing, self.areas * width * height, size=(height, width))
 
+    def shared(self, height: int, width: int) -> "Truth":
+        """In shares of a picture of this size."""
+        if self.shares:
+            return self
+        scale = np.array([width, height, width, height])
+        return Truth(
+            self.xyxy / scale, self.classes, self.standing, self.areas / (width * height), (height, width), shares=True
+        )
+
     def some(self, which: np.ndarray) -> "Truth":
         """Those boxes that a mask or numbers name."""
         return replace(

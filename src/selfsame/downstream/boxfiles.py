@@ -124,9 +124,11 @@ def found_around(path: Path) -> Path:
         return voc / "Annotations"
     if not path.is_dir():
         raise UserError(f"{path}: which file has its boxes? Give --labels. Known are {FORMS}.")
-    candidates = [path / "Annotations", path.parent / "Annotations" if path.name == "JPEGImages" else path]
-    candidates += [path / "labels", yolo_folder(path) or path]
+    candidates = [path / "Annotations", path / "labels", yolo_folder(path) or path / "labels"]
+    candidates += [path.parent / "Annotations"] if path.name == "JPEGImages" else []
     found = {folder.resolve(): folder for folder in candidates if folder.is_dir() and kind_in(folder)}
+    if not found and kind_in(path):
+        found = {path.resolve(): path}  # each label beside its picture
     jsons = [*sorted(path.glob("*.json")), *sorted((path / "annotations").glob("*.json"))]
     jsons += sorted((path.parent / "annotations").glob(f"instances*{path.name}*.json"))
     found |= {file.resolve(): file for file in jsons[:20] if is_coco(file)}  # not those of one picture each

@@ -39,6 +39,7 @@ from selfsame.types import Encoder
 FINEST = 4  # pixels for a place of the finest map that is used, where there are coarser ones
 SAMPLED = 128  # proposals of a view that Faster R-CNN's second stage learns from; 512 of pictures of 800 pixels
 PROPOSED = 300  # that it looks at where it is used, as in its paper
+REACH = 2.0  # places to each side of a box that FCOS starts from; from torchvision's 0 few short runs get away
 MOST = 100  # boxes found in a view, as COCO scores them
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
 OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # RetinaNet's three sizes of anchors on a map
@@ -192,10 +193,10 @@ class FcosHead(OneStage):
     ) -> None:
         super().__init__(encoder, classes, size, width)
         strides = strides_of(self.pyramid, encoder, size)
-        head = FCOSHead(width, 1, classes)
-        # The groups of its own norms do not divide every width.
+        head = FCOSHead(width, 1, classes, num_convs=0)  # replaced: the groups of its own norms do not fit every width
         head.classification_head = FCOSClassificationHead(width, 1, classes, norm_layer=group_norm)
         head.regression_head = FCOSRegressionHead(width, 1, norm_layer=group_norm)
+        nn.init.constant_(head.regression_head.bbox_reg.bias, REACH)
         self.detector = FCOS(
             nothing(width),
             classes,
