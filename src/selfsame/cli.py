@@ -133,7 +133,9 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
     for name, field in sorted(fields, key=lambda it: 0 if it[1].is_required() else 1 if it[0] == "out" else 2):
         if name == "reading":  # settings alone, without a name: `--reading.x`
             continue
-        kind = SHOWN_AS.get(name, field.annotation)
+        kind: Any = SHOWN_AS.get(name, field.annotation)
+        if name in SHOWN_AS and field.default is None:
+            kind = kind | None
         note = Parameter(help=field.description, negative="", show_default=field.default not in (None, False))
         if field.is_required():
             default = "" if from_file else inspect.Parameter.empty

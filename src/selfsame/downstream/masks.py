@@ -32,15 +32,15 @@ VOID = 0xE0E0C0
 """the colour of what VOC ignores: (224, 224, 192)"""
 LOOKED = 5_000  # masks whose values are looked at when they are opened: all, or of more than these as many, evenly
 MOST = 254  # classes
+WORDS = frozenset((
+    "annotation", "annotations", "gt", "gtfine", "groundtruth", "label", "labelids", "labels", "labeltrainids", "mask",
+    "masks", "seg", "segmentation", "segmentationclass", "segmentationclassaug", "segmentations", "target", "targets",
+))  # fmt: skip
 MASKS = Labels(
     "mask",
     "masks",
     "label",
-    frozenset(
-        ("annotation", "annotations", "gt", "gtfine", "groundtruth", "label", "labelids", "labels", "labeltrainids")
-        + ("mask", "masks", "seg", "segmentation", "segmentationclass", "segmentationclassaug", "segmentations")
-        + ("target", "targets")
-    ),
+    WORDS,
     frozenset({".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jpg", ".jpeg"}),
 )
 
@@ -341,7 +341,7 @@ def refuse_odd(tables: dict[str, dict[int, int]], pixels: Counter[int], values: 
         raise UserError(f"{file}: the masks hold {shown}: there is nothing to tell apart. Look at the masks.")
     if values[0] < 0:
         raise UserError(f"{file}: masks hold negative values, as {values[0]}; classes are numbered from 0.")
-    ends = sum(pixels[value] for value in ((0, 0xFFFFFF) if coloured else (values[0], values[-1])))
+    ends = pixels[0] + pixels[0xFFFFFF if coloured else 255]
     blurred = len(values) > 8 and ends > 0.9 * pixels.total()
     if len(values) > MOST or blurred:
         kind = "colours" if coloured else "values"
@@ -435,7 +435,7 @@ def list_of_classes(folders: Sequence[Path]) -> tuple[list[Entry], Path | None]:
             except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
                 raise UserError(
                     f"{path}: this list of classes cannot be read ({error}). Write one name a line in a classes.txt, "
-                    'or a classes.json as ["road", "tree"] or [{"id": 0, "name": "road", "color": [128, 64, 128]}, ...].'
+                    'or a classes.json as ["road", "tree"] or [{"id": 0, "name": "road", "color": [128, 64, 0]}, ...].'
                 ) from None
             numbers = [entry.value for entry in entries]
             if len(entries) < 2 or len(set(numbers)) < len(numbers) or min(numbers) < 0 or len(numbers) > MOST:

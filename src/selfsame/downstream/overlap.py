@@ -38,15 +38,16 @@ class Overlap(Scores):
     def found(self) -> dict[str, float]:
         """mIoU, Dice (mean over classes), pixel and mean accuracy (recall), IoU weighted by frequency, IoU by class.
 
-        Of two classes also the Dice of the second. Shares in [0, 1]; distances in pixels.
+        By class for those that the truth holds. Of two classes also the Dice of the second. Shares in [0, 1]; distances
+        in pixels.
         """
         if not self.matrix.sum():
             raise UserError("no pixel with a class to score: all are ignored. Look at the masks.")
         scores = of_matrix(self.matrix)
         if len(self.classes) == 2:
             scores[f"Dice of {self.classes[1]}"] = dice_of(self.matrix)[1]
-        iou = iou_of(self.matrix)
-        scores |= {f"IoU of {name}": float(iou[k]) for k, name in enumerate(self.classes) if not np.isnan(iou[k])}
+        iou, there = iou_of(self.matrix), self.matrix.any(axis=1)
+        scores |= {f"IoU of {name}": float(iou[k]) for k, name in enumerate(self.classes) if there[k]}
         for name in ("Dice", "HD95", "ASSD") if self.pictures else ():
             values = [case[name] for case in self.cases if name in case]
             if values:
@@ -58,7 +59,7 @@ class Overlap(Scores):
 def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> Int[np.ndarray, "k k"]:
     """Pixels by class of the truth (rows) and of the prediction (columns)."""
     counted = truth != IGNORED
-    pairs = truth[counted].astype(np.int64) * classes + prediction[counted]
+    pairs = truth[counted].astype(np.int64) * classes + prediction[counted].astype(np.int64)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 

@@ -20,10 +20,10 @@ from selfsame.errors import UserError
 from selfsame.storage.disk import disk_of, joined
 from selfsame.storage.opening import Kind, by_pattern, home_spelt, in_folder
 
-PICTURES = frozenset(
-    ("color", "colour", "frames", "image", "images", "img", "imgs", "input", "inputs", "jpegimages", "leftimg8bit")
-    + ("photo", "photos", "pictures", "rgb")
-)
+PICTURES = frozenset((
+    "color", "colour", "frames", "image", "images", "img", "imgs", "input", "inputs", "jpegimages", "leftimg8bit",
+    "photo", "photos", "pictures", "rgb",
+))  # fmt: skip
 """words of the folders and files that are pictures"""
 
 

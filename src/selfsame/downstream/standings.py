@@ -91,18 +91,31 @@ def sentences(rows: Sequence[Standing], lower: bool) -> list[str]:
 
 
 def table(rows: Sequence[Standing]) -> Table:
-    """The rows for the screen, a block for each way and budget."""
-    names = list(rows[0].all) if rows else []
-    others = [name for name in names if rows and name != rows[0].score][:4]
-    shown = Table("start", "encoder learns", "labels", rows[0].score if rows else "score", "± std", "seeds", *others)
+    """The rows for the screen, a block for each way and budget; columns that say nothing are left out."""
+    others = [name for name in rows[0].all if name != rows[0].score][:3]
+    learns = {"frozen": "no", "finetune": "yes", "-": "-"}
+    cells = [
+        {
+            "start": row.features,
+            "encoder learns": learns[row.protocol],
+            "labels": row.labels,
+            row.score: f"{row.mean:.3f}",
+            "± std": f"{row.std:.3f}" if row.seeds > 1 else "-",
+            "seeds": str(row.seeds),
+            **{name: f"{row.all[name]:.3f}" if name in row.all else "-" for name in others},
+        }
+        for row in rows
+    ]
+    silent = ("encoder learns", "labels", "± std", "seeds")
+    names = [name for name in cells[0] if name not in silent or len({one[name] for one in cells}) > 1]
+    shown = Table(*names)
+    for name in names:
+        if name not in ("start", "encoder learns", "labels"):
+            shown.columns[names.index(name)].justify = "right"
     before = None
-    for row in rows:
+    for row, of_row in zip(rows, cells, strict=True):
         if before not in (None, (row.protocol, row.labels)):
             shown.add_section()
         before = (row.protocol, row.labels)
-        learns = {"frozen": "no", "finetune": "yes", "-": "-"}[row.protocol]
-        std = f"{row.std:.3f}" if row.seeds > 1 else "-"
-        style = "bold" if row.features == "encoder" else None
-        rest = [f"{row.all[name]:.3f}" if name in row.all else "-" for name in others]
-        shown.add_row(row.features, learns, row.labels, f"{row.mean:.3f}", std, str(row.seeds), *rest, style=style)
+        shown.add_row(*(of_row[name] for name in names), style="bold" if row.features == "encoder" else None)
     return shown

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Predict(Record):
     """Write the predictions of a task run for items."""
 
-    task_run: Path
+    run_folder: Path
     """folder of a task run, as `adapt` left it"""
     data: str
     """folder, glob, list, array, ... of items; no labels needed"""
@@ -45,6 +45,6 @@ def predict(
     """
     from selfsame.jobs.predicting import in_memory
 
-    given = {"task_run": getattr(run, "folder", run), "data": str(data), "out": out or "x", **settings}
+    given = {"run_folder": getattr(run, "folder", run), "data": str(data), "out": out or "x", **settings}
     job = checked(Predict, given)
     return job.run(encoder) if out is not None else in_memory(job, encoder)

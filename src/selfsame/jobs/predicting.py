@@ -43,7 +43,7 @@ def in_memory(job: Predict, module: nn.Module | None = None) -> list[tuple[str, 
 
 
 def opened(job: Predict, module: nn.Module | None) -> tuple[Model, Examples]:
-    model = saved.load(job.task_run, module).to(dist.device(job.device))
+    model = saved.load(job.run_folder, module).to(dist.device(job.device))
     examples = model.task.open(job.data, None, model.encoder, model.facts, labelled=False)
     return model, examples
 
