@@ -56,20 +56,17 @@ class Pyramid(nn.Module):
     def __init__(self, encoder: Encoder, size: int, width: int) -> None:
         super().__init__()
         self.out_channels = width
-        self.trunk = Trunk(encoder, size)
-        strides = self.trunk.strides
-        self.first = next((k for k, stride in enumerate(strides) if stride >= FINEST), len(strides) - 1)
+        self.trunk = Trunk(encoder, size, FINEST)
+        strides = [float(stride) for stride in self.trunk.strides]
         more = size // strides[-1] >= 2
-        self.levels = len(strides) - self.first + more
+        self.strides = [*strides, 2 * strides[-1]] if more else strides
+        """pixels for a place on each map"""
         self.network = FeaturePyramidNetwork(
-            list(self.trunk.widths[self.first :]),
-            width,
-            extra_blocks=LastLevelMaxPool() if more else None,
-            norm_layer=group_norm,
+            list(self.trunk.widths), width, extra_blocks=LastLevelMaxPool() if more else None, norm_layer=group_norm
         )
 
     def forward(self, encoder: Encoder, views: Tensor) -> list[Float[Tensor, "b c h w"]]:
-        maps = self.trunk(encoder, views)[self.first :]
+        maps = self.trunk(encoder, views)
         return list(self.network(OrderedDict((str(k), one) for k, one in enumerate(maps))).values())
 
 
@@ -192,7 +189,7 @@ class FcosHead(OneStage):
         self, encoder: Encoder, classes: int, size: int, width: int, threshold: float, overlap: float | None = None
     ) -> None:
         super().__init__(encoder, classes, size, width)
-        strides = strides_of(self.pyramid, encoder, size)
+        strides = self.pyramid.strides
         head = FCOSHead(width, 1, classes, num_convs=0)  # replaced: the groups of its own norms do not fit every width
         head.classification_head = FCOSClassificationHead(width, 1, classes, norm_layer=group_norm)
         head.regression_head = FCOSRegressionHead(width, 1, norm_layer=group_norm)
@@ -221,7 +218,7 @@ class RetinaHead(OneStage):
         self, encoder: Encoder, classes: int, size: int, width: int, threshold: float, overlap: float | None = None
     ) -> None:
         super().__init__(encoder, classes, size, width)
-        sizes = tuple(tuple(s / OCTAVE[-1] * o for o in OCTAVE) for s in anchor_sizes(size, self.pyramid.levels))
+        sizes = tuple(tuple(s / OCTAVE[-1] * o for o in OCTAVE) for s in anchor_sizes(size, len(self.pyramid.strides)))
         anchors = Anchors(sizes, (RATIOS,) * len(sizes))
         each = anchors.num_anchors_per_location()[0]
         self.detector = RetinaNet(
@@ -249,7 +246,7 @@ class FasterHead(BoxHead):
         self, encoder: Encoder, classes: int, size: int, width: int, threshold: float, overlap: float | None = None
     ) -> None:
         super().__init__(encoder, classes, size, width)
-        levels = self.pyramid.levels
+        levels = len(self.pyramid.strides)
         sizes = tuple((s,) for s in anchor_sizes(size, levels))
         pooled = [str(k) for k in range(max(1, levels - 1))]  # the coarsest map proposes only, as in torchvision
         built = FasterRCNN(
@@ -299,12 +296,6 @@ def nothing(width: int) -> nn.Module:
 def anchor_sizes(size: int, levels: int) -> list[float]:
     """Side of an anchor on each map, fine to coarse: the view on the coarsest."""
     return [size / 2 ** (levels - 1 - k) for k in range(levels)]
-
-
-def strides_of(pyramid: Pyramid, encoder: Encoder, size: int) -> list[float]:
-    """Pixels for a place on each map."""
-    strides = [float(stride) for stride in pyramid.trunk.strides[pyramid.first :]]
-    return [*strides, 2 * strides[-1]][: pyramid.levels]
 
 
 def named(maps: list[Tensor]) -> dict[str, Tensor]:
