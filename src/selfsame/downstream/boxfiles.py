@@ -104,8 +104,10 @@ def pictures_at(path: str) -> tuple[Any, list[int] | None]:
                 "Get them, or take them out of the list."
             )
         return source, [stems[stem] for stem in dict.fromkeys(wanted)]
-    for pictures, beside in (("JPEGImages", "Annotations"), ("images", "labels"), ("images", None)):
-        if (here / pictures).is_dir() and (beside is None or (here / beside).is_dir()):
+    coco = (here / "annotations").is_dir() or any(here.glob("*.json"))
+    layouts = (("JPEGImages", (here / "Annotations").is_dir()), ("images", (here / "labels").is_dir() or coco))
+    for pictures, meant in layouts:
+        if meant and (here / pictures).is_dir():
             return image.open_source(str(here / pictures)), None
     return image.open_source(spelt), None
 
@@ -308,25 +310,25 @@ def read_yolo(folder: Path, source: Any, names_in: Path | None = None) -> Raw:
             classes.append(int(float(cells[0])))
         pictures[file.relative_to(folder).with_suffix("").as_posix()] = Truth.of(boxes, classes, shares=True)
     used = {kind for truth in pictures.values() for kind in truth.classes.tolist()}
-    names = yolo_names(folder, source, names_in)
+    names = yolo_names(folder, names_in)
     if names is None:  # no names anywhere: the numbers are the names
         names = {k: str(k) for k in range(max(used, default=-1) + 1)}
     return Raw(folder, pictures, names)
 
 
-def yolo_names(folder: Path, source: Any, given: Path | None) -> dict[int, str] | None:
+def yolo_names(folder: Path, given: Path | None) -> dict[int, str] | None:
     """Of the classes: from the given .yaml, or the nearest one with `names` above the labels, or a list of names."""
     if given is not None:
         names = yaml_names(given)
         if names is None:
             raise UserError(f"{given}: it has no names of classes. Write them as names: [cat, dog].")
         return names
-    above = [folder, *folder.resolve().parents[:3]]
-    if source.place:
-        above.append(Path(source.place))
-    for here in above:
-        for file in [here / "data.yaml", *sorted([*here.glob("*.yaml"), *here.glob("*.yml")])]:
-            if file.is_file() and (names := yaml_names(file)) is not None:
+    parts = folder.resolve().parts  # of .../labels/train both, and what they lie in; else the folder and its parent
+    up = len(parts) - parts.index("labels") if "labels" in parts else 1
+    for here in [folder.resolve(), *folder.resolve().parents[:up]]:
+        others = [file for file in (*here.glob("*.yaml"), *here.glob("*.yml")) if file.name != "data.yaml"]
+        for file in [here / "data.yaml", *sorted(others)]:
+            if file.is_file() and (names := yaml_names(file, strict=file.name == "data.yaml")) is not None:
                 return names
         for file in (here / name for name in NAMES):
             if file.is_file():
@@ -334,10 +336,13 @@ def yolo_names(folder: Path, source: Any, given: Path | None) -> dict[int, str] 
     return None
 
 
-def yaml_names(file: Path) -> dict[int, str] | None:
+def yaml_names(file: Path, strict: bool = True) -> dict[int, str] | None:
+    """The names of classes that it holds, if any; of one that is not `strict`, none where it is no YAML."""
     try:
         content = yaml.safe_load(text_of(file))
     except yaml.YAMLError as error:
+        if not strict:
+            return None
         raise UserError(f"{file}: no valid YAML: {' '.join(str(error).split())}.") from None
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):
