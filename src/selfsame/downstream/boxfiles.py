@@ -259,7 +259,8 @@ def read_voc(folder: Path) -> Raw:
     flat = {}
     for file in sorted(folder.rglob("*.xml")):
         root = parsed_xml(file)
-        size = tuple(int(float(root.findtext(f"size/{side}") or 0)) for side in ("height", "width"))
+        told = [root.findtext(f"size/{side}") or "" for side in ("height", "width")]
+        height, width = (int(float(side)) if is_number(side) else 0 for side in told)
         kinds, boxes, standing = [], [], []
         for one in root.iter("object"):
             cells = [one.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
@@ -272,7 +273,9 @@ def read_voc(folder: Path) -> Raw:
         stem = file.relative_to(folder).with_suffix("").as_posix()
         written = np.array(boxes, dtype=np.float64).reshape(-1, 4)
         flat[stem] = (written[:, 2:] <= written[:, :2]).any(axis=1)
-        truth = Truth.of(written - (1, 1, 0, 0), [0] * len(boxes), standing, size=size if all(size) else None)
+        truth = Truth.of(
+            written - (1, 1, 0, 0), [0] * len(boxes), standing, size=(height, width) if height and width else None
+        )
         found[stem] = (kinds, truth)
     names = sorted({name for kinds, _ in found.values() for name in kinds})
     number = {name: k for k, name in enumerate(names)}
@@ -286,8 +289,9 @@ def read_voc(folder: Path) -> Raw:
 def read_yolo(folder: Path, source: Any, names_in: Path | None = None) -> Raw:
     """One .txt a picture, called as it is: a line a box, or an outline whose box is taken; an empty file: no object."""
     pictures: dict[str, Truth] = {}
+    among = source.place is not None and folder.resolve() == Path(source.place).resolve()
     for file in sorted(folder.rglob("*.txt")):
-        if file.name in NAMES or (not looks_yolo(file) and folder == Path(source.place or "")):
+        if file.name in NAMES or (among and not looks_yolo(file)):
             continue  # a text beside pictures that is no label
         boxes, classes = [], []
         for number, line in enumerate(text_of(file).splitlines(), 1):
@@ -312,7 +316,7 @@ def read_yolo(folder: Path, source: Any, names_in: Path | None = None) -> Raw:
     used = {kind for truth in pictures.values() for kind in truth.classes.tolist()}
     names = yolo_names(folder, names_in)
     if names is None:  # no names anywhere: the numbers are the names
-        names = {k: str(k) for k in range(max(used, default=-1) + 1)}
+        names = {k: str(k) for k in used}
     return Raw(folder, pictures, names)
 
 
