@@ -137,14 +137,17 @@ class Mended:
         self.bad: list[str] = []
         """where each box that was left out is, and why"""
 
-    def truth(self, raw: Truth, height: float, width: float, place: str, flat: np.ndarray | None = None) -> Truth:
-        """Those of the boxes that can be used; `flat` marks those without area as they are written."""
+    def truth(
+        self, raw: Truth, height: float, width: float, place: str, written: Float[np.ndarray, "n 4"] | None = None
+    ) -> Truth:
+        """Those of the boxes that can be used; `written` are their edges as the file has them, where that differs."""
         boxes = raw.xyxy
+        told = boxes if written is None else written
         inside = clipped(boxes, height, width)
-        flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1) if flat is None else flat
+        flat = (told[:, 2:] <= told[:, :2]).any(axis=1)
         outside = (inside[:, 2:] <= inside[:, :2]).any(axis=1) & ~flat
         for k in np.flatnonzero(flat | outside).tolist():
-            spelt = ", ".join(f"{number:g}" for number in boxes[k])
+            spelt = ", ".join(f"{number:g}" for number in told[k])
             self.bad.append(f"{place} ({'outside of the picture' if outside[k] else 'no area'}: {spelt})")
         slack = 1 if height > 1 else 0.01  # a pixel, or a hundredth of a picture, is rounding
         self.cut += int(((np.abs(inside - boxes).max(axis=1, initial=0) > slack) & ~flat & ~outside).sum())

@@ -65,8 +65,8 @@ class Raw:
     """by the picture's name as the file has it; classes are ids of the file"""
     names: dict[int, str]
     """id -> name of a class"""
-    flat: dict[str, np.ndarray] = field(default_factory=dict)
-    """which boxes of a picture have no area as they are written, where that is not seen by their corners"""
+    written: dict[str, np.ndarray] = field(default_factory=dict)
+    """edges of a picture's boxes [n 4] as the file has them, where these are not those of its `Truth`"""
 
 
 # Finding -------------------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def read_coco(path: Path) -> Raw:
 def read_voc(folder: Path) -> Raw:
     """One .xml a picture, called as it is. Its boxes name their first and last pixel, the first of all is 1."""
     found: dict[str, tuple[list[str], Any]] = {}
-    flat = {}
+    written = {}
     for file in sorted(folder.rglob("*.xml")):
         root = parsed_xml(file)
         told = [root.findtext(f"size/{side}") or "" for side in ("height", "width")]
@@ -271,10 +271,9 @@ def read_voc(folder: Path) -> Raw:
             boxes.append([float(cell) for cell in cells if cell is not None])
             standing.append(DIFFICULT if (one.findtext("difficult") or "0").strip() == "1" else COUNTED)
         stem = file.relative_to(folder).with_suffix("").as_posix()
-        written = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-        flat[stem] = (written[:, 2:] <= written[:, :2]).any(axis=1)
+        written[stem] = np.array(boxes, dtype=np.float64).reshape(-1, 4)
         truth = Truth.of(
-            written - (1, 1, 0, 0), [0] * len(boxes), standing, size=(height, width) if height and width else None
+            written[stem] - (1, 1, 0, 0), [0] * len(boxes), standing, size=(height, width) if height and width else None
         )
         found[stem] = (kinds, truth)
     names = sorted({name for kinds, _ in found.values() for name in kinds})
@@ -283,7 +282,7 @@ def read_voc(folder: Path) -> Raw:
         stem: replace(truth, classes=np.array([number[name] for name in kinds], dtype=np.int64))
         for stem, (kinds, truth) in found.items()
     }
-    return Raw(folder, pictures, dict(enumerate(names)), flat)
+    return Raw(folder, pictures, dict(enumerate(names)), written)
 
 
 def read_yolo(folder: Path, source: Any, names_in: Path | None = None) -> Raw:
@@ -419,7 +418,7 @@ def joined(path: str, source: Any, listed: list[int] | None, raw: Raw, known: Se
         else:
             height, width = truth.size or source.header(item)[:2]
         truth = replace(truth, classes=np.array([number[k] for k in truth.classes.tolist()], dtype=np.int64))
-        truths.append(mended.truth(truth, height, width, name, raw.flat.get(name)))
+        truths.append(mended.truth(truth, height, width, name, raw.written.get(name)))
     if not truths:
         raise UserError(f"{raw.path}: none of the pictures in {source.path} has labels there.")
     mended.check()
