@@ -319,6 +319,15 @@ def test_label_files_and_pictures_that_miss_each_other(tmp_path: Path) -> None:
         box_set(str(tmp_path), None)
 
 
+def test_labels_that_could_be_of_several_pictures(tmp_path: Path) -> None:
+    as_yolo(tmp_path, scenes.scenes(1))
+    scenes.write_images(tmp_path / "images" / "more", scenes.scenes(1))
+    assert len(box_set(str(tmp_path), None).items) == 1  # 00 is the one at the same place
+    (tmp_path / "images" / "00.png").rename(tmp_path / "images" / "more" / "00.jpg")
+    with pytest.raises(UserError, match=r"00 could be the label of any of more/00.jpg, more/00.png. Rename them"):
+        box_set(str(tmp_path), None)
+
+
 def test_outlines_of_yolo_give_their_box(tmp_path: Path) -> None:
     as_yolo(tmp_path, scenes.scenes(1))
     (tmp_path / "labels" / "00.txt").write_text("2 0.25 0.5 0.75 0.25 0.5 1.0\n")

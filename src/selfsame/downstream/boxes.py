@@ -144,8 +144,8 @@ class Mended:
         boxes = raw.xyxy
         told = boxes if written is None else written
         inside = clipped(boxes, height, width)
-        flat = (told[:, 2:] <= told[:, :2]).any(axis=1)
-        outside = (inside[:, 2:] <= inside[:, :2]).any(axis=1) & ~flat
+        flat = np.asarray((told[:, 2:] <= told[:, :2]).any(axis=1))
+        outside = np.asarray((inside[:, 2:] <= inside[:, :2]).any(axis=1)) & ~flat
         for k in np.flatnonzero(flat | outside).tolist():
             spelt = ", ".join(f"{number:g}" for number in told[k])
             self.bad.append(f"{place} ({'outside of the picture' if outside[k] else 'no area'}: {spelt})")

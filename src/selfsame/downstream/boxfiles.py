@@ -210,7 +210,8 @@ def read_coco(path: Path) -> Raw:
     content = parsed(path)
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
         raise UserError(f"{path}: no labels of COCO's form: it needs the keys images, annotations and categories.")
-    images, names = {}, {}
+    images: dict[Any, dict[str, Any]] = {}
+    names: dict[int, str] = {}
     with spoken(path, "a category", "id and name"):
         for one in content["categories"]:
             if names.setdefault(int(one["id"]), str(one["name"])) != str(one["name"]):
@@ -453,18 +454,19 @@ def numbered(raw: Raw, known: Sequence[str] | None) -> tuple[list[int], list[str
 def finder(raw: Raw, source: Any) -> Callable[[str], int | None]:
     """What tells the number of a picture by the name that the labels have for it."""
     if raw.path.is_dir():  # one label file a picture, of the same name but for the suffix
-        stems: dict[str, list[int]] = {}
+        whole: dict[str, list[int]] = {}
+        last: dict[str, list[int]] = {}
         for i in range(len(source)):
             name = source.name(i)
             stem = name.rpartition(".")[0] if "." in name.rpartition("/")[2] else name
-            stems.setdefault(stem, []).append(i)
-            if "/" in stem:
-                stems.setdefault(stem.rpartition("/")[2], []).append(i)
-        twice = [stem for stem in raw.pictures if len(stems.get(stem, [])) > 1]
-        if twice:
-            names = ", ".join(source.name(i) for i in stems[twice[0]][:3])
-            raise UserError(f"{raw.path}: {twice[0]} could be the label of any of {names}. Rename them.")
-        return lambda name: stems.get(name, [None])[0]  # type: ignore[list-item]
+            whole.setdefault(stem, []).append(i)
+            last.setdefault(stem.rpartition("/")[2], []).append(i)
+        stems = {stem: whole.get(stem) or last.get(stem, []) for stem in raw.pictures}
+        for stem, found in stems.items():
+            if len(found) > 1:
+                names = ", ".join(source.name(i) for i in found[:3])
+                raise UserError(f"{raw.path}: {stem} could be the label of any of {names}. Rename them.")
+        return lambda name: stems[name][0] if stems[name] else None
     find = Finder(raw.path, source.names, source.place, source.path)
     return find.item
 

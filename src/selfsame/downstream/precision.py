@@ -67,7 +67,8 @@ class BoxScores(Scores):
         seen = sorted((ordered(truth, found) for truth, found in self.seen), key=lambda one: one[2])
         images = [{"id": number} for number in range(1, len(seen) + 1)]
         categories = [{"id": k, "name": name} for k, name in enumerate(self.classes)]
-        known, guessed = [], []
+        known: list[dict[str, Any]] = []
+        guessed: list[dict[str, Any]] = []
         for image, (truth, found, _) in zip(images, seen, strict=True):
             for box, kind, standing, area in zip(
                 boxes_of(truth), truth.classes.tolist(), truth.standing.tolist(), truth.areas.tolist(), strict=True
