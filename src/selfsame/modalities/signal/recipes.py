@@ -175,8 +175,8 @@ def tnc(size: int) -> Views:
 
     Its neighbourhood is a Gaussian about the window; its width comes from a test of stationarity (else 3 windows),
     here `reach` is 1 window. Other series of the batch are what is not near, as the method takes them. Windows cut by
-    --reading.window move within their record, others are a quarter to a half of their series. Deviation: where windows
-    of a record are held out, the second view of one nearby may have values of theirs, without their labels.
+    --reading.window move within their record, up to the next window that is held out; others are a quarter to a half of
+    their series.
     """
     return made(size, View(crop=(0.25, 0.5))).changed(pairs="near", stay=False)
 
