@@ -405,8 +405,21 @@ class Modality(Protocol):
         ...
 
 
+class FurtherSource(Protocol):
+    """What a source may offer beside; jobs ask whether it does."""
+
+    @property
+    def roles(self) -> list[tuple[str, str, str]]:
+        """What became of the columns of a table, for the plan: (what they are, their names shortened, a remark)."""
+        ...
+
+
 class Further(Protocol):
     """What a modality may offer beside; jobs ask whether it does."""
+
+    def network_names(self) -> list[str]:
+        """What `make_encoder` knows by name, so that the network of another kind of data can be told as such."""
+        ...
 
     CachePlan: ClassVar[type[Record]]  # what `plan_cache` gives
 

@@ -313,3 +313,19 @@ def test_rows_that_cannot_be_read_have_no_label(lines):
     assert csv.labels == ["a", NO_LABEL, "b"]
     rows = lines('{"text": "some words", "label": 1}\n{"text": \n', "a.jsonl")
     assert text.open_source(rows, labels="label").labels == ["1", NO_LABEL]
+
+
+def test_two_stray_quotes_that_swallow_rows_of_a_csv_are_refused(tmp_path):
+    lines = ["text,label,n", *(f"a sentence of several words {k},x{k % 3},{k}" for k in range(60))]
+    for at in (10, 40):
+        lines[at] = '"' + lines[at]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="in line 11 a quotation mark opens a cell that goes on over"):
+        text.open_source(str(tmp_path / "t.csv"))
+    lines[40] = lines[40][1:]  # never closed: up to the end of the file
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="in line 11 a quotation mark opens a cell that goes on over"):
+        text.open_source(str(tmp_path / "t.csv"))
+    lines[10] = '"one, two\nthree, four\nfive\nsix, seven\neight",a,1'
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    assert len(text.open_source(str(tmp_path / "t.csv"))) == 60

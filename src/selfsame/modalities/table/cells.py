@@ -22,6 +22,8 @@ from selfsame.errors import UserError, missing
 from selfsame.modalities.table.reading import Reading
 from selfsame.storage.disk import Disk, disk_of, joined
 from selfsame.storage.folders import depth_of, listed, matching, split_glob, suffix_of
+from selfsame.storage.shards import undamaged
+from selfsame.storage.tables import check_quotes
 
 __all__ = ["CSV", "PARQUET", "Cells", "CsvCells", "ParquetCells", "Raw", "cells_of", "paths_of"]
 
@@ -35,6 +37,9 @@ OPEN = 16  # files of a table at a time
 BATCH = 4096  # rows of a CSV at most whose cells are kept until others are asked for
 NEAR = 16 << 10  # bytes between two rows of a CSV up to which they are read at once
 SCAN = 8 << 20  # bytes of a CSV read at a time
+LOOKED_INTO = (
+    64  # rows that go over several lines, the longest, that are looked into for rows that a quote has swallowed
+)
 GROUP = 1 << 30  # bytes of a group of Parquet rows: a larger one cannot be held by every reading process
 GROUPS = 32  # of Parquet rows, at least, from which the rows to look at are drawn
 COMMA = re.compile(r"-?\d+,\d+")  # a number with a decimal comma, as written where cells are divided by ;
@@ -136,7 +141,8 @@ class CsvCells(Cells):
         self.width = len(names)
         starts, firsts, ends = [], [0], []
         for path in self.paths:
-            found, end = line_starts(path, disk, self.separator)
+            found, end, lines = line_starts(path, disk, self.separator)
+            self.check_quotes(path, found, end, lines)
             if titled:
                 if path != self.paths[0] and (other := self.header_of(path)) != first[0]:
                     raise UserError(
@@ -152,6 +158,18 @@ class CsvCells(Cells):
         self.ends = ends
         if not len(self.starts):
             raise UserError(f"{paths[0]}: only a header ({', '.join(names[:6])}), no rows.")
+
+    def check_quotes(self, path: str, starts: Int64[np.ndarray, "n"], end: int, lines: Int64[np.ndarray, "m"]) -> None:
+        """Raise UserError where a row over several lines holds others. `lines`: where lines end within cells."""
+        if not len(lines):
+            return
+        rows, counts = np.unique(np.searchsorted(starts, lines, side="right") - 1, return_counts=True)
+        stops = np.append(starts[1:], end)
+        for row in rows[np.argsort(-counts, kind="stable")][:LOOKED_INTO].tolist():
+            start = int(starts[row])
+            data = self.disk.cut(path, start, min(int(stops[row]) - start, HEAD))
+            number = row + 1 + int(np.searchsorted(lines, start))
+            check_quotes(path, decoded(data).splitlines(), number, self.separator, self.width)
 
     def usual(self, rows: list[list[str]]) -> int:
         """Cells of a row, where no header says how many: most rows have them; between tabs, the longest."""
@@ -272,7 +290,7 @@ def head_of(path: str, disk: Disk) -> tuple[bytes, bool]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{path}: text in UTF-16. Write it anew in UTF-8: iconv -f UTF-16 -t UTF-8 {path}")
+        raise UserError(f"{path}: text in UTF-16. Write it anew in UTF-8: iconv -f UTF-16 -t UTF-8 {path} > new.csv")
     if b"\0" in data:
         raise UserError(f"{path}: not a text file, so no CSV.")
     if len(data) < HEAD:
@@ -352,20 +370,21 @@ def unique(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return found, [f"names that stand twice in the header: {', '.join(changed[:5])}"] if changed else []
 
 
-def line_starts(path: str, disk: Disk, separator: str) -> tuple[Int64[np.ndarray, "n"], int]:
-    """Where each row begins, without blank lines, and where the last ends.
+def line_starts(path: str, disk: Disk, separator: str) -> tuple[Int64[np.ndarray, "n"], int, Int64[np.ndarray, "m"]]:
+    """Where each row begins, without blank lines; where the last ends; and where lines end within a cell.
 
     A line within quotation marks is no row of its own, unless the last of them is never closed: then they are plain
     signs, as the inches of a screen.
     """
-    starts, end, closed = scanned(path, disk, separator)
-    return (starts, end) if closed else scanned(path, disk, "")[:2]
+    starts, end, lines, closed = scanned(path, disk, separator)
+    return (starts, end, lines) if closed else scanned(path, disk, "")[:3]
 
 
-def scanned(path: str, disk: Disk, separator: str) -> tuple[Int64[np.ndarray, "n"], int, bool]:
-    """Where rows begin, bytes of the file, and whether all quotation marks are closed; without a separator these are
-    plain signs."""
+def scanned(path: str, disk: Disk, separator: str) -> tuple[Int64[np.ndarray, "n"], int, Int64[np.ndarray, "m"], bool]:
+    """Where rows begin, bytes of the file, where lines end within cells, and whether all quotation marks are closed;
+    without a separator these are plain signs."""
     found: list[np.ndarray] = []
+    inner: list[np.ndarray] = [np.zeros(0, np.int64)]
     place, fresh = 0, True  # fresh: the next sign that is none of a line's end begins a row
     marks = Marks(separator) if separator else None
     with disk.open(path, SCAN) as file:
@@ -376,7 +395,10 @@ def scanned(path: str, disk: Disk, separator: str) -> tuple[Int64[np.ndarray, "n
                 within = marks.within
                 edges = marks.edges(signs)
                 if within or len(edges):
-                    ends = ends[(within + np.searchsorted(edges, ends)) % 2 == 0]
+                    outside = (within + np.searchsorted(edges, ends)) % 2 == 0
+                    held = ends[~outside]
+                    inner.append(place + held[signs[held] == 10].astype(np.int64))
+                    ends = ends[outside]
             begins = np.concatenate([[0] if fresh else [], ends + 1]).astype(np.int64)
             begins = begins[begins < len(signs)]
             # Of several line ends in a row, and before spaces only, what is between them begins no row.
@@ -387,7 +409,7 @@ def scanned(path: str, disk: Disk, separator: str) -> tuple[Int64[np.ndarray, "n
     starts = np.concatenate(found) if found else np.zeros(0, np.int64)
     if len(starts) and starts[0] == 0 and disk.cut(path, 0, 3) == b"\xef\xbb\xbf":
         starts[0] = 3
-    return starts, place, not (marks and marks.within)
+    return starts, place, np.concatenate(inner), not (marks and marks.within)
 
 
 class Marks:
@@ -535,10 +557,8 @@ class ParquetCells(Cells):
             whole = len(inside) == self.edges[group + 1] - self.edges[group]
             file = self.file(path)
             for name in names:  # one by one: so at most a column of a group is held beside what is made of it
-                try:
+                with undamaged(path, f"group {k} of its rows, column {name!r},"):
                     values = file.read_row_group(k, columns=[name]).column(0)
-                except (OSError, pa.ArrowException) as error:
-                    raise UserError(f"{path}: group {k} of its rows cannot be read: {error}.") from error
                 parts[name].append(raw_of(values if whole else values.take(pa.array(inside))))
         return {name: one_of(found) for name, found in parts.items()}
 

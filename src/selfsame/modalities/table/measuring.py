@@ -68,6 +68,8 @@ def measure(source: "TableSource", seed: int = 0) -> tuple[Stats, dict[int, str]
                 columns.append(found)
             else:
                 left[name] = found
+    if not columns and len(good) == 1:
+        raise UserError(f"{source.path} has one row, and of one row it is not seen what varies. Give at least 4.")
     if not columns:
         shown = "; ".join(f"{name}: {why}" for name, why in list(left.items())[:5])
         raise UserError(f"{source.path}: no column is left as a feature ({shown}). Name kinds with --reading.types.")

@@ -128,6 +128,11 @@ class TableSource:
         return ""
 
     @property
+    def roles(self) -> list[tuple[str, str, str]]:
+        """What became of the columns; known once the source is fitted."""
+        return self.stats.roles if self.stats is not None else []
+
+    @property
     def labels(self) -> list[str] | None:
         """The column of labels as text; None where none was named."""
         if self.label is None:

@@ -25,6 +25,7 @@ from selfsame.modalities.text.reading import Reading
 from selfsame.storage.disk import Disk
 from selfsame.storage.folders import listed
 from selfsame.storage.index import kept
+from selfsame.storage.tables import SWALLOWED, check_quotes, first_names
 
 if TYPE_CHECKING:
     from selfsame.modalities.text.stats import Stats
@@ -36,6 +37,7 @@ LOOKED = 100_000  # items that are read at opening: all, or of more than these a
 BLOCK = 1 << 23  # bytes of a file that are looked through at a time for its lines
 GUESSED = 200  # rows that are looked at to find the column of the text
 MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+LOOKED_INTO = 64  # rows over several lines, the longest, that are looked into for rows that a quote has swallowed
 HEADING = 60, 6  # characters and words of a column's name at most
 
 
@@ -68,6 +70,15 @@ class TextSource:
         """files that are no text, counted by their suffix"""
         self.coding: str | None = None
         self.made: Codec | None = None
+
+    @property
+    def roles(self) -> list[tuple[str, str, str]]:
+        """Which column of a table is the text, and which are not read."""
+        if not self.column:
+            return []
+        others = [name for name in self.columns if name != self.column]
+        found = [("text column", self.column, "given" if self.reading.column else "of words, with the longest texts")]
+        return [*found, ("left out", first_names(others), "no text")] if others else found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "known_labels": None, "made": None}  # of no use to workers, or made there
@@ -323,11 +334,22 @@ class CsvSource(TextSource):
             )
         if not len(self):
             raise UserError(f"{path}: there is no row below the names of the columns.")
+        self.check_quotes()
         rows = []
         for i in range(min(GUESSED, len(self))):
             with contextlib.suppress(UnreadableItem):
                 rows.append(self.row(i))
         self.take(text_column(path, self.columns, rows, reading.column))
+
+    def check_quotes(self) -> None:
+        """Raise UserError where a row over several lines holds others."""
+        over = np.diff(self.line, append=self.line[-1])  # of the last row it is not known; it is one of very many
+        over[-1] = LOOKED_INTO if self.size[-1] > 4 * np.median(self.size) else 0
+        long = np.flatnonzero(over > SWALLOWED)
+        for i in long[np.argsort(-over[long], kind="stable")][:LOOKED_INTO].tolist():
+            data = Disk().cut(self.path, int(self.start[i]), min(int(self.size[i]), 1 << 20))
+            lines = data.decode("latin-1").splitlines()
+            check_quotes(self.path, lines, int(self.line[i]), self.separator, self.width)
 
     def take(self, column: str) -> None:
         self.column, self.at = column, self.columns.index(column)
