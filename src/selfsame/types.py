@@ -414,6 +414,25 @@ class FurtherSource(Protocol):
         ...
 
 
+class FurtherStats(Protocol):
+    """What the statistics may offer beside; jobs ask whether they do."""
+
+    @property
+    def summary(self) -> str:
+        """What was measured, in a line of the plan."""
+        ...
+
+    @property
+    def brief(self) -> str:
+        """The same for data whose columns have lines of their own: without them."""
+        ...
+
+    @property
+    def cautions(self) -> list[str]:
+        """What of the data a person should know before the run begins, each a sentence or two."""
+        ...
+
+
 class Further(Protocol):
     """What a modality may offer beside; jobs ask whether it does."""
 

@@ -10,8 +10,8 @@ import pytest
 
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.jobs.checked import checked
-from selfsame.modalities.table.cells import Marks
 from selfsame.modalities.table.encode import bag, bucket, found_form
+from selfsame.modalities.table.marks import Marks
 from selfsame.modalities.table.measuring import measure
 from selfsame.modalities.table.reading import Reading
 from selfsame.modalities.table.source import open_source, reads
@@ -271,7 +271,7 @@ def test_the_bound_of_groups_counts_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr("selfsame.modalities.table.source.HELD", 10 * 4 * stats.width * 2)
     source.fit(stats)
     assert source.window == 2
-    monkeypatch.setattr("selfsame.modalities.table.cells.GROUP", 10 * 4 * stats.width - 1)
+    monkeypatch.setattr("selfsame.modalities.table.groups.GROUP", 10 * 4 * stats.width - 1)
     with pytest.raises(UserError, match="groups of 10 rows"):
         source.fit(stats)
 

@@ -25,7 +25,7 @@ def test_lines_are_items_and_empty_ones_are_skipped_and_counted(lines):
 
 @pytest.mark.parametrize("block", [1, 2, 7, 64])
 def test_lines_are_found_whatever_the_blocks_in_which_they_are_looked_for(lines, monkeypatch, block):
-    from selfsame.modalities.text import source as module
+    from selfsame.modalities.text import lines as module
 
     content = b"a b\n\n  \nc d e\n\n\nf\n \n"
     wanted = [(i + 1, row) for i, row in enumerate(content.split(b"\n")) if row.strip()]

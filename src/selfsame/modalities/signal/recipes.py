@@ -7,28 +7,19 @@ Raises UserError on an unknown recipe.
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from selfsame.errors import unknown
 from selfsame.modalities.signal.stats import Stats
-from selfsame.records import Record, ViewPlan
+from selfsame.records import Probability, Record, Shares, ViewPlan
 
 __all__ = ["LEAST", "View", "Views", "recipe", "recipes"]
 
 LEAST = 8  # steps of a view: shorter series end in missing values
 
 
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError(f"the range {ends[0]:g} to {ends[1]:g} is empty: give the smaller number first")
-    return ends
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
 Strength = Annotated[float, Field(ge=0)]
-Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 
 
 class View(Record):

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from selfsame.errors import UserError, unknown
-from selfsame.modalities.table.cells import CsvCells, Raw
+from selfsame.modalities.table.cells import Raw
 from selfsame.modalities.table.encode import as_dates, as_numbers, as_words, bag, bucket, found_form
+from selfsame.modalities.table.lines import CsvCells
 from selfsame.modalities.table.reading import Kind, Reading, wishes
 from selfsame.modalities.table.stats import LEVELS, NUMERIC, Column, Stats
 
