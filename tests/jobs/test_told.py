@@ -73,7 +73,7 @@ def test_a_column_whose_name_looks_like_markup_is_shown_as_it_is(capsys):
 
 def test_an_error_after_a_guess_says_as_what_the_data_were_read(tmp_path, capsys):
     path = table_of(tmp_path / "one.csv", ("a", "b"), [[1, 2]])
-    with pytest.raises(ss.UserError, match=r"It was read as table, .*--modality says otherwise") as error:
+    with pytest.raises(ss.UserError, match=r"\(read as table by .*--modality says otherwise\)") as error:
         open_data(path)
     assert str(error.value).count("--modality") == 1 and "reading" in capsys.readouterr().err
     with pytest.raises(ss.UserError) as error:
@@ -129,7 +129,7 @@ def test_a_column_that_looks_like_labels_among_the_features_is_warned_of(tmp_pat
 
 
 def test_a_table_of_one_row_is_told_as_such(tmp_path):
-    with pytest.raises(ss.UserError, match=r"one.csv has one row, .* Give at least 4\. It was read as table"):
+    with pytest.raises(ss.UserError, match=r"one.csv has one row, .* Give at least 4\. \(read as table"):
         open_data(table_of(tmp_path / "one.csv", ("a", "b"), [[1, 2]]))
 
 

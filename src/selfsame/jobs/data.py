@@ -85,9 +85,7 @@ def read_as(known: Modality, guessed: bool) -> Iterator[None]:
     except UserError as error:
         if not guessed or "--modality" in str(error):
             raise
-        raise UserError(
-            f"{error} It was read as {known.name}, by what lies there; --modality says otherwise."
-        ) from error
+        raise UserError(f"{error} (read as {known.name} by what lies there; --modality says otherwise)") from error
 
 
 def measured(
