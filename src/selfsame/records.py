@@ -4,9 +4,9 @@ A record's fields are the flags of the command line, the keys of a YAML file, th
 content of job.json: there is no second list. A misspelt key is an error in all four.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from selfsame.types import Encoder, Learner
@@ -28,6 +28,19 @@ class Record(BaseModel):
         """A checked copy with some fields replaced. Unlike `model_copy`, wrong values are refused."""
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self).model_validate({**given, **values})
+
+
+def ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    """Both ends of a range, the smaller one first. Raises ValueError."""
+    if ends[0] > ends[1]:
+        raise ValueError(f"the range {ends[0]:g} to {ends[1]:g} is empty: give the smaller number first")
+    return ends
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(ordered)]
+"""a range of shares, drawn from uniformly"""
 
 
 class ViewPlan(Record):

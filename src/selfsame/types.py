@@ -407,8 +407,40 @@ class Modality(Protocol):
         ...
 
 
+class FurtherSource(Protocol):
+    """What a source may offer beside; jobs ask whether it does."""
+
+    @property
+    def roles(self) -> list[tuple[str, str, str]]:
+        """What became of the columns of a table, for the plan: (what they are, their names shortened, a remark)."""
+        ...
+
+
+class FurtherStats(Protocol):
+    """What the statistics may offer beside; jobs ask whether they do."""
+
+    @property
+    def summary(self) -> str:
+        """What was measured, in a line of the plan."""
+        ...
+
+    @property
+    def brief(self) -> str:
+        """The same for data whose columns have lines of their own: without them."""
+        ...
+
+    @property
+    def cautions(self) -> list[str]:
+        """What of the data a person should know before the run begins, each a sentence or two."""
+        ...
+
+
 class Further(Protocol):
     """What a modality may offer beside; jobs ask whether it does."""
+
+    def network_names(self) -> list[str]:
+        """What `make_encoder` knows by name, so that the network of another kind of data can be told as such."""
+        ...
 
     CachePlan: ClassVar[type[Record]]  # what `plan_cache` gives
 

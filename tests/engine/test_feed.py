@@ -308,3 +308,33 @@ def test_a_mistake_of_the_reading_itself_is_not_tried_again(tmp_path):
     with pytest.raises(RuntimeError, match="a mistake in the reading itself"):
         list(feed(Accidents(tmp_path, fails, times=99), 0, 8, 1))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+# What can be read at one place and not at another
+
+
+def placed(source, items, draws):
+    """Of even items the damage lies in one half: they can be read where the number drawn is above it."""
+    numbers = draws.uniform(1)[:, 0].tolist()
+
+    def read(i, drawn):
+        if i % 2 == 0 and drawn < 0.5:
+            raise UnreadableItem("damaged in its first half")
+        return i
+
+    values = [source.attempt(i, lambda i, k=k: read(i, numbers[k])) for k, i in enumerate(items)]
+    return [torch.tensor(values).float()[:, None]]
+
+
+def test_which_item_a_row_gets_does_not_hang_on_what_was_met_before():
+    def fresh():
+        return Steps(Numbers(20), np.arange(20), placed, 8, slice(0, 8), seed=1)
+
+    history = fresh()
+    met = [history[step] for step in range(12)]
+    assert sum(len(batch.skipped) for batch in met) == len(history.source.skipped) > 3, "each is told once"
+    assert any(
+        item in history.source.skipped for batch in met[6:] for item in batch.samples[0].int().flatten().tolist()
+    )
+    for step in (5, 11):
+        assert torch.equal(fresh()[step].samples[0], met[step].samples[0])

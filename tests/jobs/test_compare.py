@@ -8,6 +8,7 @@ from selfsame import cli, methods
 from selfsame.errors import UserError
 from selfsame.jobs.compare import Compare
 from selfsame.jobs.comparing import ranked
+from selfsame.jobs.pretraining import Pretraining
 from selfsame.report.comparison import agreement_of_ranks
 
 SMALL = {"encoder": "tests.nets:tiny", "size": 16, "batch_size": 16, "workers": 0, "precision": "fp32"}
@@ -77,8 +78,8 @@ def test_the_page_is_whole_and_names_all(comparison):
 def test_the_same_command_goes_on_and_more_seeds_are_added(comparison, pictures, monkeypatch):
     out, before = comparison
     trained = []
-    run = ss.jobs.pretrain.Pretrain.run
-    monkeypatch.setattr("selfsame.jobs.pretrain.Pretrain.run", lambda job: trained.append(job.seed) or run(job))
+    run = Pretraining.run
+    monkeypatch.setattr(Pretraining, "run", lambda work: trained.append(work.job.seed) or run(work))
     settings = {"methods": "byol,byol2", "budget": "64", "labels": "folders", "out": out, **SMALL}
     assert ss.compare(pictures, **settings)["runs"] == before["runs"] and trained == []
     more = ss.compare(pictures, seeds=3, **settings)
@@ -183,11 +184,11 @@ def test_wrong_labels_are_refused_before_a_run_and_the_folder_is_free_for_right_
 def test_a_comparison_that_is_stopped_in_its_first_run_goes_on(pictures, tmp_path, monkeypatch):
     settings = {"methods": "byol", "budget": "1s", "seeds": 1, "out": tmp_path / "c", **SMALL}
 
-    def stopped(job):
+    def stopped(work):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("selfsame.jobs.pretrain.Pretrain.run", stopped)
+        patch.setattr(Pretraining, "run", stopped)
         with pytest.raises(KeyboardInterrupt):
             ss.compare(pictures, **settings)
     begun = json.loads((tmp_path / "c" / "comparison.json").read_text())["epochs"]

@@ -41,11 +41,13 @@ def test_the_vectors_are_what_the_encoder_gives_for_the_plain_images(in_memory, 
         np.testing.assert_allclose(encoder(plain).numpy(), in_memory.vectors, rtol=1e-5, atol=1e-6)
 
 
-def test_all_kinds_of_files_hold_the_same_names_and_the_same_bits(in_memory, finished, pictures, tmp_path):
+def test_all_kinds_of_files_hold_the_same_names_and_the_same_bits(in_memory, finished, pictures, tmp_path, capsys):
     parquet = pytest.importorskip("pyarrow.parquet")
     for suffix in ("csv", "npy", "parquet"):
         result = ss.embed(finished, pictures, out=tmp_path / f"x.{suffix}", workers=0, batch_size=10)
-        assert result == {"out": str(tmp_path / f"x.{suffix}"), "items": 64, "dim": 8, "skipped": 0}
+        names = {"names": str(tmp_path / "x.names.txt")} if suffix == "npy" else {}
+        assert result == {"out": str(tmp_path / f"x.{suffix}"), "items": 64, "dim": 8, "skipped": 0, **names}
+        assert ("names, a line each, in" in capsys.readouterr().err) == (suffix == "npy")
     head, names, vectors = read_csv(tmp_path / "x.csv")
     assert head == ["name", *(f"v{k}" for k in range(8))]
     table = parquet.read_table(tmp_path / "x.parquet")

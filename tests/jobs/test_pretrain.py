@@ -573,7 +573,7 @@ def test_files_that_are_no_images_are_counted_in_the_plan(tmp_path):
         (folder / name).write_bytes(b"nothing to see")
     run = ss.pretrain(folder, out=tmp_path / "run", **QUICK)
     line = next(line["value"] for line in run.plan["lines"] if line["name"] == "data")
-    assert line.startswith("32 items, left out: ")
+    assert line.startswith("32 items, image, left out: ")
     assert all(kind in line for kind in ("1 .dat", "1 .pdf", "1 without suffix"))
 
 
@@ -581,7 +581,10 @@ def test_the_time_in_the_plan_is_what_is_left(pictures, tmp_path, monkeypatch, c
     monkeypatch.setattr(Pretraining, "trial", lambda self, learner, steps: (3600.0, 0))
     for epochs, hours in ((2, "8.0 h"), (4, "7.0 h")):  # 8 steps, then 7 more
         ss.pretrain(pictures, out=tmp_path / "run", **{**QUICK, "epochs": epochs})
-        assert f" {hours} " in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert f" {hours} " in told and ("warm-up epochs" in told) == (epochs == 2)
+    # A run that goes on says so in one line, and of its plan only what is new.
+    assert "run goes on at step 8 of 15, 7.0 h left" in told and "\nepochs " in told and "learning rate" not in told
 
 
 @pytest.mark.parametrize("given", [{"method": 5}, {"method": ["byol"]}, {"views": 3}])

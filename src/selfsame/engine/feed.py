@@ -120,16 +120,20 @@ def order_of(source: Source, items: Int64[np.ndarray, "n"], seed: int) -> Order:
 
 
 class Patient:
-    """A source that gives another item in place of one that cannot be read, and remembers which.
+    """A source that gives another item in place of one that cannot be read, and lists which.
 
     It is one of `among`, ascending, far away and for each unreadable item another: held-out items do not slip into the
-    training, and where all of a folder or a shard is damaged one item does not stand in for all.
+    training, and where all of a folder or a shard is damaged one item does not stand in for all. What was listed is
+    tried again when it is due: of a long recording that is damaged at one place others can be read, and which item a
+    row gets must be a function of the step, not of what this process has met before.
     """
 
     def __init__(self, source: Source, among: Int64[np.ndarray, "n"]) -> None:
         self.source = source
         self.among = among
         self.skipped: dict[int, str] = {}
+        self.failed: set[int] = set()
+        """what could not be read since this was emptied"""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -143,14 +147,17 @@ class Patient:
         """read(i), or of another item that can be read. Raises UserError when there is none."""
         here, total = int(np.searchsorted(self.among, i)), len(self.among)
         elsewhere = (mixed(int(i), k) for k in range(16))
+        tried: set[int] = set()
         for place in chain([here], elsewhere, range(here, here + total)):
             item = int(self.among[place % total])
-            if item in self.skipped:
+            if item in tried:
                 continue
+            tried.add(item)
             try:
                 return read(item)
             except UnreadableItem as error:
-                self.skipped[item] = str(error)
+                self.skipped.setdefault(item, str(error))
+                self.failed.add(item)
         raise UserError(f"none of {total} items can be read; the first: {next(iter(self.skipped.values()))}")
 
 
@@ -208,13 +215,14 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> Batch:
         known = set(self.source.skipped)
+        self.source.failed.clear()
         places = self.places_at(step)
         samples = self.samples(step, places)
         if self.related is not None:
             partners = self.partners_at(step, places)
             others = self.samples(step, partners)
             # Of what cannot be read another item stands in, which is no relative: the row then pairs with itself.
-            lost = [any(i in self.source.skipped for i in pair) for pair in self.items[[places, partners]].T.tolist()]
+            lost = [any(i in self.source.failed for i in pair) for pair in self.items[[places, partners]].T.tolist()]
             samples = alternated(samples, others, self.full, lost)
         new = {item: why for item, why in self.source.skipped.items() if item not in known}
         return Batch(step, samples, new, torch.from_numpy(places) if self.by_item else None)

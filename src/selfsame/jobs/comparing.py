@@ -16,7 +16,7 @@ from selfsame.downstream.knn import knn_accuracy
 from selfsame.downstream.linear import linear_accuracy
 from selfsame.engine import dist, slurm
 from selfsame.engine.health import Signs, look
-from selfsame.engine.plan import workers_for
+from selfsame.engine.plan import Line, workers_for
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
@@ -64,13 +64,14 @@ def compared(job: Compare) -> dict[str, Any]:
         result["rows"] = ranked(result["runs"])
         write_text(folder / COMPARISON, json.dumps(result, indent=1) + "\n")
 
+    plan: list[Line] = []  # of the first run, which is shown whole
     keep()  # before the first run: whatever stops it, the same command goes on
     for seed in range(job.seed, job.seed + job.seeds):
         for name in names:
             if any((run["method"], run["seed"]) == (name, seed) for run in result["runs"]):
                 continue
             say(f"{name}, seed {seed}", "bold")
-            result["runs"].append(one_run(job, name, seed, result["epochs"], keep))
+            result["runs"].append(one_run(job, name, seed, result["epochs"], keep, plan))
             keep()
     if job.labels is not None and sum(one["features"] == "random" for one in result["baselines"]) < job.seeds:
         result["baselines"] = baselines(job, folder, result["runs"])
@@ -157,8 +158,13 @@ def epochs_for(job: Compare, name: str) -> float:
     return epochs
 
 
-def one_run(job: Compare, name: str, seed: int, epochs: dict[str, float], keep: Callable[[], None]) -> dict[str, Any]:
-    """Train and measure: one entry of comparison.json's runs. A method that fails is an entry too, with the reason."""
+def one_run(
+    job: Compare, name: str, seed: int, epochs: dict[str, float], keep: Callable[[], None], plan: list[Line]
+) -> dict[str, Any]:
+    """Train and measure: one entry of comparison.json's runs. A method that fails is an entry too, with the reason.
+
+    `plan`: the lines that were shown of an earlier run; of this one only others are shown. Filled by the first.
+    """
     out = job.folder / f"{name}-{seed}"
     began = time.monotonic()
     entry: dict[str, Any] = {"method": name, "seed": seed, "folder": out.name}
@@ -166,7 +172,10 @@ def one_run(job: Compare, name: str, seed: int, epochs: dict[str, float], keep: 
         if name not in epochs:
             epochs[name] = epochs_for(job, name)
             keep()  # a run that is stopped goes on with the length it has begun with
-        run = pretrain_job(job, name, out, epochs[name], seed).run()
+        work = Pretraining(pretrain_job(job, name, out, epochs[name], seed))
+        work.beside = plan
+        run = work.run()
+        plan[:] = plan or work.lines
     except UserError as stopped:
         say(f"{name}: {stopped}", "yellow")
         return {**entry, "verdict": "stopped", "why": str(stopped), "seconds": round(time.monotonic() - began, 1)}

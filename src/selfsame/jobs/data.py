@@ -1,9 +1,10 @@
 """From a path to items that can be learned from: modality, source, statistics, unreadable files."""
 
+import contextlib
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 from selfsame import modalities
 from selfsame.engine import dist
 from selfsame.engine.feed import CUT, VIEW, Batch, Patient, feed
+from selfsame.engine.plan import Line
 from selfsame.engine.related import Relations
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
@@ -70,6 +72,30 @@ def open_data(
     Raises UserError when that is too much; the whole list is then in skipped.csv of `folder`.
     """
     known = modalities.load(modality) if modality else modalities.of(path)
+    say(f"reading {path} as {known.name}")
+    with read_as(known, modality is None):
+        return measured(path, known, max_skipped, seed, folder, reading)
+
+
+@contextlib.contextmanager
+def read_as(known: Modality, guessed: bool) -> Iterator[None]:
+    """What is wrong inside says as what the items were read, where nobody has said so, and how to say otherwise."""
+    try:
+        yield
+    except UserError as error:
+        if not guessed or "--modality" in str(error):
+            raise
+        raise UserError(f"{error} (read as {known.name} by what lies there; --modality says otherwise)") from error
+
+
+def measured(
+    path: str,
+    known: Modality,
+    max_skipped: float,
+    seed: int,
+    folder: Path | None,
+    reading: Mapping[str, Any] | None,
+) -> Data:
     way = checked(known.Reading, reading or {}, ["reading"])
     opened: list[Source] = []
 
@@ -282,10 +308,16 @@ def sheet(data: Data, views: Any, count: int, plan: ViewPlan, seed: int) -> Imag
 
 
 def describe(data: Data) -> str:
+    """As in: 3,000 items, audio, 2 unreadable, left out: 1 .md."""
     seen = f", {data.source.looks:,} looked at" if len(data.source) > data.source.looks else ""
     lost = f"{seen}, {len(data.skipped)} unreadable" if data.skipped else seen
     left = f", left out: {data.source.left_out}" if data.source.left_out else ""
-    return f"{len(data.source):,} items{lost}{left}"
+    return f"{len(data.source):,} items, {data.modality.name}{lost}{left}"
+
+
+def lines_of_columns(data: Data) -> list[Line]:
+    """The lines of a plan that say what became of the columns of a table."""
+    return [Line(name=name, value=value, why=why) for name, value, why in getattr(data.source, "roles", [])]
 
 
 def warn_skipped(data: Data, folder: Path) -> None:

@@ -2,20 +2,23 @@
 
 import functools
 import hashlib
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 
+from selfsame import modalities
 from selfsame.engine import dist, shard
 from selfsame.engine.loop import Loop
 from selfsame.engine.plan import Line, Wishes, plan_loop, workers_for
 from selfsame.engine.related import Related
-from selfsame.engine.watch import console, say
+from selfsame.engine.watch import console
 from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
-from selfsame.jobs.data import describe, digest_of, held_out, open_data, relations
+from selfsame.jobs.data import describe, digest_of, held_out, lines_of_columns, open_data, read_as, relations
 from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
 from selfsame.jobs.runs import PLAN, Run, earlier, read_json
 from selfsame.nn.blocks import recomputed
@@ -60,7 +63,6 @@ class Deciding:
     def opened(self) -> None:
         """Open and measure the data, and choose the items to learn from."""
         job = self.job
-        say(f"reading {job.data}")
         self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder, job.reading)
         self.fingerprint = self.data.fingerprint()
         self.relations = relations(self.data, job.related, job.related_window) if job.related else None
@@ -104,8 +106,10 @@ class Deciding:
             cuts = "window" in type(self.data.reading).model_fields
             raise UserError(
                 f"{self.job.data} has {count} readable item{'s' if count != 1 else ''}; "
-                f"at least 4 are needed to learn from. They were read as {self.data.modality.name}: give more"
+                f"at least 4 are needed to learn from. {'It was' if count == 1 else 'They were'} read as "
+                f"{self.data.modality.name}: give more"
                 + (", or cut long ones into items by --reading.window." if cuts else ".")
+                + (" --modality says otherwise." if self.job.modality is None else "")
             )
         learn_from, look_at = held_out(self.readable, self.job.seed)
         wanted = self.job.sample
@@ -126,7 +130,8 @@ class Deciding:
         learner = dist.place(self.method.build(encoder, self.items), self.on)
         saving = self.save_memory(learner)
         self.lines = [
-            Line(name="data", value=f"{describe(self.data)}, {self.data.modality.name}", why=shown_stats(stats)),
+            Line(name="data", value=describe(self.data), why=shown_stats(stats)),
+            *lines_of_columns(self.data),
             *self.line_of_sample(),
             Line(name="held out", value=f"{len(self.look_at)} items", why="to watch the health, never trained on"),
             *self.line_of_pairs(),
@@ -190,13 +195,15 @@ class Deciding:
         name = job.encoder
         if name == "auto":
             name = begun.encoder if begun else modality.default_encoder(self.size, large)
-        self.views = strengths(modality, job.views, self.size, stats)
-        torch.manual_seed(mixed(job.seed, 1))
         weights = str(job.init) if job.init else None
-        if module is None:
-            encoder = modality.make_encoder(name, self.size, stats, weights)
-        else:
-            encoder = modality.own_encoder(module, self.size, stats, weights)
+        with read_as(modality, job.modality is None):
+            self.views = strengths(modality, job.views, self.size, stats)
+            torch.manual_seed(mixed(job.seed, 1))
+            if module is None:
+                check_kind(name, modality.name)
+                encoder = modality.make_encoder(name, self.size, stats, weights)
+            else:
+                encoder = modality.own_encoder(module, self.size, stats, weights)
         if way := self.data.reading.model_dump(mode="json"):
             encoder.spec["reading"] = way
         self.loop, self.lines_of_loop = plan_loop(self.items, encoder.has_tokens, self.wishes(), self.on, dist.world())
@@ -262,7 +269,7 @@ class Deciding:
 
     def continued(self, begun: Begun, fresh: Loop) -> Loop:
         """The loop of the run in the folder; only its length may change."""
-        same = begun.stats == self.data.stats.model_dump(mode="json")
+        same = same_stats(begun.stats, self.data.stats)
         if begun.fingerprint != self.fingerprint or not same:
             weights = self.folder / "encoder.safetensors"
             start = f", and --init {weights} to start from its weights" if weights.exists() else ""
@@ -321,6 +328,14 @@ class Deciding:
         return "one a GPU" if self.on.type == "cuda" else "as they were started"
 
 
+def same_stats(then: dict[str, Any], now: Record) -> bool:
+    """Whether a run began with these statistics; a field may be younger than the run."""
+    try:
+        return type(now).model_validate(then) == now
+    except ValidationError:
+        return False
+
+
 def check_fit(method: Method, encoder: Encoder, budget: Budget, name: str) -> None:
     """Raise UserError where the method cannot work with this encoder, or in a run of this size."""
     cures = {
@@ -341,12 +356,37 @@ def check_fit(method: Method, encoder: Encoder, budget: Budget, name: str) -> No
         raise UserError(f"--method {type(method).name} does not go together with this run. {' '.join(wrong)}")
 
 
+def check_kind(name: str, kind: str) -> None:
+    """Raise UserError where a network is known for other kinds of data, and not for this one."""
+
+    def knows(one: str) -> bool:
+        modality: Any = modalities.load(one)
+        stems = {stem(known) for known in modality.network_names()} if hasattr(modality, "network_names") else set()
+        return stem(name) in stems
+
+    own = ":" in name and not name.endswith(":class")
+    if own or kind not in modalities.names() or knows(kind):
+        return
+    if others := [one for one in modalities.names() if one != kind and knows(one)]:
+        usual = modalities.load(kind).default_encoder(64, False)
+        raise UserError(
+            f"--encoder {name} is a network for {' and '.join(others)}; this data is read as {kind}. Leave --encoder "
+            f"out, or name one for {kind}, as {usual}; or say with --modality what the data are."
+        )
+
+
+def stem(name: str) -> str:
+    """The name of a network without what may follow it: width, pooling, size of patches."""
+    return re.sub(r"(@|:|_patch).*", "", name)
+
+
 def show_lines(lines: list[Line]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for line in lines:
-        table.add_row(line.name, line.value, f"[dim]{line.why}[/dim]")
+    for line in lines:  # as they are: the name of a column may look like rich's markup
+        table.add_row(Text(line.name), Text(line.value), Text(line.why, style="dim"))
     console.print(table)
 
 
@@ -370,8 +410,15 @@ def count(module: torch.nn.Module) -> float:
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
+def differing(lines: list[Line], others: Sequence[Line]) -> list[Line]:
+    """Those that another plan does not have so."""
+    then = {line.name: line for line in others}
+    return [line for line in lines if then.get(line.name) != line]
+
+
 def shown_stats(stats: Any) -> str:
-    return getattr(stats, "summary", "")
+    """What was measured, in words; of a table without its columns, which have lines of their own."""
+    return getattr(stats, "brief", getattr(stats, "summary", ""))
 
 
 def settings_line(method: Method) -> str:

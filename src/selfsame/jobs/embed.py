@@ -157,14 +157,22 @@ def written(job: Embed, encoder: "Encoder") -> dict[str, Any]:
 
     write_whole(job.out, fill)
     if job.out.suffix == ".npy":
-        draft = job.out.with_name(f"{job.out.stem}.names.txt")
         skipped = set(data.skipped)
         kept = (printable(data.source.name(i)) for i in range(len(data.source)) if i not in skipped)
-        write_whole(draft, lambda path: path.write_text("".join(f"{name}\n" for name in kept), encoding="utf-8"))
+        write_whole(
+            named_in(job.out), lambda path: path.write_text("".join(f"{name}\n" for name in kept), encoding="utf-8")
+        )
     for item, why in sorted(data.skipped.items()):
         say(f"skipped {printable(data.source.name(item))}: {why}", "yellow")
-    say(f"{count:,} vectors of width {encoder.dim} in {job.out}")
-    return {"out": str(job.out), "items": count, "dim": encoder.dim, "skipped": len(data.skipped)}
+    beside = f"; their names, a line each, in {named_in(job.out)}" if job.out.suffix == ".npy" else ""
+    say(f"{count:,} vectors of width {encoder.dim} in {job.out}{beside}")
+    told = {"out": str(job.out), "items": count, "dim": encoder.dim, "skipped": len(data.skipped)}
+    return {**told, "names": str(named_in(job.out))} if beside else told
+
+
+def named_in(out: Path) -> Path:
+    """Where the names of the rows of a .npy stand."""
+    return out.with_name(f"{out.stem}.names.txt")
 
 
 class Add(Protocol):

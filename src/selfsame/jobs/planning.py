@@ -13,7 +13,7 @@ from selfsame.engine.plan import Line
 from selfsame.engine.rehearse import rehearsed
 from selfsame.engine.watch import say
 from selfsame.errors import UserError
-from selfsame.jobs.data import describe
+from selfsame.jobs.data import describe, lines_of_columns
 from selfsame.jobs.deciding import count, duration, show_lines
 from selfsame.jobs.pretrain import Pretrain
 from selfsame.jobs.pretraining import Pretraining
@@ -38,7 +38,7 @@ def priced_on(job: Pretrain, card: Card, gpus: int, items: int | None, network: 
     cost = priced(counted, asked, card, gpus, network)
     if gpus > 1:
         problems += dearer(work, counted, counted_of(work, learner, rows_of(work, gpus), 1), card)
-    problems += misfits(work, cost, card, gpus) + unsaid(work, counted)
+    problems += misfits(work, cost, card, gpus) + unsaid(work, counted) + cautions(work)
     lines = [*lines_of_job(work, learner), *lines_of_cost(cost, asked, card, gpus)]
     said(lines, problems, MODEL.format(share=SHARE, machine=dist.machine(torch.device("cpu"))))
     return {
@@ -80,7 +80,7 @@ def measured(job: Pretrain, items: int | None) -> dict[str, Any]:
         *lines_of_storage(asked),
         Line(name="time", value=duration(seconds), why=f"{asked.steps:,} steps as long as the one measured"),
     ]
-    said(lines, [], f"Measured on {dist.machine(work.on)}.")
+    said(lines, cautions(work), f"Measured on {dist.machine(work.on)}.")
     return {**document(work, asked, []), "gpus": 0, "machine": dist.machine(work.on), "measured": found}
 
 
@@ -242,6 +242,11 @@ def too_large(work: Pretraining, cost: Cost, card: Card) -> str:
     return f"{text}Give {'; or '.join(cures)}."
 
 
+def cautions(work: Pretraining) -> list[str]:
+    """What the data themselves give to think of."""
+    return list(getattr(work.data.stats, "cautions", []))
+
+
 def unsaid(work: Pretraining, counted: Counted) -> list[str]:
     """What the model leaves out of this job."""
     found = []
@@ -276,13 +281,14 @@ def document(work: Pretraining, asked: Job, problems: list[str]) -> dict[str, An
 
 def lines_of_job(work: Pretraining, learner: Learner) -> list[Line]:
     loop, items = work.loop, work.items
-    here = f"{describe(work.data)}, {work.data.modality.name}"
+    here = describe(work.data)
     learned = f"{len(work.learn_from):,} to learn from"
     told = work.data.modality.size_told(work.size, work.data.stats)
     return [
         Line(
             name="data", value=f"{items:,} items", why=here if items != len(work.learn_from) else f"{here}, {learned}"
         ),
+        *lines_of_columns(work.data),
         Line(name="encoder", value=f"{work.name}, {told}", why=f"{count(learner.encoder):.1f} M parameters"),
         Line(name="method", value=type(work.job.method).name, why=f"{loop.optimizer}, {loop.precision}"),
         Line(

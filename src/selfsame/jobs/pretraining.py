@@ -5,7 +5,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,18 +29,22 @@ from selfsame.jobs.data import (
     warn_skipped,
     write_skipped,
 )
-from selfsame.jobs.deciding import Deciding, duration, show_lines
+from selfsame.jobs.deciding import Deciding, differing, duration, show_lines
 from selfsame.jobs.expected import MEASURES, curve_of, standing
 from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
 from selfsame.records import ViewPlan
 from selfsame.types import Draws, Encoder, Learner, mixed
 
 BEST = "best"
+MEASURED = ("time", "memory")  # lines of the plan that are measured anew by each process
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
 
 
 class Pretraining(Deciding):
     """One run at work."""
+
+    beside: Sequence[Line] = ()
+    """the plan of a run that was shown before this one: only what differs is shown"""
 
     def run(self) -> Run:
         """Learn, or go on, or say that all is done.
@@ -199,7 +203,7 @@ class Pretraining(Deciding):
         warn_skipped(self.data, self.folder)
 
     def show_plan(self, learner: Learner, steps: Steps) -> None:
-        """Print the plan with the time and memory that a trial step takes here."""
+        """Print the plan with the time and memory that a trial step takes here; of a run that goes on, what is new."""
         seconds, memory = self.trial(learner, steps)
         done = saved(self.folder / "state")
         total = seconds * (self.loop.steps - (step_of(done[-1]) if done else 0))
@@ -211,7 +215,17 @@ class Pretraining(Deciding):
         ]
         if not dist.first():
             return
-        show_lines(self.lines)
+        if self.before is None:
+            show_lines(differing(self.lines, self.beside))
+            for text in getattr(self.data.stats, "cautions", []) if not self.beside else []:
+                say(f"caution: {text}", "yellow")
+            return
+        new = [line for line in differing(self.lines, self.before.lines) if line.name not in MEASURED]
+        at = step_of(done[-1]) if done else 0
+        say(f"{self.folder} goes on at step {at:,} of {self.loop.steps:,}, {duration(total)} left; plan in {PLAN}")
+        if new:
+            say("otherwise than before:")
+            show_lines(new)
 
     def trial(self, learner: Learner, steps: Steps) -> tuple[float, int]:
         """(seconds of a step, bytes at the peak), from forward and backward passes that leave no trace."""

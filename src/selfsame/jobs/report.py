@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from selfsame import modalities
 from selfsame.engine.state import write_text, write_whole
 from selfsame.engine.watch import say
 from selfsame.jobs.data import Data, all_vectors, printable, read_skipped, sheet, write_skipped
@@ -24,6 +25,7 @@ from selfsame.types import Encoder, mixed
 
 SHOWN = 600  # items on the map
 QUERIES = 8
+LISTED = 8  # values of a list that a card shows
 SHEET = (8, ViewPlan(full=6))  # items, views of each
 
 
@@ -95,7 +97,7 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
             ("path", run.job["data"]),
             ("items", result.get("items")),
             ("unreadable", result.get("skipped")),
-            *((key, shortened(value)) for key, value in stats.items()),
+            *of_stats(str(spec.get("modality")), stats),
         ],
         method=list({"name": run.job["method"]["name"], **plan["method_settings"]}.items()),
         training=[
@@ -115,8 +117,25 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
     say(f"report: {folder / 'report.html'}")
 
 
-def shortened(value: Any) -> Any:
-    """A value of the statistics as a card can show it: of a long text, as a tokenizer is, the beginning."""
+def of_stats(modality: str, stats: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What was measured of the data as a card can show it: of a table its columns kind by kind, then the rest."""
+    record = modalities.load(modality).Stats.model_validate(stats)
+    roles = [(role, f"{names} ({why})") for role, names, why in getattr(record, "roles", [])]
+    told = {"columns", "left_out"} if roles else set()
+    return [*roles, *((key, readable(value)) for key, value in stats.items() if key not in told)]
+
+
+def readable(value: Any) -> Any:
+    """A value of the statistics in words: the first of a long list, of a long text, as a tokenizer is, its begin."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no"}.get(value, "")
+    if isinstance(value, list | tuple):
+        if not value:
+            return "none"
+        more = f", ... ({len(value):,} in all)" if len(value) > LISTED else ""
+        return ", ".join(str(readable(one)) for one in value[:LISTED]) + more
     text = str(value)
     return f"{text[:200]} ... ({len(text):,} characters)" if len(text) > 240 else value
 

@@ -83,6 +83,9 @@ def nothing(path: str) -> UserError:
     if not disk.exists(where) and not any(sign in where for sign in "*?[{"):
         return disk.nowhere(where.split("::")[0])
     held = ""
+    if disk.exists(where) and not disk.is_folder(where) and disk.cut(where, 0, 2) in (b"\xff\xfe", b"\xfe\xff"):
+        suffix = suffix_of(where) or ".txt"
+        return UserError(f"{path}: text in UTF-16. Write it anew: iconv -f UTF-16 -t UTF-8 {path} > new{suffix}")
     if disk.is_folder(where):
         counts = Counter(suffix_of(name) for name in islice(chain.from_iterable(disk.runs(where)), FIRST))
         held = f" It holds {listed(counts)}." if counts else " The folder is empty."

@@ -109,3 +109,12 @@ def labels_beside(path: str, key: str) -> str | None:
     """The array of an .npz that holds the labels of the array `key`: `y_train` beside `x_train`, `y` beside `x`."""
     name = {"x": "y", "images": "labels"}.get(key, f"y_{key[2:]}" if key.startswith("x_") else None)
     return name if name in npz_keys(path) else None
+
+
+def misfit(path: str, key: str, beside: str, count: int, items: int) -> UserError:
+    """The error for labels beside an array that are not its own; `count` 0 where they are no list of labels."""
+    held = f"{count:,} labels for {items:,} items" if count else "no list of whole numbers or texts"
+    return UserError(
+        f"{path}: {beside}, beside {key}, holds {held}. Give one label an item, or name others with --labels, as "
+        "other.npz::y or a CSV with the columns path and label."
+    )

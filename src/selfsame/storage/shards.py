@@ -3,6 +3,7 @@
 Raises UserError where a shard cannot be read.
 """
 
+import contextlib
 import hashlib
 import io
 import posixpath
@@ -357,12 +358,27 @@ class Rows:
         for number in range(len(self.paths)):
             if self.label not in self.file(number).schema_arrow.names:
                 return None
-            for value in self.file(number).read(columns=[self.label]).column(0).to_pylist():
+            with undamaged(self.paths[number], f"its column {self.label!r}"):
+                values = self.file(number).read(columns=[self.label]).column(0).to_pylist()
+            for value in values:
                 if value is None:
                     return None
                 named = isinstance(value, int) and 0 <= value < len(self.classes)
                 found.append(self.classes[value] if named else str(value))
         return found
+
+
+@contextlib.contextmanager
+def undamaged(path: str, what: str) -> Iterator[None]:
+    """What Arrow cannot read inside is told in one line. Raises UserError."""
+    pa, _ = arrow()
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"{path}: {what} cannot be read: the file is damaged ({reason}). Write it anew, or leave it out."
+        ) from error
 
 
 def arrow() -> tuple[Any, Any]:

@@ -139,3 +139,31 @@ class Finder:
 def some(names: Sequence[str], total: int, what: str) -> str:
     """As in: 7 of 100 files (a, b, c, ...)."""
     return f"{len(names)} of {total} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def first_names(names: Sequence[str], room: int = 48) -> str:
+    """As many names as fit into `room` signs, at least one, as in: age, hours and 12 more."""
+    shown, left = 1, room - len(names[0])
+    while shown < len(names) and (left := left - 2 - len(names[shown])) >= 0:
+        shown += 1
+    more = f" and {len(names) - shown:,} more" if shown < len(names) else ""
+    return ", ".join(names[:shown]) + more
+
+
+SWALLOWED = 3  # lines within a row, at least, that look like rows of their own
+
+
+def check_quotes(path: str, lines: Sequence[str], first: int, separator: str, width: int) -> None:
+    """Raise UserError where a row that goes over several lines seems to hold others: a stray quotation mark.
+
+    Lines between its first and its last that are divided into as many cells as the table has columns, nine of ten of
+    them, are rows that a mark at the start of a cell has swallowed up to the next one. `first`: the number of its first
+    line. Tables of two columns are not judged: any sentence may have one comma.
+    """
+    inner = [line for line in lines[1:-1] if line.strip()]
+    alike = sum(line.count(separator) == width - 1 for line in inner)
+    if width > 2 and len(inner) >= SWALLOWED and alike >= 0.9 * len(inner):
+        raise UserError(
+            f"{path}: in line {first} a quotation mark opens a cell that goes on over {len(lines):,} lines, and "
+            f"these look like rows of their own. Remove the stray mark, or double it inside a quoted cell."
+        )

@@ -289,7 +289,8 @@ def test_the_arrays_of_an_npz_are_found_by_name(tmp_path: Path) -> None:
     np.savez(path, x_train=x, y_train=y, x_test=x[:2], y_test=y[:3], classes=np.array(["cat", "dog"]))
     assert open_source(path).labels == ["cat", "dog", "dog", "cat"]
     assert len(open_source(f"{path}::x_test")) == 2
-    assert open_source(f"{path}::x_test").labels is None  # y_test is of another length
+    with pytest.raises(UserError, match=r"y_test, beside x_test, holds .* labels for"):
+        _ = open_source(f"{path}::x_test").labels
     assert reads(path) and reads(f"{path}::x_test") and not reads(f"{path}::y_test")
     with pytest.raises(UserError, match="Did you mean 'x_train'"):
         open_source(f"{path}::x_tran")

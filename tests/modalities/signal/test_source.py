@@ -552,3 +552,17 @@ def test_series_of_the_made_set_differ(tmp_path: Path) -> None:
     assert source.channels == 2 and source.rate == pytest.approx(50) and len(set(source.labels or [])) == 3
     assert signal.reads(table) == 0, "a column of text that is no usual label is for the user to explain"
     assert not np.allclose(series(0, 1), series(1, 1)) and modalities.of(make(tmp_path)).name == "signal"
+
+
+def test_a_damaged_group_met_while_labels_are_read_is_told_in_one_line(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "t.parquet", 3, x=list(range(900)), label=[f"class {k % 7}" for k in range(900)])
+    chunk = pq.ParquetFile(path).metadata.row_group(1).column(1)
+    data = bytearray(Path(path).read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    Path(path).write_bytes(data)
+    with pytest.raises(
+        UserError, match="group 1 of its rows, column 'label', cannot be read: the file is dam"
+    ) as error:
+        signal.open_source(path, reading=Reading(window=30))
+    assert "\n" not in str(error.value)

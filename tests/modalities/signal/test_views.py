@@ -7,11 +7,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from selfsame.engine.feed import Patient
 from selfsame.errors import UserError
 from selfsame.modalities import signal
 from selfsame.modalities.signal import steps
 from selfsame.modalities.signal.recipes import RECIPES, View, Views, recipes
-from selfsame.modalities.signal.views import gains, stretched, transformed
+from selfsame.modalities.signal.views import gains, neighbourhood, stretched, transformed
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
 from tests.modalities.signal.room import batch, source_of, stats_of
@@ -282,3 +283,33 @@ def test_stretching_keeps_ends_and_gaps() -> None:
         and np.isnan(made).sum() <= 3
         and np.array_equal(stretched(piece, 6), piece, equal_nan=True)
     )
+
+
+def test_near_crops_keep_to_the_windows_that_are_learned_from(tmp_path: Path) -> None:
+    source = source_of(np.arange(4000.0), tmp_path, window=100)
+    among = np.array([k for k in range(40) if k % 7])  # 0, 7, 14, ... are held out
+    views = signal.recipe("tnc", 100, stats_of(1)).changed(reach=8.0)
+    items = np.random.default_rng(0).choice(among, 256).tolist()
+    two = signal.sample(Patient(source, among), items, ViewPlan(full=2), views, drawn(256))[1][:, 0]
+    windows = np.unique(two[~two.isnan()].numpy().astype(int) // 100)
+    assert set(windows) <= set(among.tolist())
+    first = np.floor(two[:, 0].numpy() / 100).astype(int)
+    assert (first != np.array(items)).mean() > 0.3, "they still leave their own window"
+    assert ((np.array(items) // 7) == first // 7).all(), "no held-out window lies between"
+
+
+@pytest.mark.parametrize(
+    ("stride", "held", "item", "span"),
+    [
+        (100, [], 5, (0, 1000)),
+        (100, [0, 9], 5, (100, 900)),
+        (100, [4, 6], 5, (500, 600)),
+        (50, [3], 5, (250, 1000)),  # overlapping: window 3 ends at step 250
+        (50, [4], 5, (250, 1000)),  # half of window 5 is also window 4's
+        (150, [1], 2, (250, 1000)),  # with a gap before it, which no window has
+    ],
+)
+def test_how_far_a_neighbour_may_lie(tmp_path: Path, stride: int, held: list[int], item: int, span: tuple) -> None:
+    source = source_of(np.arange(1000.0), tmp_path, window=100, stride=stride)
+    among = np.array([k for k in range(len(source)) if k not in held])
+    assert neighbourhood(Patient(source, among), item) == span and neighbourhood(source, item) == (0, 1000)

@@ -10,8 +10,8 @@ import pytest
 
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.jobs.checked import checked
-from selfsame.modalities.table.cells import Marks
 from selfsame.modalities.table.encode import bag, bucket, found_form
+from selfsame.modalities.table.marks import Marks
 from selfsame.modalities.table.measuring import measure
 from selfsame.modalities.table.reading import Reading
 from selfsame.modalities.table.source import open_source, reads
@@ -148,7 +148,7 @@ def test_a_header_only_and_one_row(tmp_path):
         open_source(str(table(tmp_path, "")))
     path = table(tmp_path, "a,b\n1,x\n")
     assert len(open_source(str(path))) == 1
-    with pytest.raises(UserError, match=r"no column is left as a feature \(a: always the same; b: always the same\)"):
+    with pytest.raises(UserError, match=r"t.csv has one row, and of one row it is not seen what varies"):
         opened(path)
 
 
@@ -271,7 +271,7 @@ def test_the_bound_of_groups_counts_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr("selfsame.modalities.table.source.HELD", 10 * 4 * stats.width * 2)
     source.fit(stats)
     assert source.window == 2
-    monkeypatch.setattr("selfsame.modalities.table.cells.GROUP", 10 * 4 * stats.width - 1)
+    monkeypatch.setattr("selfsame.modalities.table.groups.GROUP", 10 * 4 * stats.width - 1)
     with pytest.raises(UserError, match="groups of 10 rows"):
         source.fit(stats)
 
@@ -484,3 +484,41 @@ def test_the_real_tables(shared):
     source, stats, skipped = opened(shared / "data" / "ad_clicks" / "criteo_1k.txt", leave_out="c0")
     assert len(source) == 1000 and skipped == {} and len(stats.columns) == 39
     assert set(kinds(stats).values()) == {"number", "count", "category", "hash"}
+
+
+# Stray quotation marks, damaged groups
+
+
+def test_two_stray_quotes_that_swallow_rows_are_refused(tmp_path):
+    lines = ["a,b,c", *(f"{k},x{k % 3},{k * 7 % 5}" for k in range(60))]
+    for at in (10, 40):
+        first, word, last = lines[at].split(",")
+        lines[at] = f'{first},"{word},{last}'
+    with pytest.raises(UserError, match=r"in line 11 a quotation mark opens a cell that goes on over 3\d lines"):
+        opened(table(tmp_path, "\n".join(lines) + "\n"))
+    lines[40] = lines[40].replace('"', "")  # one alone is a plain sign
+    assert len(opened(table(tmp_path, "\n".join(lines) + "\n"))[0]) == 60
+
+
+def test_a_quoted_cell_over_many_lines_of_prose_stays_a_cell(tmp_path):
+    letter = "Dear all,\nthis is a letter\nof many lines, with\ncommas, here, and there\nand an end\n\nYours, me"
+    text = "a,b,c\n" + "".join(f'{k},"{letter} {k}",{k * 7 % 5}\n' for k in range(30))
+    assert len(opened(table(tmp_path, text))[0]) == 30
+
+
+def test_a_damaged_group_met_while_labels_are_read_is_told_in_one_line(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "t.parquet"
+    columns = {"a": np.arange(4000) % 97, "label": [f"class {k % 7} {k % 13}" for k in range(4000)]}
+    parquet.write_table(pa.table(columns), path, row_group_size=1000, compression="snappy")
+    chunk = parquet.ParquetFile(path).metadata.row_group(2).column(1)
+    data = bytearray(path.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(data)
+    source = open_source(str(path), "label", Reading(leave_out=("label",)))
+    with pytest.raises(
+        UserError, match=r"group 2 of its rows, column 'label', cannot be read: the file is dam"
+    ) as error:
+        _ = source.labels
+    assert "\n" not in str(error.value)

@@ -25,7 +25,7 @@ def test_lines_are_items_and_empty_ones_are_skipped_and_counted(lines):
 
 @pytest.mark.parametrize("block", [1, 2, 7, 64])
 def test_lines_are_found_whatever_the_blocks_in_which_they_are_looked_for(lines, monkeypatch, block):
-    from selfsame.modalities.text import source as module
+    from selfsame.modalities.text import lines as module
 
     content = b"a b\n\n  \nc d e\n\n\nf\n \n"
     wanted = [(i + 1, row) for i, row in enumerate(content.split(b"\n")) if row.strip()]
@@ -313,3 +313,19 @@ def test_rows_that_cannot_be_read_have_no_label(lines):
     assert csv.labels == ["a", NO_LABEL, "b"]
     rows = lines('{"text": "some words", "label": 1}\n{"text": \n', "a.jsonl")
     assert text.open_source(rows, labels="label").labels == ["1", NO_LABEL]
+
+
+def test_two_stray_quotes_that_swallow_rows_of_a_csv_are_refused(tmp_path):
+    lines = ["text,label,n", *(f"a sentence of several words {k},x{k % 3},{k}" for k in range(60))]
+    for at in (10, 40):
+        lines[at] = '"' + lines[at]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="in line 11 a quotation mark opens a cell that goes on over"):
+        text.open_source(str(tmp_path / "t.csv"))
+    lines[40] = lines[40][1:]  # never closed: up to the end of the file
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="in line 11 a quotation mark opens a cell that goes on over"):
+        text.open_source(str(tmp_path / "t.csv"))
+    lines[10] = '"one, two\nthree, four\nfive\nsix, seven\neight",a,1'
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    assert len(text.open_source(str(tmp_path / "t.csv"))) == 60

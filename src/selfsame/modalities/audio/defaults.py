@@ -3,7 +3,7 @@
 from selfsame.modalities.audio.reading import Stats
 from selfsame.modalities.audio.recipes import BLOCK, whole_blocks
 
-__all__ = ["default_encoder", "default_size", "size_told"]
+__all__ = ["default_encoder", "default_size", "network_names", "size_told"]
 
 SHORTEST, LONGEST, LARGE = 32, 96, 192  # frames of a view: BYOL-A's is 96, at 10 ms 0.95 s; twice that on a GPU
 
@@ -23,3 +23,12 @@ def size_told(size: int, stats: Stats) -> str:
 def default_encoder(size: int, large: bool) -> str:
     """A residual net on log-mel spectrograms; on a CPU one of half the depth and width, several times as fast."""
     return "resnet18" if large else "resnet10t@0.5"
+
+
+def network_names() -> list[str]:
+    """Those of timm, on spectrograms, and our own."""
+    import timm
+
+    from selfsame.modalities.audio.networks import OWN, WAVES
+
+    return [*timm.list_models(), *OWN, *(f"wave/{one}" for one in WAVES)]

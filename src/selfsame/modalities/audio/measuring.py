@@ -15,7 +15,7 @@ from jaxtyping import Float64
 
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.audio import front
-from selfsame.modalities.audio.reading import Stats
+from selfsame.modalities.audio.reading import NAMED, Stats
 from selfsame.modalities.audio.source import AudioSource, Header
 
 __all__ = ["measure"]
@@ -25,6 +25,7 @@ LOW, HIGH = 60.0, 0.975  # Hz, and the share of half the rate, that the bands sp
 HEARD = 10.0  # seconds of an item that are measured at most, from its middle
 QUIET = 2 / 32768  # largest absolute sample of an item without sound: a step or two of 16 bits
 FULL, CLIPPED = 32760, 1e-3  # stored value near full scale, and the share of such samples from which an item is clipped
+END = 64  # samples at the end of an item that are read, whether they are there
 CHUNK = 64  # items a thread takes at a time
 
 T = TypeVar("T")
@@ -47,7 +48,8 @@ def measure(source: AudioSource, seed: int = 0, most: int = 2000) -> tuple[Stats
     """Statistics of the recordings, and the unreadable ones {item: reason}.
 
     All headers are opened, or of more than `source.looks` items as many, drawn with `seed`; of `most` items up to
-    HEARD seconds are decoded: damage behind a header is found in these only.
+    HEARD seconds are decoded: damage behind a header is found in these only, at their end too, where a broken-off copy
+    is damaged.
     """
     looked = list(range(len(source))) if len(source) <= source.looks else source.drawn(seed, source.looks)
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
@@ -59,6 +61,7 @@ def measure(source: AudioSource, seed: int = 0, most: int = 2000) -> tuple[Stats
         try:
             chosen = set(source.drawn(seed, most))
             heard, damaged = attempt(pool, lambda i: listen(source, i, form), [i for i in headers if i in chosen])
+            cut_off = lost_of(source, pool, [i for i in headers if i not in damaged])
             lengths = {i: source.spanned(i, header)[1] / form.rate for i, header in headers.items() if i not in damaged}
         finally:
             source.stats = before
@@ -81,6 +84,8 @@ def measure(source: AudioSource, seed: int = 0, most: int = 2000) -> tuple[Stats
         items=len(source) - len(unreadable),
         seconds=tuple(spread),
         silent=silent,
+        cut_off=tuple(f"{name} ({lost:.0%} lost)" for name, lost in list(cut_off.items())[:NAMED]),
+        cut_off_count=len(cut_off),
         clipped=sum(one.full >= CLIPPED for one in heard.values()),
         level=float(np.sqrt(sum(one.square for one in sounding) / sum(one.samples for one in sounding))),
         mean=float(mel[0]),
@@ -90,6 +95,13 @@ def measure(source: AudioSource, seed: int = 0, most: int = 2000) -> tuple[Stats
         mfcc_mean=tuple(cepstra[0].tolist()),
         mfcc_std=tuple(cepstra[1].tolist()),
     ), unreadable
+
+
+def lost_of(source: AudioSource, pool: ThreadPoolExecutor, items: list[int]) -> dict[str, float]:
+    """The files of which less is there than their headers announce, and the share that is lost."""
+    first = {source.place_of(i): i for i in reversed(items)}  # of several windows of a file one asks
+    found, _ = attempt(pool, source.announced, sorted(first.values()))
+    return {source.file_of(i): says.lost for i, says in found.items() if says is not None and says.lost}
 
 
 def form_of(source: AudioSource, headers: dict[int, Header]) -> Stats:
@@ -131,10 +143,10 @@ def listen(source: AudioSource, i: int, form: Stats) -> Heard:
     """Measure the middle of an item, or all of a short one. Raises UnreadableItem."""
     longest = round(HEARD * form.rate)
 
-    def middle(length: int) -> list[tuple[int, int]]:
-        return [(max(0, (length - longest) // 2), min(length, longest))]
+    def places(length: int) -> list[tuple[int, int]]:
+        return [(max(0, (length - longest) // 2), min(length, longest)), (max(0, length - END), min(length, END))]
 
-    (stored,) = source.cut(i, middle, whole=0)
+    stored, _ = source.cut(i, places, whole=0)
     wave = front.scaled(torch.from_numpy(stored))[None]
     # Summed by numpy: torch's sums depend on its number of threads, and a run goes on only with the same statistics.
     mels, powers = front.log_mel(wave, form), front.log_power(wave, form)

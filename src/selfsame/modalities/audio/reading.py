@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 
 from selfsame.records import Record
 
-__all__ = ["SUFFIXES", "Reading", "Stats"]
+__all__ = ["NAMED", "SUFFIXES", "Reading", "Stats"]
+
+NAMED = 5  # files that are named at most
 
 SUFFIXES = (
     ".wav",
@@ -65,6 +67,10 @@ class Stats(Record):
     """length of an item: shortest, median, that of nine in ten at most, longest"""
     silent: int = 0
     """items without sound, as far as they were looked at"""
+    cut_off: tuple[str, ...] = ()
+    """WAVs with fewer samples than their headers announce: the first `NAMED` of them, with the share that is lost"""
+    cut_off_count: int = 0
+    """how many they are, as far as they were looked at; they are read as far as they go"""
     clipped: int = 0
     """items of which a thousandth of the samples or more is at full scale, as far as they were looked at"""
     mels: int
@@ -100,4 +106,18 @@ class Stats(Record):
         kind = "mono" if self.channels == 1 else f"up to {self.channels} channels, made one"
         spread = f"of {shortest:.2f} to {longest:.2f} s (median {median:.2f} s)"
         found = f"{self.items:,} recordings {spread}, {self.rate / 1000:g} kHz, {kind}"
+        if self.cut_off_count:
+            odd.append(f"{self.cut_off_count:,} cut off before the end that the header says")
         return f"{found}; {', '.join(odd)}" if odd else found
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a person should know before the run begins."""
+        if not self.cut_off_count:
+            return []
+        more = f" and {self.cut_off_count - len(self.cut_off)} more" if self.cut_off_count > len(self.cut_off) else ""
+        one = self.cut_off_count == 1
+        return [
+            f"{self.cut_off_count:,} recording{' ends' if one else 's end'} before the length that the header says, "
+            f"as a copy that was broken off: {', '.join(self.cut_off)}{more}. What is there is read."
+        ]

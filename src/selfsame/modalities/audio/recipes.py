@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from selfsame.errors import unknown
 from selfsame.modalities.audio.reading import Stats
-from selfsame.records import Record, ViewPlan
+from selfsame.records import Probability, Record, Shares, ViewPlan, ordered
 
 __all__ = ["View", "Views", "recipe", "recipes"]
 
@@ -19,21 +19,12 @@ BLOCK = 16  # frames: views are whole multiples of it, so that the patches of tr
 LONGEST = 8  # plain views are at most so many times as long as full ones
 
 
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError(f"the range {ends[0]:g} to {ends[1]:g} is empty: give the smaller number first")
-    return ends
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
 Decibels = Annotated[float, Field(ge=-120, le=120)]
-Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 Speeds = Annotated[tuple[Annotated[float, Field(ge=0.25, le=4)], Annotated[float, Field(ge=0.25, le=4)]],
-                   AfterValidator(_ordered)]  # fmt: skip
-Range = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_ordered)]
-Positive = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_ordered)]
-Levels = Annotated[tuple[Decibels, Decibels], AfterValidator(_ordered)]
+                   AfterValidator(ordered)]  # fmt: skip
+Range = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(ordered)]
+Positive = Annotated[tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(ordered)]
+Levels = Annotated[tuple[Decibels, Decibels], AfterValidator(ordered)]
 
 
 class View(Record):

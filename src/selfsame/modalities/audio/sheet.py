@@ -18,6 +18,7 @@ from selfsame.modalities.audio import front
 from selfsame.modalities.audio.raw import middle
 from selfsame.modalities.audio.reading import Stats
 from selfsame.modalities.audio.source import AudioSource, ratio, resampled
+from selfsame.storage.captions import shortened
 
 __all__ = ["contact_sheet", "fragment", "picture"]
 
@@ -127,10 +128,3 @@ def contact_sheet(
             draw.text((left + CELL - font.getlength(length), top + HEIGHT + 3), length, fill=FAINT, font=font)
         draw.text((lefts[0], top + HEIGHT + 3), shortened(name, CELL - 48, font), fill=INK, font=font)
     return page
-
-
-def shortened(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """The text, or "…" and as much of its end as `width` pixels hold."""
-    if font.getlength(text) <= width:
-        return text
-    return next(cut for k in range(1, len(text) + 1) if font.getlength(cut := "…" + text[k:]) <= width)

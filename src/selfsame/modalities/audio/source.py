@@ -21,9 +21,10 @@ import numpy as np
 from jaxtyping import Float32, Int16, Int64
 
 from selfsame.errors import UnreadableItem, UserError, missing
+from selfsame.modalities.audio.announced import Announced, announced
 from selfsame.modalities.audio.reading import Reading
 from selfsame.storage.disk import Disk, disk_of, joined
-from selfsame.storage.folders import listed
+from selfsame.storage.folders import listed, suffix_of
 
 if TYPE_CHECKING:
     from selfsame.modalities.audio.reading import Stats
@@ -37,6 +38,7 @@ AT_ONCE = 1 << 20  # samples of a piece where a long recording is read whole
 KEPT = 256 << 20  # bytes of decoded recordings that a process keeps
 LOUDEST = 8.0  # float samples above this are on another scale; up to it they are clipped, as recordings too hot are
 ZEROS = 10  # of the sinc, to either side, at the lower of the two rates: scipy's choice
+RATELESS = "its header says 0 samples a second: write the rate that it was recorded at"
 BETA = 5.0  # of its Kaiser window: scipy's choice
 
 
@@ -144,6 +146,14 @@ class AudioSource:
         with self.opened(i) as sound:
             return header_of(sound)
 
+    def announced(self, i: int) -> Announced | None:
+        """What the header of a WAV on this machine says, beside what libsndfile makes of it; None of others."""
+        place = self.place_of(i)
+        if self.disk.remote or suffix_of(place) != ".wav":
+            return None
+        with readable(), Path(place).open("rb") as file:
+            return announced(file)
+
     def read(self, i: int) -> Int16[np.ndarray, "t"]:
         """The whole item, of one channel, at the rate of `fit`, else at its own. Raises UnreadableItem."""
 
@@ -243,9 +253,13 @@ class AudioSource:
     def rate_for(self, header: Header) -> int:
         return self.stats.rate if self.stats is not None else header.rate
 
-    def place_of(self, i: int) -> str:
+    def file_of(self, i: int) -> str:
+        """The name of the file that item i is, or is a window of."""
         i = range(len(self))[i]
-        return joined(self.root, self.files[i if self.windows is None else int(self.windows[0][i])])
+        return self.files[i if self.windows is None else int(self.windows[0][i])]
+
+    def place_of(self, i: int) -> str:
+        return joined(self.root, self.file_of(i))
 
     @contextlib.contextmanager
     def opened(self, i: int) -> Iterator[Any]:
@@ -258,7 +272,13 @@ class AudioSource:
             else:
                 if not os.stat(place).st_size:  # noqa: PTH116 - places are texts
                     raise UnreadableItem("it is empty: 0 bytes")
-                yield stack.enter_context(sf.SoundFile(place))
+                try:
+                    sound = sf.SoundFile(place)
+                except sf.LibsndfileError:
+                    if (says := self.announced(i)) is not None and not says.rate:
+                        raise UnreadableItem(RATELESS) from None
+                    raise
+                yield stack.enter_context(sound)
 
     # Windows -----------------------------------------------------------------------------------------------------
 
@@ -323,7 +343,7 @@ def readable() -> Iterator[None]:
 def header_of(sound: Any) -> Header:
     header = Header(int(sound.frames), int(sound.samplerate), int(sound.channels))
     if header.rate <= 0:
-        raise UnreadableItem(f"its rate is {header.rate} Hz")
+        raise UnreadableItem(RATELESS)
     if header.frames <= 0:
         raise UnreadableItem("it holds no samples")
     return header

@@ -17,6 +17,7 @@ _PLACES = {
     "default_size": "defaults",
     "size_told": "defaults",
     "default_encoder": "defaults",
+    "network_names": "defaults",
     "make_encoder": "encoder",
     "own_encoder": "encoder",
     "build_encoder": "encoder",

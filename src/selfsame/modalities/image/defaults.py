@@ -26,3 +26,12 @@ def default_encoder(size: int, large: bool) -> str:
     if large:
         return "resnet50" if size > SMALL else "resnet18"
     return "resnet10t@0.5" if size > SMALL else "resnet18@0.5"
+
+
+def network_names() -> list[str]:
+    """Those of timm and torchvision."""
+    import timm
+    import torchvision
+
+    models = torchvision.models.list_models(module=torchvision.models)
+    return [*timm.list_models(), *models, *(f"torchvision/{model}" for model in models)]

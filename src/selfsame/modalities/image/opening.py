@@ -14,6 +14,7 @@ from selfsame.modalities.image.files import IMAGE_FILES
 from selfsame.modalities.image.shards import PACKED, SHARDS, open_shards, source_of_shards
 from selfsame.modalities.image.source import ArraySource, FileSource, ImageSource, ZipSource
 from selfsame.records import Record
+from selfsame.storage.arrays import misfit
 from selfsame.storage.disk import Disk, disk_of, joined
 from selfsame.storage.folders import listed, opened_zip, suffix_of
 from selfsame.storage.opening import (
@@ -165,7 +166,12 @@ def open_array(path: str, key: str | None) -> ArraySource:
     key = npz_key(path, key, IMAGES)
     source = ArraySource(path, key)
     beside = {"x": "y", "images": "labels"}.get(key, f"y_{key[2:]}" if key.startswith("x_") else None)
-    if beside in npz_keys(path):
+    if beside is not None and beside in npz_keys(path):
         labels = label_strings(path, beside)
-        source.labels = labels if labels is not None and len(labels) == len(source) else None
+        error = misfit(path, key, beside, len(labels or ()), len(source))
+
+        def refused() -> list[str]:  # when they are asked for: nothing in training does
+            raise error
+
+        source.known_labels = labels if labels is not None and len(labels) == len(source) else refused
     return source

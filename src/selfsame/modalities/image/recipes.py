@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from selfsame.errors import UserError, unknown
 from selfsame.modalities.image.stats import Stats
-from selfsame.records import Record, ViewPlan
+from selfsame.records import Probability, Record, Shares, ViewPlan, ordered
 
 __all__ = ["SMALL", "View", "Views", "recipe", "recipes"]
 
@@ -19,19 +19,10 @@ SMALL = 64  # pixels: up to this side "auto" is "small", and a plain view is the
 MOST = 4096  # pixels of a side
 
 
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError(f"the range {ends[0]:g} to {ends[1]:g} is empty: give the smaller number first")
-    return ends
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
 Degrees = Annotated[float, Field(ge=-180, le=180)]
 Pixels = Annotated[int, Field(ge=1, le=15)]
-Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
-Range = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+Range = Annotated[tuple[Positive, Positive], AfterValidator(ordered)]
 
 
 class View(Record):
@@ -47,7 +38,7 @@ class View(Record):
     """probability of turning it upside down"""
     rotate: Probability = 0.0
     """probability of a rotation"""
-    degrees: Annotated[tuple[Degrees, Degrees], AfterValidator(_ordered)] = (-15.0, 15.0)
+    degrees: Annotated[tuple[Degrees, Degrees], AfterValidator(ordered)] = (-15.0, 15.0)
     """angle of the rotation, counter-clockwise"""
     jitter: Probability = 0.8
     """probability of the four colour changes that follow, in random order"""
@@ -67,7 +58,7 @@ class View(Record):
     """its standard deviation in pixels of the view"""
     box_blur: Probability = 0.0
     """probability of a mean filter"""
-    box_radius: Annotated[tuple[Pixels, Pixels], AfterValidator(_ordered)] = (1, 2)
+    box_radius: Annotated[tuple[Pixels, Pixels], AfterValidator(ordered)] = (1, 2)
     """its radius r in pixels of the view; it is 2 r + 1 wide"""
     sharpen: Probability = 0.0
     """probability of an unsharp mask"""

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from selfsame.modalities.image.source import ImageSource
+from selfsame.storage.captions import shortened
 
 __all__ = ["contact_sheet", "fragment", "picture"]
 
@@ -117,10 +118,3 @@ def stretched(values: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w c"]:
 def as_picture(values: Float[np.ndarray, "h w c"]) -> Image.Image:
     pixels = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
-
-
-def shortened(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """The text, or "…" and as much of its end as `width` pixels hold."""
-    if font.getlength(text) <= width:
-        return text
-    return next(cut for k in range(1, len(text) + 1) if font.getlength(cut := "…" + text[k:]) <= width)

@@ -15,6 +15,7 @@ _PLACES = {
     "make_views": "views",
     "sample": "views",
     "default_encoder": "defaults",
+    "network_names": "defaults",
     "default_size": "defaults",
     "fragment": "defaults",
     "raw_name": "defaults",

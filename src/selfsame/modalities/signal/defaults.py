@@ -12,7 +12,7 @@ from selfsame.modalities.signal.source import SignalSource
 from selfsame.modalities.signal.stats import Stats
 from selfsame.modalities.signal.views import stretched
 
-__all__ = ["default_encoder", "default_size", "fragment", "raw_name", "raw_vectors", "size_told"]
+__all__ = ["default_encoder", "default_size", "fragment", "network_names", "raw_name", "raw_vectors", "size_told"]
 
 MOST, MOST_LARGE = 512, 2048  # steps of a view, at most, on a processor and on a GPU
 RAW = 4096  # numbers of a raw vector, at most
@@ -66,3 +66,9 @@ def raw_vectors(parts: Sequence[tuple[SignalSource, Sequence[int]]], stats: Stat
         else torch.zeros(0, stats.channels * length)
         for source, items in parts
     ]
+
+
+def network_names() -> list[str]:
+    from selfsame.modalities.signal.networks import NAMES
+
+    return list(NAMES)

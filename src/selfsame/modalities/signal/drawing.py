@@ -8,6 +8,8 @@ from jaxtyping import Float32
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from selfsame.storage.captions import shortened
+
 __all__ = ["contact_sheet", "picture", "plotted"]
 
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#bf3989", "#0a7ea4", "#6e4b2a")
@@ -107,10 +109,3 @@ def contact_sheet(
             caption = f"{one.shape[1]} steps" if k else shortened(name, CELL[0], font)
             draw.text((left, top + CELL[1] + 3), caption, fill=FAINT if k else INK, font=font)
     return page
-
-
-def shortened(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """The text, or "…" and as much of its end as `width` pixels hold."""
-    if font.getlength(text) <= width:
-        return text
-    return next(cut for k in range(1, len(text) + 1) if font.getlength(cut := "…" + text[k:]) <= width)

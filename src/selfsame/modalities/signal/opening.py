@@ -15,8 +15,17 @@ from selfsame.modalities.signal import tables, ts
 from selfsame.modalities.signal.reading import Reading
 from selfsame.modalities.signal.records import ArrayRecords, JoinedRecords, Listed, ListedRecords
 from selfsame.modalities.signal.source import SignalSource
-from selfsame.modalities.signal.tables import Opened
-from selfsame.storage.arrays import described, label_strings, labels_beside, load_array, npz_key, npz_keys, split_key
+from selfsame.modalities.signal.tables import Codes, Opened
+from selfsame.storage.arrays import (
+    described,
+    label_strings,
+    labels_beside,
+    load_array,
+    misfit,
+    npz_key,
+    npz_keys,
+    split_key,
+)
 from selfsame.storage.folders import depth_of, folder_labels, listed, matching, nowhere, split_glob, suffix_of, walk
 from selfsame.storage.tables import Finder, paths_and_labels, some
 
@@ -173,7 +182,13 @@ def open_array(file: str, key: str | None, reading: Reading, whole: bool) -> Ope
     beside = labels_beside(file, key)
     if beside is not None:
         found = label_strings(file, beside)
-        opened.labels = found if found is not None and len(found) == len(opened.names) else None
+        if found is not None and len(found) == len(opened.names):
+            opened.labels = found
+        elif found is not None and len(found) == int(records.lengths.sum()):
+            codes = Codes.of(found)
+            opened.step_labels, opened.classes = codes.numbers, codes.texts
+        else:
+            opened.refused = misfit(file, key, beside, len(found or ()), len(opened.names))
     return opened
 
 
@@ -248,7 +263,7 @@ def open_files(
     named = [
         name if one == "0" else f"{name}/{one}" for part, name in zip(parts, names, strict=True) for one in part.names
     ]
-    opened = Opened(joined, named, first.channels, first.rate)
+    opened = Opened(joined, named, first.channels, first.rate, roles=first.roles)
     if all(part.step_labels is not None for part in parts):
         number: dict[str, int] = {}
         codes = [

@@ -7,28 +7,19 @@ Raises UserError on an unknown recipe.
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from selfsame.errors import unknown
 from selfsame.modalities.signal.stats import Stats
-from selfsame.records import Record, ViewPlan
+from selfsame.records import Probability, Record, Shares, ViewPlan
 
 __all__ = ["LEAST", "View", "Views", "recipe", "recipes"]
 
 LEAST = 8  # steps of a view: shorter series end in missing values
 
 
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError(f"the range {ends[0]:g} to {ends[1]:g} is empty: give the smaller number first")
-    return ends
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]
 Strength = Annotated[float, Field(ge=0)]
-Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 
 
 class View(Record):
@@ -175,8 +166,8 @@ def tnc(size: int) -> Views:
 
     Its neighbourhood is a Gaussian about the window; its width comes from a test of stationarity (else 3 windows),
     here `reach` is 1 window. Other series of the batch are what is not near, as the method takes them. Windows cut by
-    --reading.window move within their record, others are a quarter to a half of their series. Deviation: where windows
-    of a record are held out, the second view of one nearby may have values of theirs, without their labels.
+    --reading.window move within their record, up to the next window that is held out; others are a quarter to a half of
+    their series.
     """
     return made(size, View(crop=(0.25, 0.5))).changed(pairs="near", stay=False)
 

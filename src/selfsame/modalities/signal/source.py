@@ -13,6 +13,7 @@ from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.signal.reading import Reading
 from selfsame.modalities.signal.stats import Stats
 from selfsame.modalities.signal.tables import Opened
+from selfsame.storage.tables import first_names
 
 __all__ = ["SignalSource"]
 
@@ -133,6 +134,14 @@ class SignalSource:
             )
 
     @property
+    def roles(self) -> list[tuple[str, str, str]]:
+        """What became of the columns of a table, or the names that an array gives its channels."""
+        if self.opened is not None and self.opened.roles:
+            return self.opened.roles
+        names = self.names_of_channels
+        return [("channels", first_names(names), f"{len(names):,} by name")] if names else []
+
+    @property
     def array(self) -> Float32[np.ndarray, "n c t"] | None:
         """All items as one array, where each is a record and they lie in memory; shorter ones end in NaN."""
         if self.reading.window or self.order is not None:
@@ -155,9 +164,11 @@ class SignalSource:
 
     @property
     def labels(self) -> list[str] | None:
-        """One label an item: of its record, or of most of its steps."""
+        """One label an item: of its record, or of most of its steps. Raises UserError where what there is fits none."""
         if self.known_labels is None and self.opened is not None:
             opened = self.opened
+            if opened.refused is not None:
+                raise opened.refused
             if opened.step_labels is not None:
                 self.known_labels = self.labels_of_steps(opened.step_labels, opened.classes)
             elif opened.labels is not None:

@@ -48,6 +48,15 @@ class Stats(Record):
         return self.shortest == self.longest
 
     @property
+    def cautions(self) -> list[str]:
+        """What a person should know before the run begins."""
+        silent = {*self.constant, *self.empty}
+        if len(silent) < self.channels:
+            return []
+        every = "its channel is" if self.channels == 1 else f"all {self.channels} channels are"
+        return [f"{every} constant over all items, so there is nothing to tell them apart. Are these the right data?"]
+
+    @property
     def summary(self) -> str:
         """One line for a plan."""
         lengths = f"{self.longest:,} steps" if self.uniform else f"{self.shortest:,} to {self.longest:,} steps"

@@ -6,7 +6,7 @@ series may lie apart. Raises UserError where the columns do not say what is what
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,8 @@ from jaxtyping import Float64, Int64
 from selfsame.errors import UserError, missing, unknown
 from selfsame.modalities.signal.reading import Reading
 from selfsame.modalities.signal.records import FINE, Listed, ListedRecords, Records, TableRecords, floats, too_fine
-from selfsame.storage.tables import some, table
+from selfsame.storage.shards import undamaged
+from selfsame.storage.tables import first_names, some, table
 
 __all__ = ["Opened", "header_of", "looks_like", "open_csv", "open_parquet"]
 
@@ -29,6 +30,8 @@ MISSING = {"", "nan", "na", "n/a", "null", "none", "?"}
 EVEN = 0.2  # of a step: as far as a time may lie from where even steps would put it; stamps are rounded
 ROWS = 2**16  # of a CSV, taken at a time
 FIRST = 100  # rows by which a table is told to be one of series
+RUN = 30  # rows of one label, at least, from which it is seen whether columns go on smoothly
+SMOOTH = 0.1  # von Neumann's ratio below which a column does: a correlation of 0.9 from a row to the next
 COUNTED = 1000  # rows of a CSV that are counted at most, where no more is asked than which modality reads it
 
 
@@ -44,9 +47,13 @@ class Opened:
     rate: float = 0.0
     labels: list[str] | None = None
     """of the records"""
+    refused: UserError | None = None
+    """why what lies where labels would is none; raised when labels are asked for"""
     step_labels: "Int64[np.ndarray, 'n'] | None" = None
     """of the steps of all records, one after the other, as numbers of `classes`"""
     classes: Sequence[str] = ()
+    roles: list[tuple[str, str, str]] = field(default_factory=list)
+    """what became of the columns of a table: (what they are, names, a remark)"""
 
 
 @dataclass
@@ -57,6 +64,22 @@ class Roles:
     id: str | None
     time: str | None
     label: str | None
+    unused: list[str]
+    """the others, but for those that the user leaves out"""
+
+    def told(self, reading: Reading) -> list[tuple[str, str, str]]:
+        """For the plan: (what columns are, their names shortened, a remark)."""
+        count = len(self.channels)
+        found = [("channels", first_names(self.channels), f"{count:,} column{'s' if count > 1 else ''} of numbers")]
+        if self.id:
+            found.append(("series column", self.id, "rows of one value are one series"))
+        if self.time:
+            found.append(("time column", self.time, "orders the steps and says how many come in a second"))
+        if self.label:
+            found.append(("label column", self.label, "no channel, never trained on"))
+        if left := [*reading.leave_out, *self.unused]:
+            found.append(("left out", first_names(left), "given" if reading.leave_out else "no channels"))
+        return found
 
     @property
     def wanted(self) -> list[str]:
@@ -86,11 +109,14 @@ def roles_of(path: str, header: Sequence[str], reading: Reading, label: str | No
         raise UserError(f"{path}: {', '.join(both)} is named as a channel and as something else. Say which it is.")
     if not channels:
         raise UserError(f"{path}: no column is left for a channel. Its columns: {', '.join(header)}.")
-    return Roles(channels, series, time, label)
+    unused = [name for name in header if name not in {*channels, *others}]
+    return Roles(channels, series, time, label, unused)
 
 
 def one_record(path: str, roles: Roles, reading: Reading, rows: int) -> None:
     """Refuse a table of which it is not known whether it is one record or many."""
+    if rows == 1 and roles.id is None:
+        raise UserError(f"{path}: one row, and so a series of one step. Write a step a row, a channel a column.")
     if roles.id is None and not reading.window:
         raise UserError(
             f"{path}: its {rows:,} rows are one long record, or many series? Give --reading.window STEPS to cut one "
@@ -132,7 +158,8 @@ def open_csv(path: str, reading: Reading, label: str | None = None, whole: bool 
 
     listed = laid([columns[name] for name in roles.channels], grouping)
     records = ListedRecords(partial(csv_listed, path, roles, grouping), listed)
-    return labelled(path, Opened(records, grouping.names, tuple(roles.channels), rate), columns, roles, grouping)
+    opened = Opened(records, grouping.names, tuple(roles.channels), rate, roles=roles.told(reading))
+    return labelled(path, opened, columns, roles, grouping)
 
 
 def csv_listed(path: str, roles: Roles, grouping: "Grouping") -> Listed:
@@ -236,7 +263,7 @@ def open_parquet(path: str, reading: Reading, label: str | None = None, whole: b
         raise UserError(f"{path}: no rows.")
     if not whole:
         one_record(path, roles, reading, rows)
-    columns: dict[str, Any] = {name: parquet_codes(file, name) for name in (roles.id, roles.label) if name}
+    columns: dict[str, Any] = {name: parquet_codes(path, file, name) for name in (roles.id, roles.label) if name}
     times = parquet_times(path, file, roles.time) if roles.time else None
     grouping = grouped(path, columns.get(roles.id or ""), times, rows)
     rate = rate_of(path, roles, times, grouping)
@@ -246,15 +273,17 @@ def open_parquet(path: str, reading: Reading, label: str | None = None, whole: b
         records = TableRecords(path, roles.channels, grouping.lengths.tolist(), groups)
     else:
         records = ListedRecords(partial(parquet_listed, path, roles, grouping))
-    return labelled(path, Opened(records, grouping.names, tuple(roles.channels), rate), columns, roles, grouping)
+    opened = Opened(records, grouping.names, tuple(roles.channels), rate, roles=roles.told(reading))
+    return labelled(path, opened, columns, roles, grouping)
 
 
-def parquet_codes(file: Any, name: str) -> "Codes":
+def parquet_codes(path: str, file: Any, name: str) -> "Codes":
     """A column of any type, a row group at a time."""
     number: dict[str, int] = {}
     parts = [np.zeros(0, np.int64)]
     for group in range(file.num_row_groups):
-        column = file.read_row_group(group, columns=[name])[name].combine_chunks().dictionary_encode()
+        with undamaged(path, f"group {group} of its rows, column {name!r},"):
+            column = file.read_row_group(group, columns=[name])[name].combine_chunks().dictionary_encode()
         known = ["" if value is None else str(value) for value in column.dictionary.to_pylist()]
         codes = np.array([number.setdefault(value, len(number)) for value in known] + [-1], np.int64)
         at = column.indices.fill_null(len(known)).to_numpy(zero_copy_only=False)
@@ -270,7 +299,8 @@ def parquet_times(path: str, file: Any, name: str) -> Float64[np.ndarray, "n"]:
 
     parts = []
     for group in range(file.num_row_groups):
-        column = file.read_row_group(group, columns=[name])[name].combine_chunks()
+        with undamaged(path, f"group {group} of its rows, column {name!r},"):
+            column = file.read_row_group(group, columns=[name])[name].combine_chunks()
         dates = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
         if column.null_count or not (dates or pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             found = times_of(path, name, column.to_pylist())
@@ -286,7 +316,8 @@ def parquet_times(path: str, file: Any, name: str) -> Float64[np.ndarray, "n"]:
 
 
 def parquet_listed(path: str, roles: Roles, grouping: "Grouping") -> Listed:
-    known = parquet(path).read(columns=roles.channels)
+    with undamaged(path, "a group of its rows"):
+        known = parquet(path).read(columns=roles.channels)
     return laid([floats(known[name]) for name in roles.channels], grouping)
 
 
@@ -425,8 +456,9 @@ def labelled(path: str, opened: Opened, columns: dict[str, Any], roles: Roles, g
 def looks_like(path: Path) -> int:
     """How many rows are steps of series: numbers, with a time that rises or an id that repeats in the first ones.
 
-    0 where they are not: tables whose rows are items of their own have neither. Columns of text other than a label
-    speak against it. Of a CSV no more than `COUNTED` rows are counted.
+    Where there is neither, most columns must go on smoothly from row to row. 0 where they do not: rows of other
+    tables are items of their own. Columns of text other than a label speak against it. Of a CSV at most `COUNTED`
+    rows are counted.
     """
     if path.suffix.lower() == ".parquet":
         file = parquet(str(path))
@@ -454,11 +486,36 @@ def are_steps(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     ids = next((columns[name] for name in names if name in IDS), None)
     if ids is not None:
         return len(set(ids)) < len(ids)
-    try:
-        times = [moment(cell) for name in names if name in TIMES for cell in columns[name]]
-    except ValueError:
+    if any(name in TIMES for name in names):
+        try:
+            times = [moment(cell) for name in names if name in TIMES for cell in columns[name]]
+        except ValueError:
+            return False
+        return len(times) == len(rows) and bool((np.diff(times) > 0).all())
+    label = next((columns[name] for name in names if name in LABELS), [""] * len(rows))
+    return flows([columns[name] for name in channels], label)
+
+
+def flows(channels: Sequence[Sequence[str]], label: Sequence[str]) -> bool:
+    """Whether most columns go on from row to row, within the rows of one label: then these may be steps.
+
+    By von Neumann's ratio (1941), the mean square of the differences over twice the variance: 1 of rows in any order,
+    near 0 of a smooth series. Columns that only rise or fall, as numbers of rows do, say nothing.
+    """
+    changes = [k for k in range(1, len(label)) if label[k] != label[k - 1]]
+    runs = [range(low, high) for low, high in zip([0, *changes], [*changes, len(label)], strict=True)]
+    longest = max(runs, key=len)
+    if len(longest) < RUN:
         return False
-    return len(times) == len(rows) and bool((np.diff(times) > 0).all())
+    ratios = []
+    for channel in channels:
+        cells = [channel[k] for k in longest]
+        values = np.array([float(cell) if is_number(cell) else np.nan for cell in cells])
+        values = values[np.isfinite(values)]
+        steps = np.diff(values)
+        if len(values) >= RUN and (steps > 0).any() and (steps < 0).any():
+            ratios.append(float((steps**2).mean() / (2 * values.var())))
+    return bool(ratios) and float(np.median(ratios)) < SMOOTH
 
 
 def number_or_nothing(cell: str) -> bool:

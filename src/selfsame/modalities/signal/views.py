@@ -4,6 +4,7 @@ Raises UnreadableItem where an item cannot be read.
 """
 
 import functools
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ def sample(
         source: a SignalSource, or what stands for one. Where it has `attempt(i, read)`, items are read through it.
         items: their numbers, one for each row of `draws`.
         draws: each random view takes one `uniform(4)`: length, place, and two more; near ones a `normal(1)` beside.
+
+    Near views keep to the items of `source.among`, where there are such: to nothing that is held out.
 
     A tensor a view in the order full, part, plain. A crop or an item that is shorter than the view ends in NaN. The
     plain view of a longer item is its middle. Raises UnreadableItem.
@@ -91,7 +94,7 @@ def runs_of(
         elif views.pairs == "near" and k:
             run = found[0][1] - found[0][0]
             start = round(found[0][0] + away[k] * views.reach * run)
-            start = min(max(start, 0), values.whole - run)
+            start = min(max(start, values.near[0]), values.near[1] - run)
         else:
             start = frame + int(place * (length - run + 1))
         low, high = start, start + run
@@ -110,7 +113,11 @@ class Stretch:
         self.record, self.start, stop = source.place(item)
         self.values = source.read(item)
         self.length = stop - self.start
-        self.whole = int(source.records.lengths[self.record])
+        self.item = item
+
+    @functools.cached_property
+    def near(self) -> tuple[int, int]:
+        return neighbourhood(self.source, self.item)
 
     def __getitem__(self, ends: tuple[int, int]) -> np.ndarray:
         """[c t] of these steps of the record; of the item itself where there is nothing to be read."""
@@ -123,6 +130,32 @@ class Stretch:
             except UnreadableItem:
                 piece = self.values[:, : stop - start]
         return self.values[:, : stop - start] if np.isnan(piece).all() else piece
+
+
+def neighbourhood(source: Any, item: int) -> tuple[int, int]:
+    """First step and step after the last about an item, in its record, of no item but those of `source.among`.
+
+    All of the record where a source does not say among which items it is read. Of overlapping windows, what the item
+    shares with a held-out one stays its own.
+    """
+    record, start, stop = source.place(item)
+    low, high = 0, int(source.records.lengths[record])
+    among = getattr(source, "among", None)
+    if among is None:
+        return low, high
+    at = int(np.searchsorted(among, item))
+    if at == len(among) or among[at] != item:
+        return start, stop
+    begin, end = int(source.firsts[record]), int(source.firsts[record] + source.counts[record])
+    # Of items that follow each other the number less the place among the items is one; it never falls.
+    places = range(len(among))
+    first = item - (at - bisect_left(places, item - at, key=lambda k: int(among[k]) - k))
+    last = item + (bisect_right(places, item - at, key=lambda k: int(among[k]) - k) - 1 - at)
+    if first > begin:
+        low = min(start, source.place(first - 1)[2])
+    if last < end - 1:
+        high = max(stop, source.place(last + 1)[1])
+    return low, high
 
 
 def stretched(piece: np.ndarray, length: int) -> np.ndarray:

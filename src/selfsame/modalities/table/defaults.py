@@ -2,7 +2,7 @@
 
 from selfsame.modalities.table.stats import Stats
 
-__all__ = ["default_encoder", "default_size", "size_told"]
+__all__ = ["default_encoder", "default_size", "network_names", "size_told"]
 
 LONGEST = {False: 64, True: 256}  # events of a view at most, on a CPU and on a GPU; a choice
 SHORTEST = 4
@@ -23,3 +23,9 @@ def size_told(size: int, stats: Stats) -> str:
 def default_encoder(size: int, large: bool) -> str:
     """A residual MLP, which trains fastest; on a GPU twice as wide."""
     return "mlp@2" if large else "mlp"
+
+
+def network_names() -> list[str]:
+    from selfsame.modalities.table.encoder import MLPS, TRANSFORMERS
+
+    return [*MLPS, *TRANSFORMERS]

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from selfsame.errors import UserError, unknown
-from selfsame.modalities.table.cells import CsvCells, Raw
+from selfsame.modalities.table.cells import Raw
 from selfsame.modalities.table.encode import as_dates, as_numbers, as_words, bag, bucket, found_form
+from selfsame.modalities.table.lines import CsvCells
 from selfsame.modalities.table.reading import Kind, Reading, wishes
 from selfsame.modalities.table.stats import LEVELS, NUMERIC, Column, Stats
 
@@ -68,6 +69,8 @@ def measure(source: "TableSource", seed: int = 0) -> tuple[Stats, dict[int, str]
                 columns.append(found)
             else:
                 left[name] = found
+    if not columns and len(good) == 1:
+        raise UserError(f"{source.path} has one row, and of one row it is not seen what varies. Give at least 4.")
     if not columns:
         shown = "; ".join(f"{name}: {why}" for name, why in list(left.items())[:5])
         raise UserError(f"{source.path}: no column is left as a feature ({shown}). Name kinds with --reading.types.")

@@ -16,22 +16,11 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from selfsame.errors import UnreadableItem, UserError, unknown
-from selfsame.modalities.table.cells import (
-    CSV,
-    PARQUET,
-    Cells,
-    CsvCells,
-    ParquetCells,
-    cells_of,
-    clean,
-    has_header,
-    head_of,
-    is_number,
-    parsed,
-    paths_of,
-    separator_of,
-)
+from selfsame.modalities.table.cells import Cells, clean
 from selfsame.modalities.table.encode import as_dates, as_numbers, as_words, encoded, found_form
+from selfsame.modalities.table.finding import CSV, PARQUET, cells_of, paths_of
+from selfsame.modalities.table.groups import ParquetCells
+from selfsame.modalities.table.lines import CsvCells, has_header, head_of, is_number, parsed, separator_of
 from selfsame.modalities.table.reading import Reading
 from selfsame.modalities.table.stats import Stats
 from selfsame.storage.disk import disk_of, is_address, plain_path
@@ -126,6 +115,11 @@ class TableSource:
     def left_out(self) -> str:
         """Columns are told of in `Stats`; here there are no files beside."""
         return ""
+
+    @property
+    def roles(self) -> list[tuple[str, str, str]]:
+        """What became of the columns; known once the source is fitted."""
+        return self.stats.roles if self.stats is not None else []
 
     @property
     def labels(self) -> list[str] | None:

@@ -4,10 +4,12 @@ from collections import Counter
 
 from selfsame.modalities.table.reading import Kind
 from selfsame.records import Record
+from selfsame.storage.tables import first_names
 
 __all__ = ["LEVELS", "NUMERIC", "Column", "Stats"]
 
 LEVELS = 65  # quantiles that are kept of a column: at shares 0, 1/64, ..., 1
+LABELS = ("label", "labels", "class", "target")  # usual names of what is to be predicted
 NUMERIC = ("number", "count", "ratio", "date")  # kinds that are one number a row with an order
 
 
@@ -73,6 +75,36 @@ class Stats(Record):
     def starts(self) -> list[int]:
         """Where the numbers of each column begin in a row of a sample."""
         return [sum(column.width for column in self.columns[:k]) for k in range(len(self.columns))]
+
+    @property
+    def roles(self) -> list[tuple[str, str, str]]:
+        """What the columns are, kind by kind, for a plan: (kind, names shortened, a remark)."""
+        found = []
+        for kind in dict.fromkeys(column.kind for column in self.columns):
+            names = [column.name for column in self.columns if column.kind == kind]
+            word = "hashed" if kind == "hash" else kind if kind == "text" else _plural(kind)
+            noted = [f"{column.name}: {column.note}" for column in self.columns if column.kind == kind and column.note]
+            told = [f"{len(names):,} column{'s' if len(names) > 1 else ''}", *noted[:2], *["..."] * (len(noted) > 2)]
+            found.append((word, first_names(names), "; ".join(told)))
+        if self.left_out:
+            found.append(("left out", first_names(self.left_out, 96), f"{len(self.left_out):,}, no features"))
+        return found
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a person should know before the run begins."""
+        return [
+            f"the column {column.name} is learned from as a feature. If it holds the labels, leave it out with "
+            f"--reading.leave-out {column.name}: an encoder that has seen it cannot be measured by it."
+            for column in self.columns
+            if column.name.strip().lower() in LABELS
+        ]
+
+    @property
+    def brief(self) -> str:
+        """The summary without the columns, which `roles` tell."""
+        order = f", in the order of {self.time}" if self.time else ""
+        return "; ".join([*([f"events by {self.by}{order}"] if self.by else []), *self.notes])
 
     @property
     def summary(self) -> str:

@@ -11,6 +11,7 @@ _PLACES = {
     "build_encoder": "encoder",
     "contact_sheet": "sheet",
     "default_encoder": "defaults",
+    "network_names": "defaults",
     "default_size": "defaults",
     "export": "exports",
     "fragment": "sheet",

@@ -4,7 +4,7 @@ from typing import Any
 
 from selfsame.modalities.text.stats import Stats
 
-__all__ = ["default_encoder", "default_size", "size_told"]
+__all__ = ["default_encoder", "default_size", "network_names", "size_told"]
 
 
 def default_size(stats: Stats | Any, large: bool) -> int:
@@ -19,3 +19,9 @@ def size_told(size: int, stats: Stats | Any) -> str:
 def default_encoder(size: int, large: bool) -> str:
     """On a GPU bert-small, on a CPU bert-tiny."""
     return "bert-small" if large else "bert-tiny"
+
+
+def network_names() -> list[str]:
+    from selfsame.modalities.text.networks import known
+
+    return known()

@@ -14,16 +14,8 @@ from typing import Any
 from selfsame.errors import UserError
 from selfsame.modalities.text.distort import words_of
 from selfsame.modalities.text.reading import Reading, as_reading
-from selfsame.modalities.text.source import (
-    LONGEST,
-    CsvSource,
-    FileSource,
-    JsonSource,
-    LineSource,
-    ParquetSource,
-    TextSource,
-    text_column,
-)
+from selfsame.modalities.text.rows import CsvSource, JsonSource, ParquetSource, text_column
+from selfsame.modalities.text.source import LONGEST, FileSource, LineSource, TextSource
 from selfsame.storage.disk import Disk, is_address, plain_path
 from selfsame.storage.folders import depth_of, folder_labels, listed, matching, nowhere, split_glob, suffix_of, walk
 from selfsame.storage.names import Names

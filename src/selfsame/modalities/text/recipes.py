@@ -7,29 +7,19 @@ UserError on an unknown recipe.
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from selfsame.errors import unknown
 from selfsame.modalities.text.stats import Stats
-from selfsame.records import Record, ViewPlan
+from selfsame.records import Probability, Record, Shares, ViewPlan
 
 __all__ = ["View", "Views", "recipe", "recipes"]
-
-
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError(f"the range {ends[0]:g} to {ends[1]:g} is empty: give the smaller number first")
-    return ends
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class View(Record):
     """Strengths of one pipeline, in the order of its steps. All of it is done to words, before they become tokens."""
 
-    span: Annotated[tuple[Share, Share], AfterValidator(_ordered)] = (0.6, 1.0)
+    span: Shares = (0.6, 1.0)
     """share of the words that is kept, in one piece, uniform"""
     drop: Probability = 0.0
     """probability of each word to be left out; one always stays"""
