@@ -45,7 +45,7 @@ class Overlap(Scores):
             raise UserError("no pixel with a class to score: all are ignored. Look at the masks.")
         scores = of_matrix(self.matrix)
         if len(self.classes) == 2:
-            scores[f"Dice of {self.classes[1]}"] = dice_of(self.matrix)[1]
+            scores[f"Dice of {self.classes[1]}"] = float(dice_of(self.matrix)[1])
         iou, there = iou_of(self.matrix), self.matrix.sum(axis=1) > 0
         scores |= {f"IoU of {name}": float(iou[k]) for k, name in enumerate(self.classes) if there[k]}
         for name in ("Dice", "HD95", "ASSD") if self.pictures else ():
