@@ -106,7 +106,28 @@ def adult(place: Path) -> dict[str, Any]:
     } | given
 
 
-SETS = {one.__name__: one for one in (clothing, digits, ecg, trec, adult)}
+def membrane(place: Path) -> dict[str, Any]:
+    """Electron micrographs of cells, 30 with masks of their membranes, 30 without; a fifth of the 30 is the test part."""
+    data = DATA / "membrane"
+    how = {"method": "simclr", "encoder": "resnet10t@0.5", "size": 96, "epochs": 130}
+    task = {"task": {"name": "segmentation", "tile": 128, "vertical_flip": 0.5}, "head_samples": 1600, "head_batch": 16}
+    return {"learn": f"{data}/*/image/*.png", "how": how, "labelled": str(data / "train"), "budgets": "10%,all"} | task
+
+
+def depth_room(place: Path) -> dict[str, Any]:
+    """Frames of one walk through a room with their depth, 25; every fifth is the test part, between others of its kind."""
+    files = sorted((DATA / "depth_room").glob("*.color.png"))
+    for k, file in enumerate(files):
+        part = place / ("test" if k % 5 == 2 else "train")
+        part.mkdir(exist_ok=True)
+        for name in (file.name, file.name.replace("color", "depth")):
+            (part / name).symlink_to(file.parent / name)
+    how = {"method": "simclr", "encoder": "resnet10t@0.5", "size": 128, "epochs": 150}
+    task = {"task": "depth", "head_samples": 1200, "head_batch": 8}
+    return {"learn": f"{place}/train/*.color.png", "how": how, "labelled": str(place), "budgets": "20%,all"} | task
+
+
+SETS = {one.__name__: one for one in (clothing, digits, ecg, trec, adult, membrane, depth_room)}
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ def roomy(encoder: Encoder, examples: PictureExamples) -> int:
 
     Never more than the first picture has, but for the encoder's own size.
     """
-    size, short = int(encoder.spec["size"]), min(examples.size_of(0))
+    size, short = int(encoder.spec["size"]), min(examples.first_size())
     return max(size, min(LEAST_SIZE, short // 32 * 32)) if encoder.has_pieces else size
 
 

@@ -85,7 +85,7 @@ class Segmentation(PictureTask):
         if self.tile is not None:
             return self.tile
         assert isinstance(examples, PictureExamples)
-        size, short = roomy(encoder, examples), min(examples.size_of(0))
+        size, short = roomy(encoder, examples), min(examples.first_size())
         if short >= 3 * size:
             say(
                 f"pictures of {short} px are squeezed to {size} px. Where small things matter, as under a microscope, "
