@@ -282,6 +282,7 @@ def test_masks_must_fit_the_head(tmp_path: Path) -> None:
         ("image/a.jpg", "label/a.png", ""),
         ("train/images/a.png", "train/masks/a.png", ""),
         ("images/train/a.jpg", "annotations/train/a.png", ""),
+        ("images/train/a.jpg", "annotations/train/a.png", "images/train"),
         ("JPEGImages/a.jpg", "SegmentationClass/a.png", ""),
         ("train/a.jpg", "train_masks/a_mask.gif", ""),
         ("train/a.jpg", "train_masks/a_mask.gif", "train"),
@@ -315,6 +316,18 @@ def test_pairs_of_a_named_folder(tmp_path: Path) -> None:
     save(tmp_path / "other/deep/a.tif", grey(0, 1))
     with pytest.raises(UserError, match="2 masks"):
         pairs.find(str(tmp_path / "photos"), str(tmp_path / "other"), MASKS)
+
+
+def test_two_folders_that_may_be_the_masks(tmp_path: Path) -> None:
+    photo(tmp_path / "image/a.jpg")
+    for folder in ("label", "masks"):
+        save(tmp_path / folder / "a.png", grey(0, 1))
+    with pytest.raises(UserError, match="may lie in"):
+        pairs.find(str(tmp_path / "image"), None, MASKS)
+    with pytest.raises(UserError, match="has 2 masks"):
+        pairs.find(str(tmp_path), None, MASKS)
+    with pytest.raises(UserError, match="no pictures beside"):
+        pairs.find(str(tmp_path / "label"), str(tmp_path / "label"), MASKS)
 
 
 def test_bad_pairs(tmp_path: Path) -> None:
