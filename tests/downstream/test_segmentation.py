@@ -125,6 +125,9 @@ def test_golden_border_distances() -> None:
     assert scores.found()["Dice of cell"] == pytest.approx(0.75)
     assert scores.found()["IoU of cell"] == pytest.approx(0.6)
     assert scores.found()["HD95 per picture"] == 1.0
+    none = Overlap(classes_of("ground", "cell"), pictures=True)
+    none.add(other, one * 0)  # which scores there are does not depend on what was predicted
+    assert none.found()["Dice per picture"] == 0 and "HD95 per picture" not in none.found()
 
 
 # Losses --------------------------------------------------------------------------------------------------------------

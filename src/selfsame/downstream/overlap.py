@@ -48,11 +48,11 @@ class Overlap(Scores):
             scores[f"Dice of {self.classes[1]}"] = float(dice_of(self.matrix)[1])
         iou, there = iou_of(self.matrix), self.matrix.sum(axis=1) > 0
         scores |= {f"IoU of {name}": float(iou[k]) for k, name in enumerate(self.classes) if there[k]}
-        for name in ("Dice", "HD95", "ASSD") if self.pictures else ():
+        # The truth alone decides which scores there are: runs are compared by them.
+        for name in ("Dice", "HD95", "ASSD")[: 3 if there[1:].any() else 1] if self.pictures else ():
             values = [case[name] for case in self.cases if name in case]
-            if values:
-                scores[f"{name} per picture"] = float(np.mean(values))
-                scores[f"{name} per picture, std"] = float(np.std(values))
+            scores[f"{name} per picture"] = float(np.mean(values))
+            scores[f"{name} per picture, std"] = float(np.std(values))
         return scores
 
 
