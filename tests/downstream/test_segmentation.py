@@ -1,6 +1,7 @@
 """Segmentation: what masks mean, scores, heads that learn, tiles, what is written."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +369,13 @@ def test_picture_and_mask_are_cut_together(shapes: Path) -> None:
         strongest = pictures.float().argmax(dim=1) + 1
         shape = targets > 0
         assert (strongest == targets)[shape].float().mean() > 0.95
+
+
+def test_samples_are_the_same_in_another_process(shapes: Path) -> None:
+    examples = Segmentation().open(str(shapes), None, encoder())
+    there = pickle.loads(pickle.dumps(examples))
+    for mine, theirs in zip(*(one.sample([1, 5], 32, Draws(0, 3, 2), True) for one in (examples, there)), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_training_crops_of_tiles_are_at_native_scale() -> None:

@@ -3,6 +3,7 @@
 IoU = |A and B| / |A or B|, Dice = 2 |A and B| / (|A| + |B|) = 2 IoU / (1 + IoU).
 """
 
+import statistics
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ class Overlap(Scores):
         # The truth alone decides which scores there are: runs are compared by them.
         for name in ("Dice", "HD95", "ASSD")[: 3 if there[1:].any() else 1] if self.pictures else ():
             values = [case[name] for case in self.cases if name in case]
-            scores[f"{name} per picture"] = float(np.mean(values))
-            scores[f"{name} per picture, std"] = float(np.std(values))
+            scores[f"{name} per picture"] = statistics.fmean(values)
+            scores[f"{name} per picture, std"] = statistics.pstdev(values)
         return scores
 
 
