@@ -107,7 +107,7 @@ def adult(place: Path) -> dict[str, Any]:
 
 
 def membrane(place: Path) -> dict[str, Any]:
-    """Electron micrographs of cells, 30 with masks of their membranes, 30 without; a fifth of the 30 is the test part."""
+    """Electron micrographs of cells, 30 with masks of their membranes; a fifth of these is the test part."""
     data = DATA / "membrane"
     how = {"method": "simclr", "encoder": "resnet10t@0.5", "size": 96, "epochs": 130}
     task = {"task": {"name": "segmentation", "tile": 128, "vertical_flip": 0.5}, "head_samples": 1600, "head_batch": 16}
@@ -115,7 +115,7 @@ def membrane(place: Path) -> dict[str, Any]:
 
 
 def depth_room(place: Path) -> dict[str, Any]:
-    """Frames of one walk through a room with their depth, 25; every fifth is the test part, between others of its kind."""
+    """Frames of one walk through a room with their depth, 25; every fifth is the test part."""
     files = sorted((DATA / "depth_room").glob("*.color.png"))
     for k, file in enumerate(files):
         part = place / ("test" if k % 5 == 2 else "train")
@@ -127,7 +127,18 @@ def depth_room(place: Path) -> dict[str, Any]:
     return {"learn": f"{place}/train/*.color.png", "how": how, "labelled": str(place), "budgets": "20%,all"} | task
 
 
-SETS = {one.__name__: one for one in (clothing, digits, ecg, trec, adult, membrane, depth_room)}
+def blood_cells(place: Path) -> dict[str, Any]:
+    """Blood under a microscope: boxes around red cells, white cells and platelets."""
+    data, lists = DATA / "blood_cells", DATA / "blood_cells" / "ImageSets" / "Main"
+    for name in (lists / "trainval.txt").read_text().split():
+        (place / f"{name}.jpg").symlink_to(data / "JPEGImages" / f"{name}.jpg")
+    how = {"method": "simclr", "encoder": "resnet10t@0.5", "size": 96, "epochs": 30}
+    task = {"task": {"name": "detection", "vertical_flip": 0.5}, "size": 192, "head_samples": 1200, "head_batch": 8}
+    parts = {"labelled": str(lists / "train.txt"), "test": str(lists / "test.txt")}
+    return {"learn": str(place), "how": how, "budgets": "10%,all"} | task | parts
+
+
+SETS = {one.__name__: one for one in (clothing, digits, ecg, trec, adult, membrane, depth_room, blood_cells)}
 
 
 def main() -> None:

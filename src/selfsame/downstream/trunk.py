@@ -16,38 +16,40 @@ from selfsame.types import Encoder
 class Trunk(nn.Module):
     """Maps of an encoder, fine to coarse, at least two; what it adds to make them is learned with the head.
 
-    `strides` are pixels of a view for one place of each map, `widths` their channels.
+    `strides` are pixels of a view for one place of each map, `widths` their channels. Maps of less than `finest` pixels
+    a place are left out, where at least one coarser is there.
     """
 
     strides: tuple[int, ...]
     widths: tuple[int, ...]
 
-    def __init__(self, encoder: Encoder, size: int) -> None:
+    def __init__(self, encoder: Encoder, size: int, finest: int = 1) -> None:
         super().__init__()
         shapes = shapes_of(encoder, size)
         self.made: nn.ModuleList | None = None
+        (width, side), stride = shapes[-1], max(1, round(size / shapes[-1][1]))
+        parts: list[tuple[int, int, nn.Module]] = []
         if len(shapes) > 1:
-            self.strides = tuple(max(1, round(size / side)) for _, side in shapes)
-            self.widths = tuple(width for width, _ in shapes)
-            return
-        (width, side), stride = shapes[0], max(1, round(size / shapes[0][1]))
-        parts: list[tuple[int, nn.Module]] = []
-        if stride >= 4:
-            parts.append(
-                (stride // 4, nn.Sequential(doubled(width), nn.GroupNorm(1, width), nn.GELU(), doubled(width)))
-            )
-        if stride >= 2:
-            parts.append((stride // 2, doubled(width)))
-        parts.append((stride, nn.Identity()))
-        if side >= 2:
-            parts.append((stride * 2, nn.MaxPool2d(2)))
-        self.made = nn.ModuleList(part for _, part in parts)
-        self.strides = tuple(each for each, _ in parts)
-        self.widths = (width,) * len(parts)
+            parts = [(max(1, round(size / places)), channels, nn.Identity()) for channels, places in shapes]
+        else:
+            if stride >= 4:
+                up = nn.Sequential(doubled(width), nn.GroupNorm(1, width), nn.GELU(), doubled(width))
+                parts.append((stride // 4, width, up))
+            if stride >= 2:
+                parts.append((stride // 2, width, doubled(width)))
+            parts.append((stride, width, nn.Identity()))
+            if side >= 2:
+                parts.append((stride * 2, width, nn.MaxPool2d(2)))
+        self.first = next((k for k, (each, _, _) in enumerate(parts) if each >= finest), len(parts) - 1)
+        parts = parts[self.first :]
+        if len(shapes) == 1:
+            self.made = nn.ModuleList(part for _, _, part in parts)
+        self.strides = tuple(each for each, _, _ in parts)
+        self.widths = tuple(channels for _, channels, _ in parts)
 
     def forward(self, encoder: Encoder, views: Tensor) -> list[Float[Tensor, "b c h w"]]:
         maps = encoder.maps(views)
-        return maps if self.made is None else [part(maps[-1]) for part in self.made]
+        return maps[self.first :] if self.made is None else [part(maps[-1]) for part in self.made]
 
 
 def doubled(width: int) -> nn.Module:
