@@ -34,7 +34,7 @@ def test_golden_scores() -> None:
     perfect = of_depth(TRUE, TRUE)
     assert perfect["AbsRel"] == perfect["RMSE"] == perfect["SILog"] == 0 and perfect["delta < 1.25"] == 1
     half = of_depth(SAID.astype(np.float16), TRUE.astype(np.float16))
-    assert half == pytest.approx(found, abs=2e-2, rel=1e-3)
+    assert half == pytest.approx(found, abs=1e-3, rel=1e-3)
 
 
 def test_scores_are_means_over_pictures_of_known_pixels() -> None:

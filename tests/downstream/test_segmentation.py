@@ -1,6 +1,7 @@
 """Segmentation: what masks mean, scores, heads that learn, tiles, what is written."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,9 @@ def test_golden_border_distances() -> None:
     assert scores.found()["Dice of cell"] == pytest.approx(0.75)
     assert scores.found()["IoU of cell"] == pytest.approx(0.6)
     assert scores.found()["HD95 per picture"] == 1.0
+    none = Overlap(classes_of("ground", "cell"), pictures=True)
+    none.add(other, one * 0)  # which scores there are does not depend on what was predicted
+    assert none.found()["Dice per picture"] == 0 and "HD95 per picture" not in none.found()
 
 
 # Losses --------------------------------------------------------------------------------------------------------------
@@ -282,6 +286,7 @@ def test_masks_must_fit_the_head(tmp_path: Path) -> None:
         ("image/a.jpg", "label/a.png", ""),
         ("train/images/a.png", "train/masks/a.png", ""),
         ("images/train/a.jpg", "annotations/train/a.png", ""),
+        ("images/train/a.jpg", "annotations/train/a.png", "images/train"),
         ("JPEGImages/a.jpg", "SegmentationClass/a.png", ""),
         ("train/a.jpg", "train_masks/a_mask.gif", ""),
         ("train/a.jpg", "train_masks/a_mask.gif", "train"),
@@ -315,6 +320,18 @@ def test_pairs_of_a_named_folder(tmp_path: Path) -> None:
     save(tmp_path / "other/deep/a.tif", grey(0, 1))
     with pytest.raises(UserError, match="2 masks"):
         pairs.find(str(tmp_path / "photos"), str(tmp_path / "other"), MASKS)
+
+
+def test_two_folders_that_may_be_the_masks(tmp_path: Path) -> None:
+    photo(tmp_path / "image/a.jpg")
+    for folder in ("label", "masks"):
+        save(tmp_path / folder / "a.png", grey(0, 1))
+    with pytest.raises(UserError, match="may lie in"):
+        pairs.find(str(tmp_path / "image"), None, MASKS)
+    with pytest.raises(UserError, match="has 2 masks"):
+        pairs.find(str(tmp_path), None, MASKS)
+    with pytest.raises(UserError, match="no pictures beside"):
+        pairs.find(str(tmp_path / "label"), str(tmp_path / "label"), MASKS)
 
 
 def test_bad_pairs(tmp_path: Path) -> None:
@@ -352,6 +369,13 @@ def test_picture_and_mask_are_cut_together(shapes: Path) -> None:
         strongest = pictures.float().argmax(dim=1) + 1
         shape = targets > 0
         assert (strongest == targets)[shape].float().mean() > 0.95
+
+
+def test_samples_are_the_same_in_another_process(shapes: Path) -> None:
+    examples = Segmentation().open(str(shapes), None, encoder())
+    there = pickle.loads(pickle.dumps(examples))
+    for mine, theirs in zip(*(one.sample([1, 5], 32, Draws(0, 3, 2), True) for one in (examples, there)), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_training_crops_of_tiles_are_at_native_scale() -> None:

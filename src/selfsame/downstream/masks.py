@@ -30,6 +30,7 @@ IGNORED = 255
 """stands in a mask for a pixel that counts for nothing; the stored value that usually says so, too"""
 VOID = 0xE0E0C0
 """the colour of what VOC ignores: (224, 224, 192)"""
+BLACK_WHITE = ((0, 0, 0), (255, 255, 255))
 LOOKED = 5_000  # masks whose values are looked at when they are opened: all, or of more than these as many, evenly
 MOST = 254  # classes
 WORDS = frozenset((
@@ -275,7 +276,7 @@ def named(
             classes=(first, second),
             values=(0, 255),
             threshold=threshold,
-            colours=drawn(2),
+            colours=BLACK_WHITE,
             shares=shares(cut.values(), [0, 255]),
         )
     palette = next((one.palette for one in looks.values() if one.form == "palette"), ())
@@ -318,7 +319,7 @@ def named(
         binary = not coloured and len(values) == 2 and values[0] == 0
         names = ["background", "foreground"] if binary else [told(value) for value in values]
         chosen = (None,) * len(values)
-    default = drawn(len(stored))
+    default = BLACK_WHITE if stored == [0, IGNORED] else drawn(len(stored))
     colours = tuple(
         unpacked(value) if coloured else given or (palette[value] if value < len(palette) else default[k])
         for k, (value, given) in enumerate(zip(stored, chosen, strict=True))

@@ -96,7 +96,8 @@ def find(path: str, where: str | None, labels: Labels, wanted: bool = True) -> P
         if not disk_of(path).is_folder(path):  # pictures that are named one by one, or by a pattern, are meant
             return Pairs(source, list(range(len(source))))
         pictures, found = among(source, place, labels)
-        taken = {file for file, key in found if key in set(pictures.values())}
+        keys = set(pictures.values())
+        taken = {file for file, key in found if key in keys}
         return Pairs(source, [i for i in range(len(source)) if joined(place, source.name(i)) not in taken])
     if where is None and disk_of(path).is_folder(path):
         pictures, found = among(source, place, labels)
@@ -143,14 +144,20 @@ def apart(source: Any, place: str, where: str, labels: Labels) -> tuple[dict[int
 
 
 def sibling(path: Path, labels: Labels) -> Path | None:
-    """The folder of labels beside a folder of pictures: label/ for image/, train_masks/ for train/."""
-    own = stripped(path.name, PICTURES)
-    own = path.name.lower() if own is None else own
-    found = [one for one in sorted(path.parent.iterdir()) if one.is_dir() and stripped(one.name, labels.words) == own]
-    if len(found) > 1:
-        names = " or ".join(one.name for one in found)
-        raise UserError(f"{path}: its {labels.many} may lie in {names}. Say where with --labels {found[0]}.")
-    return found[0] if found else None
+    """The labels of a folder of pictures: label/ of image/, train_masks/ of train/, masks/train/ of images/train/."""
+    for folder in (path, *path.parents[:2]):
+        own = stripped(folder.name, PICTURES)
+        if own is None and folder != path:
+            continue
+        own, below = folder.name.lower() if own is None else own, path.relative_to(folder)
+        like = [one for one in sorted(folder.parent.iterdir()) if stripped(one.name, labels.words) == own]
+        found = [one / below for one in like if (one / below).is_dir()]
+        if len(found) > 1:
+            names = " or ".join(map(str, found))
+            raise UserError(f"{path}: its {labels.many} may lie in {names}. Say where with --labels FOLDER.")
+        if found:
+            return found[0]
+    return None
 
 
 def matched(source: Any, path: str, labels: Labels, pictures: dict[int, str], found: Named) -> Pairs:

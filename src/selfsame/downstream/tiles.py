@@ -39,7 +39,7 @@ def classes(
     Probabilities are summed by `window`. One row of tiles is held at a time, so that memory grows with the width of a
     picture, not with its pixels. Items that cannot be read are added to `examples.skipped`.
     """
-    was = model.training
+    was = [(part, part.training) for part in model.modules()]  # a frozen encoder is not in the mode of its head
     model.eval()
     try:
         for i in items:
@@ -48,7 +48,8 @@ def classes(
             except UnreadableItem as error:
                 examples.skipped[i] = str(error)
     finally:
-        model.train(was)
+        for part, mode in was:
+            part.training = mode
 
 
 def of_picture(

@@ -45,7 +45,9 @@ def write_pictures(folder: Path, model: Model, examples: Examples, items: list[i
         shown = f'<img src="{data_uri(drawn)}" alt=""/>' if isinstance(drawn, Image.Image) else drawn
         said = escape(model.task.caption(prediction, truth, model.facts))
         name = escape(printable(examples.name(i)))
-        tiles.append(f'<figure title="{name}">{shown}<figcaption>{said or name}</figcaption></figure>')
+        wide = isinstance(drawn, Image.Image) and drawn.width > 1.5 * drawn.height  # panels in a row
+        kind = ' class="wide"' if wide else ""
+        tiles.append(f'<figure{kind} title="{name}">{shown}<figcaption>{said or name}</figcaption></figure>')
     lead = '<p class="lead">Predictions for items that were not learned from, drawn by chance.</p>'
     write_text(folder / "report" / PICTURES, f'{lead}<div class="predictions">{"".join(tiles)}</div>' if tiles else "")
 

@@ -6,7 +6,9 @@ up-sampling blocks with skips, as Alhashim and Wonka 2018, arXiv 1812.11941.
 
 A part of a picture, enlarged to the view, looks as if it had been taken with a longer lens. The depth that belongs to
 it is divided by as much as it is enlarged (Eigen et al., section 3.4): then one lens stands behind all views, that of
-whole pictures. So parts keep the picture's shape here, and are no less than half of it.
+whole pictures. So parts keep the picture's shape here, and are most of it: by how much a view is enlarged is hard to
+see, and a short training says the mean over the parts. On the 25 frames of one room (40 passes, one seed) AbsRel was
+0.153 with half of the picture or more, 0.096 with four fifths or more.
 """
 
 import json
@@ -51,7 +53,7 @@ class Depth(PictureTask):
     )
     Facts: ClassVar = Range
 
-    area: tuple[float, float] = (0.5, 1.0)
+    area: tuple[float, float] = (0.8, 1.0)
     """share of the picture that a training view shows, uniform; its depth is divided by as much as it is enlarged"""
     ratio: tuple[float, float] = (1.0, 1.0)
     """width / height of that part beside the picture's own, log-uniform"""
