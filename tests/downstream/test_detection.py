@@ -512,7 +512,7 @@ def test_shapes_are_learned(detector: str, tmp_path: Path) -> None:
     examples = task.open(str(tmp_path), None, encoder)
     torch.manual_seed(1)
     model = Model(encoder, task.head(encoder, examples.facts, 48), task, examples.facts, 48).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     first = None
     for step in range(60):
         draws = Draws(0, step, 8)
