@@ -19,6 +19,8 @@ _PLACES = {
     "pretrain": "selfsame.jobs.pretrain",
     "compare": "selfsame.jobs.compare",
     "evaluate": "selfsame.jobs.evaluate",
+    "adapt": "selfsame.jobs.adapt",
+    "predict": "selfsame.jobs.predict",
     "embed": "selfsame.jobs.embed",
     "export": "selfsame.jobs.export",
     "views": "selfsame.jobs.views",

@@ -149,8 +149,8 @@ class Wholes(Dataset):
 def restored(
     model: Model, examples: Examples, items: Sequence[int], on: torch.device, workers: int = 0
 ) -> Iterator[tuple[int, Any]]:
-    """(item, prediction) in order; the model is left in the mode it came in."""
-    was = model.training
+    """(item, prediction) in order; each part of the model is left in the mode it came in."""
+    was = [(part, part.training) for part in model.modules()]  # a frozen encoder is not in the mode of its head
     model.eval()
     chunks = Wholes(examples, items, model.size)
     try:
@@ -164,7 +164,8 @@ def restored(
             for i, prediction in zip(batch.items.tolist(), found, strict=True):
                 yield i, examples.restored(i, prediction)
     finally:
-        model.train(was)
+        for part, mode in was:
+            part.training = mode
 
 
 def judged(

@@ -5,13 +5,23 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from selfsame.downstream.pictures import enlarged
+from selfsame.downstream.pictures import PictureExamples, enlarged
 from selfsame.downstream.trunk import Trunk, shapes_of
 from selfsame.types import Encoder
 
 WIDEST = 256  # channels of the coarsest block; each finer one has half of it, as in the depth decoders of the field
 LEAST = 16
 GROUPS = 8
+LEAST_SIZE = 128  # pixels of a view where the user names none and the encoder takes any
+
+
+def roomy(encoder: Encoder, examples: PictureExamples) -> int:
+    """Size of a view for a task of places: the encoder's; at least LEAST_SIZE where it takes any size.
+
+    Never more than the first picture has, but for the encoder's own size.
+    """
+    size, short = int(encoder.spec["size"]), min(examples.first_size())
+    return max(size, min(LEAST_SIZE, short // 32 * 32)) if encoder.has_pieces else size
 
 
 class PerPixel(nn.Module):

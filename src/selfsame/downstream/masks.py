@@ -507,7 +507,7 @@ def numbered(mask: Stored, facts: Classes) -> UInt8[np.ndarray, "h w"]:
     place = np.searchsorted(keys, values).clip(max=len(keys) - 1)
     if (odd := keys[place] != values).any():
         unknown = [facts.told(value) for value in np.unique(values[odd]).tolist()]
-        raise UnreadableItem(f"its mask holds {listed(unknown)}, which is none of the classes")
+        raise UnreadableItem(f"holds {listed(unknown)}, which is none of the classes")
     return numbers[place]
 
 

@@ -46,7 +46,7 @@ class Overlap(Scores):
         scores = of_matrix(self.matrix)
         if len(self.classes) == 2:
             scores[f"Dice of {self.classes[1]}"] = dice_of(self.matrix)[1]
-        iou, there = iou_of(self.matrix), self.matrix.any(axis=1)
+        iou, there = iou_of(self.matrix), self.matrix.sum(axis=1) > 0
         scores |= {f"IoU of {name}": float(iou[k]) for k, name in enumerate(self.classes) if there[k]}
         for name in ("Dice", "HD95", "ASSD") if self.pictures else ():
             values = [case[name] for case in self.cases if name in case]

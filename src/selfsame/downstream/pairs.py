@@ -10,13 +10,15 @@ Raises UserError where there are no pairs, or more labels than one for a picture
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfsame import modalities
-from selfsame.errors import UserError
+from selfsame.engine.watch import say
+from selfsame.errors import UnreadableItem, UserError
 from selfsame.storage.disk import disk_of, joined
 from selfsame.storage.opening import Kind, by_pattern, home_spelt, in_folder
 
@@ -25,6 +27,7 @@ PICTURES = frozenset((
     "photo", "photos", "pictures", "rgb",
 ))  # fmt: skip
 """words of the folders and files that are pictures"""
+BROKEN = 0.01  # largest share of labels that cannot be used, as of items in other jobs
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ def find(path: str, where: str | None, labels: Labels, wanted: bool = True) -> P
             f"Download or unpack it, and give a folder that holds image/ and {labels.folder}/."
         )
     if not wanted:
+        if not disk_of(path).is_folder(path):  # pictures that are named one by one, or by a pattern, are meant
+            return Pairs(source, list(range(len(source))))
         pictures, found = among(source, place, labels)
         taken = {file for file, key in found if key in set(pictures.values())}
         return Pairs(source, [i for i in range(len(source)) if joined(place, source.name(i)) not in taken])
@@ -167,7 +172,11 @@ def matched(source: Any, path: str, labels: Labels, pictures: dict[int, str], fo
             raise UserError(
                 f"{path}: {' and '.join(twice[:3])} have one {labels.one}, {files[0]}. Rename or remove one."
             )
-    if not items and found and pictures:
+    if found and not pictures:
+        raise UserError(
+            f"{path}: no pictures beside the {len(found):,} {labels.many}. Name the folder of {labels.many} alone."
+        )
+    if not items and found:
         raise UserError(
             f"{path}: no {labels.one} has the name of a picture. There are {len(pictures):,} pictures, as "
             f"{source.name(next(iter(pictures)))}, and {len(found):,} {labels.many}, as {found[0][0]}. "
@@ -185,6 +194,45 @@ def matched(source: Any, path: str, labels: Labels, pictures: dict[int, str], fo
         [source.name(i) for i, key in pictures.items() if key not in by_key],
         [file for file, key in found if key not in counts],
     )
+
+
+def usable(
+    found: Pairs,
+    broken: dict[int, str],
+    size_of: Callable[[str], tuple[int, int]],
+    labels: Labels,
+    path: str,
+    empty: dict[int, str] | None = None,
+) -> list[int]:
+    """Which of the pairs can be used: not those that are `broken` or `empty`, with the reason, nor those of two sizes.
+
+    Says what is left out. Raises UserError where more than BROKEN of the pairs are broken or of two sizes.
+    """
+
+    def odd(k: int) -> str:
+        try:
+            label, picture = size_of(found.files[k]), tuple(found.source.header(found.items[k])[:2])
+        except UnreadableItem:
+            return ""  # told where it is read
+        if label == picture:
+            return ""
+        sizes = f"{picture[1]} x {picture[0]} px, its {labels.one} {label[1]} x {label[0]} px"
+        return f"the picture has {sizes} ({found.files[k]})"
+
+    with ThreadPoolExecutor(8) as pool:  # the headers alone are read
+        broken = broken | {k: reason for k, reason in enumerate(pool.map(odd, range(len(found.files)))) if reason}
+    if len(broken) > BROKEN * len(found.items):
+        first = min(broken)
+        raise UserError(
+            f"{len(broken)} of {len(found.items)} {labels.many} at {path} cannot be used (at most {BROKEN:.0%} may "
+            f"be). {found.source.name(found.items[first])}: {broken[first]}. Mend or remove them."
+        )
+    if left_out := found.left_out(labels):
+        say(f"left out: {left_out}")
+    broken = broken | (empty or {})
+    for k, reason in sorted(broken.items()):
+        say(f"left out: {found.source.name(found.items[k])}: {reason}", "yellow")
+    return [k for k in range(len(found.items)) if k not in broken]
 
 
 # Names ---------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from selfsame import modalities
 from selfsame.downstream.task import Attempt, Examples, Facts, Task, directly
+from selfsame.errors import UnreadableItem, UserError
 from selfsame.modalities.image.steps import crop_boxes
 from selfsame.modalities.image.views import channels_first
 from selfsame.records import ViewPlan
@@ -136,6 +137,15 @@ class PictureExamples(Examples):
     def size_of(self, i: int) -> tuple[int, int]:
         """Height and width of a picture in pixels, upright. Raises UnreadableItem."""
         return self.source.open(self.items[i]).size
+
+    def first_size(self) -> tuple[int, int]:
+        """Height and width of the first picture that can be read. Raises UserError where none can."""
+        for i in range(len(self)):
+            try:
+                return self.size_of(i)
+            except UnreadableItem as error:
+                self.skipped[i] = str(error)
+        raise UserError(f"none of the {len(self)} pictures can be read: {next(iter(self.skipped.values()), 'none')}.")
 
     def target(self, i: int, frame: Frame, chance: float) -> list[np.ndarray]:
         """What is known of a picture, as its view has it: arrays whose shapes are the same for all pictures.

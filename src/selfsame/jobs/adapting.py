@@ -319,6 +319,8 @@ def fitted(
         return examples.make_views(samples, draws, learn=True)
 
     first = steps[0]
+    if met := dist.gathered(first.skipped):  # the loop tells only of others
+        dist.by_first(lambda: found(met))
     share = [sample.to(on) for sample in first.samples]
     unlearned(adapted, make_views(share, Draws(loop.seed, 0, len(share[0]), stream=VIEW)))
     validation = Validation(model, labels.val, labels.check, on, workers, folder)

@@ -35,8 +35,8 @@ class Evaluate(Record):
     """learn this task as `adapt` does, from the encoder, from random weights and from scratch; settings by --task.x"""
     size: Annotated[int | None, Field(ge=8)] = None
     """of a view, with --task [the task's own]"""
-    head_epochs: Annotated[float | None, Field(gt=0)] = None
-    """passes over the labelled items for each head, with --task [by their number]"""
+    head_samples: Annotated[int | None, Field(ge=1)] = None
+    """samples that each head is trained on, whatever the number of labels, with --task [the task's own]"""
     head_batch: Annotated[int | None, Field(ge=1)] = None
     """items in one step of it"""
     pairs: str = "sentence1,sentence2"

@@ -210,7 +210,8 @@ def one(
     """The scores on the test part of one head, trained from one start."""
     fit = Adapt(
         run_folder=job.run_folder, labelled=job.labelled, task=task, size=job.size, seed=seed, workers=job.workers,
-        device=job.device, max_skipped=job.max_skipped, epochs=job.head_epochs, batch_size=job.head_batch,
+        device=job.device, max_skipped=job.max_skipped, batch_size=job.head_batch,
+        epochs=job.head_samples and job.head_samples / len(use),
     )  # fmt: skip
     if start == "encoder":
         begin = copy.deepcopy(encoder).to("cpu")

@@ -9,7 +9,6 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -30,7 +29,7 @@ from selfsame.errors import NO_LABEL, UserError
 from selfsame.records import ViewPlan
 from selfsame.types import Draws, Encoder
 
-BETWEEN = "|"  # tags of one item
+BETWEEN = "|"  # tags of one item; alone it stands for none
 
 
 class Classes(task.Facts):
@@ -53,7 +52,8 @@ class Classification(task.Task):
     score: ClassVar = "balanced accuracy"
     lr_frozen: ClassVar = 1e-2
     accepts: ClassVar = (
-        "one folder a class, or --labels with a CSV path,label (tags joined by |), a column, or file.npz::y"
+        "one folder a class, or --labels with a CSV path,label (tags joined by |, which stands alone for none), "
+        "a column, or file.npz::y"
     )
     Facts: ClassVar = Classes
 
@@ -241,27 +241,32 @@ class Labelled(task.Examples):
 
 
 class Standing:
-    """A source that remembers which item stood in for one that could not be read."""
+    """A source that remembers which item stood in for one that could not be read.
+
+    Whatever else it is asked it hands on, so its own names must be those of no source.
+    """
 
     def __init__(self, examples: Labelled, attempt: Attempt) -> None:
-        self.source = examples.opened.source
-        self.place = {int(item): i for i, item in enumerate(examples.items)}
-        self.items, self.others = examples.items, attempt
+        self._source, self._attempt = examples.opened.source, attempt
+        self._examples = {int(item): i for i, item in enumerate(examples.items)}
+        self._items = examples.items
         self.stood: dict[int, int] = {}
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.source, name)
+        return getattr(self._source, name)
 
     def attempt(self, item: int, read: Callable[[int], Any]) -> Any:
         """`read` takes items of the source, the engine's own way of trying others takes examples."""
-        i = self.place[int(item)]
+        i = self._examples.get(int(item))
+        if i is None:  # read beside, as what is mixed in
+            return read(item)
 
-        def of_example(k: int, row: int) -> Any:
-            made = read(int(self.items[k]))
-            self.stood[row] = k
+        def of_example(k: int) -> Any:
+            made = read(int(self._items[k]))
+            self.stood[i] = k
             return made
 
-        return self.others(i, partial(of_example, row=i))
+        return self._attempt(i, of_example)
 
 
 class Linear(task.Head):

@@ -101,7 +101,7 @@ class Detection(PictureTask):
         if not encoder.has_pieces or share is None:
             return size
         wanted = -(-LEAST_BOX // (share * STEP)) * STEP
-        return max(size, int(min(wanted, LARGEST, max(examples.size_of(0)) // STEP * STEP)))
+        return max(size, int(min(wanted, LARGEST, max(examples.first_size()) // STEP * STEP)))
 
     def head(self, encoder: Encoder, facts: Kinds, size: int) -> BoxHead:
         return HEADS[self.detector](encoder, len(facts.classes), size, self.width, self.threshold, self.overlap)

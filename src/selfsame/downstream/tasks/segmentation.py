@@ -8,7 +8,6 @@ Eigen and Fergus 2015, arXiv 1411.4734, section 6.2.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from selfsame import modalities
 from selfsame.downstream import masks, pairs, tiles
-from selfsame.downstream.decoders import MultiScale, PerPixel, classes_at
+from selfsame.downstream.decoders import MultiScale, PerPixel, classes_at, roomy
 from selfsame.downstream.masks import IGNORED, MASKS, Classes
 from selfsame.downstream.outputs import beside, into_folder
 from selfsame.downstream.overlap import Overlap
@@ -33,8 +32,6 @@ from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.types import Encoder
 
-LEAST_SIZE = 128  # pixels of a view where the user names none and the encoder takes any
-BROKEN = 0.01  # largest share of masks that cannot be used, as of items in other jobs
 LEVELS = {1: 64, 2: 16, 3: 8}  # of each channel, by the number of channels: for the guess without an encoder
 
 
@@ -78,19 +75,8 @@ class Segmentation(PictureTask):
         found.source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
         if not labelled:
             return Masked(self, found.source, found.items, facts, encoder, False)
-        if left_out := found.left_out(MASKS):
-            say(f"left out: {left_out}")
         facts, broken = masks.understood(found.files, folders_of(found.files, path), self.ignore, self.threshold, facts)
-        broken |= other_sizes(found)
-        if len(broken) > BROKEN * len(found.items):
-            i = min(broken)
-            raise UserError(
-                f"{len(broken)} of {len(found.items)} masks at {path} cannot be used (at most {BROKEN:.0%} may be). "
-                f"{found.source.name(found.items[i])}: {broken[i]}. Mend or remove them."
-            )
-        for i, reason in sorted(broken.items()):
-            say(f"left out: {found.source.name(found.items[i])}: {reason}", "yellow")
-        kept = [k for k in range(len(found.items)) if k not in broken]
+        kept = pairs.usable(found, broken, masks.size_of, MASKS, path)
         items, files = [found.items[k] for k in kept], [found.files[k] for k in kept]
         return Masked(self, found.source, items, facts, encoder, True, files)
 
@@ -99,9 +85,7 @@ class Segmentation(PictureTask):
         if self.tile is not None:
             return self.tile
         assert isinstance(examples, PictureExamples)
-        size, short = int(encoder.spec["size"]), min(examples.size_of(0))
-        if encoder.has_pieces and size < LEAST_SIZE:
-            size = max(size, min(LEAST_SIZE, short // 32 * 32))
+        size, short = roomy(encoder, examples), min(examples.first_size())
         if short >= 3 * size:
             say(
                 f"pictures of {short} px are squeezed to {size} px. Where small things matter, as under a microscope, "
@@ -211,7 +195,10 @@ class Masked(PictureExamples):
 
     def truth(self, i: int) -> UInt8[np.ndarray, "h w"]:
         """Numbers of the classes, or IGNORED."""
-        return masks.numbered(masks.read(self.files[i]), self.facts)
+        try:
+            return masks.numbered(masks.read(self.files[i]), self.facts)
+        except UnreadableItem as error:
+            raise UnreadableItem(f"its mask {self.files[i]}: {error}") from None
 
     def restored(self, i: int, prediction: Float[Tensor, "k g v"]) -> UInt8[np.ndarray, "h w"]:
         """The class of each pixel of the picture: scores are enlarged before the greatest is taken."""
@@ -305,23 +292,3 @@ def common(parents: Iterable[str]) -> Path:
     import os.path
 
     return Path(os.path.commonpath(sorted(parents)))
-
-
-def other_sizes(found: pairs.Pairs) -> dict[int, str]:
-    """Pairs whose mask is not of the picture's size, by the headers alone."""
-
-    def odd(k: int) -> str:
-        try:
-            mask, picture = masks.size_of(found.files[k]), found.source.header(found.items[k])[:2]
-        except UnreadableItem:
-            return ""  # told where it is read
-        if mask == picture:
-            return ""
-        return f"the picture has {told(picture)}, its mask {told(mask)} ({found.files[k]})"
-
-    with ThreadPoolExecutor(8) as pool:
-        return {k: reason for k, reason in enumerate(pool.map(odd, range(len(found.files)))) if reason}
-
-
-def told(size: Sequence[int]) -> str:
-    return f"{size[1]} x {size[0]} px"

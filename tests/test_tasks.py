@@ -1,0 +1,178 @@
+"""What every task promises, on the labelled items that tests/tasks/NAME.py makes."""
+
+import importlib
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import selfsame as ss
+from selfsame.downstream import saved, tasks
+from selfsame.engine.loop import Interrupted
+from selfsame.errors import UserError
+from selfsame.modalities import image
+
+NETS = {"residual": "resnet10t@0.125", "transformer": "tests.nets:tokens"}
+
+
+def made(name):
+    return importlib.import_module(f"tests.tasks.{name}")
+
+
+def stats(channels=3, bits=8):
+    white = 2**bits - 1
+    return image.Stats(
+        items=8, channels=channels, bits=bits, white=white, mean=(0.5,) * channels, std=(0.25,) * channels,
+        height=32, width=32, uniform=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory):
+    """Folders that hold an encoder with random weights, by kind."""
+    place = tmp_path_factory.mktemp("encoders")
+    for kind, net in NETS.items():
+        torch.manual_seed(0)
+        (place / kind).mkdir()
+        image.save_encoder(image.make_encoder(net, 32, stats()), place / kind)
+    return place
+
+
+@pytest.fixture(scope="session", params=tasks.names())
+def labelled(request, tmp_path_factory):
+    """(name of the task, path, labels)"""
+    return request.param, *made(request.param).labelled(tmp_path_factory.mktemp(request.param))
+
+
+def quick(**more):
+    return {"epochs": 2, "batch_size": 4, "workers": 0, "device": "cpu", "save_every": 3, "precision": "fp32", **more}
+
+
+@pytest.fixture(scope="session")
+def adapted(labelled, encoders, tmp_path_factory):
+    """A finished task run."""
+    name, path, labels = labelled
+    out = tmp_path_factory.mktemp("adapted") / name
+    return ss.adapt(encoders / "residual", path, task=name, labels=labels, out=out, **quick())
+
+
+def test_a_task_run_holds_what_it_takes_to_use_it(adapted, labelled, encoders, tmp_path):
+    name, path, _ = labelled
+    model = saved.load(adapted.folder)
+    assert type(model.task).name == name
+    for file in ("encoder.safetensors", "head.safetensors", "task.json", "result.json", "report.html", "README.md"):
+        assert (adapted.folder / file).stat().st_size > 0
+    assert ss.load(adapted.folder).dim == ss.load(encoders / "residual").dim
+    found = ss.predict(adapted, path, workers=0)
+    assert len(found) == len({name for name, _ in found}) >= 8
+    suffix = model.task.suffixes()[0]
+    story = ss.predict(adapted, path, tmp_path / f"out{suffix}", workers=0)
+    assert story["items"] == len(found) and all(Path(file).exists() for file in story["files"])
+    with pytest.raises(UserError, match="are written to"):
+        ss.predict(adapted, path, tmp_path / "out.odd", workers=0)
+
+
+def test_a_task_run_is_scored_beside_what_one_would_say_without_looking(adapted, labelled):
+    _, path, labels = labelled
+    rows = ss.evaluate(adapted, path, labels=labels, workers=0)
+    assert [row["features"] for row in rows] == ["encoder", "trivial"]
+    assert all(np.isfinite(row["mean"]) for row in rows)
+    assert json.loads((adapted.folder / "evaluation.json").read_text())["rows"] == rows
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_a_frozen_encoder_stays_as_it_is_and_another_learns(labelled, encoders, tmp_path, kind):
+    name, path, labels = labelled
+    for freeze in (True, False):
+        out = tmp_path / str(freeze)
+        ss.adapt(encoders / kind, path, task=name, labels=labels, out=out, freeze=freeze, **quick(epochs=1))
+        before = load_file(encoders / kind / "encoder.safetensors")
+        states = sorted((out / "state").glob("*.pt"))
+        after = torch.load(states[-1], weights_only=True)["learner"]
+        same = [torch.equal(value, after[f"model.encoder.{key}"]) for key, value in before.items()]
+        assert all(same) == freeze
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(labelled, adapted, encoders, tmp_path, monkeypatch):
+    name, path, labels = labelled
+    from selfsame.jobs import adapting
+
+    calls = []
+    real = adapting.drawn
+
+    def stopping(patient, items, draws, size):
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(patient, items, draws, size)
+
+    again = {"task": name, "labels": labels, "out": tmp_path / "run", **quick()}
+    with monkeypatch.context() as patch:
+        patch.setattr(adapting, "drawn", stopping)
+        with pytest.raises(Interrupted):
+            ss.adapt(encoders / "residual", path, **again)
+    ss.adapt(encoders / "residual", path, **again)
+    for file in ("encoder.safetensors", "head.safetensors"):
+        mine, theirs = load_file(tmp_path / "run" / file), load_file(adapted.folder / file)
+        assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_labels_that_do_not_fit_are_refused_in_a_line(adapted, labelled, tmp_path):
+    name, _, _ = labelled
+    path, labels, word = made(name).wrong(tmp_path)
+    with pytest.raises(UserError, match=word) as error:
+        ss.evaluate(adapted, path, labels=labels, workers=0)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_item_is_left_out_and_listed(adapted, labelled, tmp_path):
+    name, _, _ = labelled
+    path, _ = made(name).labelled(tmp_path)
+    pictures_of(path)[0].write_bytes(b"no picture")
+    with pytest.raises(UserError, match="cannot be read"):
+        ss.predict(adapted, path, workers=0)
+    found = ss.predict(adapted, path, workers=0, max_skipped=0.5)
+    assert len(found) == len(ss.predict(adapted, str(labelled[1]), workers=0)) - 1
+
+
+def test_training_goes_on_past_a_damaged_item_and_lists_it(labelled, encoders, tmp_path):
+    name, _, _ = labelled
+    path, labels = made(name).labelled(tmp_path / "items")
+    spoilt = pictures_of(path)[::5]
+    for file in spoilt:
+        file.write_bytes(b"no picture")
+    again = {"task": name, "labels": labels, **quick()}
+    with pytest.raises(UserError, match="cannot be read"):
+        ss.adapt(encoders / "residual", path, out=tmp_path / "strict", **again)
+    run = ss.adapt(encoders / "residual", path, out=tmp_path / "lenient", max_skipped=0.9, **again)
+    listed = (run.folder / "skipped.csv").read_text()
+    assert 1 <= run.result["skipped"] <= len(spoilt) and any(file.name in listed for file in spoilt)
+
+
+def test_an_encoder_of_another_kind_of_data_is_refused(labelled):
+    name, _, _ = labelled
+    task = tasks.load(name)()
+    if not task.kinds:
+        task.refuse(sounds())  # it is for all
+        return
+    with pytest.raises(UserError, match=f"--task {name} is for image data"):
+        task.refuse(sounds())
+
+
+def pictures_of(path):
+    """The files of the items themselves, not of their labels."""
+    files = sorted(file for file in Path(path).rglob("*") if file.suffix in (".png", ".jpg"))
+    return [file for file in files if "label" not in file.parts and ".depth" not in file.name]
+
+
+def sounds():
+    from tests.conftest import Tiny
+
+    encoder = Tiny()
+    encoder.spec = {"modality": "audio", "name": "tiny"}
+    return encoder
