@@ -88,8 +88,10 @@ class Detection(PictureTask):
         else:
             source, listed = boxfiles.pictures_at(path)
             items, truths = list(range(len(source))) if listed is None else listed, []
-        if labelled and not facts.classes:
-            raise UserError(f"{path}: its labels hold no box, so there is nothing to learn.")
+        if labelled and not any((truth.standing == COUNTED).any() for truth in truths):
+            raise UserError(
+                f"{path}: the labels of its {len(items)} pictures hold no box, so there is nothing to learn or to score."
+            )
         source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
         return Boxed(self, source, items, facts, encoder, labelled, truths)
 
