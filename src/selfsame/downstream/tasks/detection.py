@@ -90,7 +90,7 @@ class Detection(PictureTask):
             items, truths = list(range(len(source))) if listed is None else listed, []
         if labelled and not any((truth.standing == COUNTED).any() for truth in truths):
             raise UserError(
-                f"{path}: the labels of its {len(items)} pictures hold no box, so there is nothing to learn or to score."
+                f"{path}: the labels of its {len(items)} pictures hold no box: there is nothing to learn or score."
             )
         source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
         return Boxed(self, source, items, facts, encoder, labelled, truths)
