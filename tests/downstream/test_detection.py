@@ -437,6 +437,11 @@ def test_samples_have_one_shape(tmp_path: Path) -> None:
     assert examples.strata[5] == 0 and (examples.strata[:5] > 0).all()
 
 
+def test_labels_without_any_box(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the labels of its 2 pictures hold no box"):
+        opened(tmp_path, Small(), [EMPTY, EMPTY])
+
+
 def test_a_picture_of_another_size_than_its_labels_say(tmp_path: Path) -> None:
     examples = opened(tmp_path, Small(), scenes.scenes(2))
     Image.new("RGB", (32, 64)).save(tmp_path / "images" / "00.png")
@@ -512,7 +517,7 @@ def test_shapes_are_learned(detector: str, tmp_path: Path) -> None:
     examples = task.open(str(tmp_path), None, encoder)
     torch.manual_seed(1)
     model = Model(encoder, task.head(encoder, examples.facts, 48), task, examples.facts, 48).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     first = None
     for step in range(60):
         draws = Draws(0, step, 8)

@@ -35,7 +35,7 @@ from selfsame.types import Encoder
 LEAST_BOX = 8  # pixels of a view for the short side of half of the boxes of the class with the smallest
 LARGEST = 512  # pixels of a view where the user names none
 STEP = 32  # pixels: sizes of views that are chosen here are multiples
-PICTURED = 0.3  # score from which boxes are drawn and counted
+PICTURED = 0.5  # score from which boxes are drawn and counted
 NEAR = 0.5  # overlap from which a guessed box is a hit
 COLOURS = (
     "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324", "#808000", "#000075",
@@ -88,8 +88,10 @@ class Detection(PictureTask):
         else:
             source, listed = boxfiles.pictures_at(path)
             items, truths = list(range(len(source))) if listed is None else listed, []
-        if labelled and not facts.classes:
-            raise UserError(f"{path}: its labels hold no box, so there is nothing to learn.")
+        if labelled and not any((truth.standing == COUNTED).any() for truth in truths):
+            raise UserError(
+                f"{path}: the labels of its {len(items)} pictures hold no box: there is nothing to learn or score."
+            )
         source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
         return Boxed(self, source, items, facts, encoder, labelled, truths)
 
