@@ -229,7 +229,7 @@ def test_weights_of_another_table_start_it_and_its_scaling_stays(source, tmp_pat
     assert all(torch.equal(own[name], held[name]) for name in own)
     assert not torch.equal(one.trunk.tokeniser.numbers.scaler.mean, two.trunk.tokeniser.numbers.scaler.mean)
     assert two.spec["weights"].startswith(f"{len(own)} of {len(own)}")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no weights at"):
         make_encoder("mlp-tiny", 6, source.stats, str(tmp_path / "none.safetensors"))
 
 
