@@ -25,7 +25,7 @@ class Export(Record):
     preprocessing: Literal["hwc", "chw"] | None = None
     """onnx, torch, of images: take stored values of any size, [b h w c] or [b c h w], and cut and resize them inside"""
     any_size: bool = False
-    """onnx, torch: take views of other sizes too, where the network can"""
+    """onnx, torch: take views of other sizes too, from half of the usual on, where the network can"""
     half: bool = False
     """onnx, torch, transformers: weights in 16 bits"""
 

@@ -38,6 +38,7 @@ SUFFIX = {  # none: a folder
 TOLERANCE = {to: 1e-4 if to in ("onnx", "torch", "ultralytics") else 1e-5 for to in SUFFIX}
 OF_MAPS = 1e-5  # the largest difference of maps that is allowed, and of the vector beside them
 COSINE = 0.999  # the least between vectors in half precision and in full
+SMALLER = 2  # how many times shorter than the usual the axes of a view of any size may be
 WHOLE = ("onnx", "torch")  # targets that hold the whole encoder, and so take all options
 FACTS = "selfsame.json"  # beside what is in a folder
 
@@ -51,12 +52,23 @@ class Wanted:
     preprocessing: str | None = None
     """the way from stored pixels of any size inside, which lie as "hwc" or "chw" """
     any_size: bool = False
-    """views of other sizes too"""
+    """views of other sizes too, from half of the usual on"""
     half: bool = False
     """weights, and what is done with them, in 16 bits"""
 
     def __str__(self) -> str:
         return ", ".join(name.replace("_", "-") for name, value in vars(self).items() if value)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Of an input, along which a map has places too."""
+
+    name: str
+    multiple: int = 1
+    """what its length has to be a multiple of"""
+    most: int | None = None
+    """its greatest length"""
 
 
 @dataclass(frozen=True)
@@ -71,8 +83,8 @@ class Fed:
     """an example of as many items"""
     told: str
     """in words: shape, type and range"""
-    axes: dict[int, tuple[str, int]] = field(default_factory=dict)
-    """axes along which a map has places too: their names, and what their length has to be a multiple of"""
+    axes: dict[int, Axis] = field(default_factory=dict)
+    """by their number"""
     sized: Callable[[Sequence[int]], Tensor] | None = None
     """an example of one item with these lengths of the axes, where others than the usual are taken"""
 
@@ -250,9 +262,12 @@ def varying(fed: Fed, wanted: Wanted) -> dict[int, Any]:
     """The axes of the input whose length may vary, as torch.export names them."""
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if wanted.any_size or wanted.preprocessing:
-        for axis, (name, multiple) in fed.axes.items():
-            dim = torch.export.Dim(name)
-            axes[axis] = dim if multiple == 1 else multiple * dim
+        usual = fed.example(1).shape
+        for number, axis in fed.axes.items():
+            least = 2 if wanted.preprocessing else max(2, usual[number] // SMALLER // axis.multiple)
+            most = None if axis.most is None else axis.most // axis.multiple
+            dim = torch.export.Dim(axis.name, min=least, max=most)
+            axes[number] = dim if axis.multiple == 1 else axis.multiple * dim
     return axes
 
 
@@ -286,12 +301,13 @@ def compared(reference: nn.Module, fed: Fed, load: str, use: str, wanted: Wanted
     given: list[Tensor | None] = [None, fed.example(1), fed.example(3)]
     if (wanted.any_size or wanted.preprocessing) and fed.sized is not None:
         usual = fed.example(1).shape
-        for share in (1.5, 2):
+        for share in (1 / SMALLER, 1.5):
             lengths = [
-                max(1, round(usual[axis] * share * (1 + 0.5 * k) / multiple)) * multiple
-                for k, (axis, (_, multiple)) in enumerate(fed.axes.items())
+                max(2, round(usual[number] * share * (1 + 0.5 * k) / axis.multiple)) * axis.multiple
+                for k, (number, axis) in enumerate(fed.axes.items())
             ]
-            given.append(fed.sized(lengths))
+            most = [axis.most or length for axis, length in zip(fed.axes.values(), lengths, strict=True)]
+            given.append(fed.sized([min(pair) for pair in zip(lengths, most, strict=True)]))
     names: dict[str, Any] = {}
     difference, cosine, outputs = 0.0, 1.0, []
     with torch.no_grad():

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from selfsame.modalities.audio.encoder import AudioEncoder
-from selfsame.storage.exports import Exporter, Fed
+from selfsame.storage.exports import Axis, Exporter, Fed
 
 __all__ = ["export"]
 
@@ -34,7 +34,7 @@ def fed(encoder: AudioEncoder) -> Fed:
     told = f"float32 [b, {size}]: waveforms at {rate} Hz, one channel, full scale is 1; the file normalises by itself"
     windowed = isinstance(encoder.trunk, VisionTransformer)  # how many windows there are is counted in Python
     sized = None if windowed else lambda lengths: 0.1 * torch.randn(1, *lengths)
-    return Fed("waves", made, example, told, {1: ("samples", 1)}, sized)
+    return Fed("waves", made, example, told, {1: Axis("samples")}, sized)
 
 
 def facts(encoder: AudioEncoder) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from selfsame.modalities.image.encoder import SMALL, ImageEncoder
 from selfsame.modalities.image.networks import torchvision_changes
 from selfsame.modalities.image.steps import resize_matrices
 from selfsame.modalities.image.views import WHOLE
-from selfsame.storage.exports import Exporter, Fed, Wanted, Writer, tried
+from selfsame.storage.exports import Axis, Exporter, Fed, Wanted, Writer, tried
 
 PLAIN = "float32 [b, c, h, w] in [0, 1], not normalised: the file normalises by itself"
 NORMALISED = "float32 [b, c, h, w]: pixels in [0, 1], then (pixels - mean) / std"
@@ -54,7 +54,7 @@ def fed(encoder: ImageEncoder) -> Fed:
         made,
         lambda batch: torch.rand(batch, *shape),
         PLAIN,
-        {2: ("rows", patch[0]), 3: ("columns", patch[1])},
+        {2: Axis("rows", patch[0]), 3: Axis("columns", patch[1])},
         (lambda lengths: torch.rand(1, channels, *lengths)) if encoder.has_pieces else None,
     )
 
@@ -72,7 +72,7 @@ def prepared(encoder: ImageEncoder, layout: str) -> tuple[nn.Module, Fed]:
 
     shape = (2, channels, size + 5, size + 9) if before else (2, size + 5, size + 9, channels)
     made = f"torch.randint(0, {white + 1}, {shape}, dtype=torch.int32).to(torch.{kind})  # your images, of any size"
-    axes = {2: ("rows", 1), 3: ("columns", 1)} if before else {1: ("rows", 1), 2: ("columns", 1)}
+    axes = {2: Axis("rows"), 3: Axis("columns")} if before else {1: Axis("rows"), 2: Axis("columns")}
     told = (
         f"{kind} [{'b, c, h, w' if before else 'b, h, w, c'}] of any height and width, as stored: the file cuts the "
         "middle square, resizes and normalises it"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from selfsame.modalities.signal.encoder import SignalEncoder
-from selfsame.storage.exports import Exporter, Fed
+from selfsame.storage.exports import Axis, Exporter, Fed
 
 __all__ = ["export"]
 
@@ -21,7 +21,7 @@ def fed(encoder: SignalEncoder) -> Fed:
         "  # your series: float32 as stored, NaN where missing",
         example=lambda batch: mean + std * torch.randn(batch, channels, size),
         told=f"float32 [b, {channels}, {size}] as stored, NaN where missing: the file normalises by itself",
-        axes={2: ("steps", encoder.patch if encoder.has_tokens else 1)},
+        axes={2: Axis("steps", encoder.patch if encoder.has_tokens else 1)},
         sized=None if encoder.has_tokens else lambda lengths: mean + std * torch.randn(1, channels, *lengths),
     )
 

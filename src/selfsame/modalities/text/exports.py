@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selfsame.modalities.text import for_transformers
 from selfsame.modalities.text.encoder import TextEncoder
-from selfsame.storage.exports import Exporter, Fed, Writer
+from selfsame.storage.exports import Axis, Exporter, Fed, Writer
 
 __all__ = ["export"]
 
@@ -54,13 +54,12 @@ def fed(encoder: TextEncoder) -> Fed:
         return ids * (torch.arange(size) < torch.randint(1, size + 1, (rows, 1)))
 
     def sized(lengths: Sequence[int]) -> Tensor:
-        """One text of so many tokens, or of as many as the network takes."""
-        longest = encoder.spec["longest"] or lengths[0]
-        return torch.randint(1, vocabulary, (1, max(1, min(lengths[0], longest) - 3)), dtype=torch.int32)
+        """One text that fills so many places."""
+        return torch.randint(1, vocabulary, (1, *lengths), dtype=torch.int32)
 
     made = f"torch.randint(1, {vocabulary}, (2, {size}), dtype=torch.int32)  # your texts as numbers of the tokenizer"
     told = f"int32 [b, {size}]: numbers of the tokenizer, filled up with 0"
-    return Fed("tokens", made, example, told, {1: ("places", 1)}, sized)
+    return Fed("tokens", made, example, told, {1: Axis("places", most=encoder.spec["longest"] or None)}, sized)
 
 
 def described(encoder: TextEncoder) -> dict[str, Any]:
