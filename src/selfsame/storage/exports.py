@@ -200,6 +200,12 @@ class Exporter:
                 raise missing("onnx", package, "export to onnx")
         whole, fed, reference = self._whole(encoder, wanted)
         names = [f"map_{k}" for k, _ in enumerate(encoder.map_widths, 1)] if wanted.maps else []
+        load = (
+            "import onnxruntime\nimport torch\n\n"
+            f"session = onnxruntime.InferenceSession({str(file)!r}, providers=['CPUExecutionProvider'])\n"
+        )
+        run = f"session.run(None, {{'{fed.name}': {fed.name}.numpy()}})"
+        use = f"vectors, *maps = {run}\n" if wanted.maps else f"vectors = {run}[0]\n"
         with understood(to, encoder, wanted):
             torch.onnx.export(
                 whole,
@@ -212,25 +218,19 @@ class Exporter:
                 external_data=False,
                 verbose=False,
             )
-        load = (
-            "import onnxruntime\nimport torch\n\n"
-            f"session = onnxruntime.InferenceSession({str(file)!r}, providers=['CPUExecutionProvider'])\n"
-        )
-        run = f"session.run(None, {{'{fed.name}': {fed.name}.numpy()}})"
-        use = f"vectors, *maps = {run}\n" if wanted.maps else f"vectors = {run}[0]\n"
-        return {"input": fed.told, **compared(reference, fed, load, use, wanted)}
+            return {"input": fed.told, **compared(reference, fed, load, use, wanted)}
 
     def _torch(self, encoder: Encoder, to: str, file: Path, wanted: Wanted) -> dict[str, Any]:
         whole, fed, reference = self._whole(encoder, wanted)
-        with understood(to, encoder, wanted):
-            program = torch.export.export(
-                whole, (fed.example(2),), dynamic_shapes=(varying(fed, wanted),), strict=False
-            )
-        torch.export.save(program, file)
         load = f"import torch\n\nmodel = torch.export.load({str(file)!r}).module()\n"
         into = "vectors, *maps" if wanted.maps else "vectors"
         use = f"with torch.inference_mode():\n    {into} = model({fed.name})\n"
-        return {"input": fed.told, **compared(reference, fed, load, use, wanted)}
+        with understood(to, encoder, wanted):
+            axes = varying(fed, wanted)
+            program = torch.export.export(whole, (fed.example(2),), dynamic_shapes=(axes,), strict=False)
+        torch.export.save(program, file)  # not within: a full disk is another matter
+        with understood(to, encoder, wanted):
+            return {"input": fed.told, **compared(reference, fed, load, use, wanted)}
 
     def _whole(self, encoder: Encoder, wanted: Wanted) -> tuple[nn.Module, Fed, nn.Module]:
         """What the file holds, what it is fed with, and what its outputs are compared with."""
@@ -276,7 +276,7 @@ def understood(to: str, encoder: Encoder, wanted: Wanted) -> Iterator[None]:
     """Raise UserError where an exporter cannot follow what the options add; without options its error passes."""
     try:
         yield
-    except UserError:
+    except (UserError, OSError):
         raise
     except Exception as error:
         if not str(wanted):

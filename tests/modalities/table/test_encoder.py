@@ -247,6 +247,17 @@ def test_it_is_exported_whole(source, rows, tmp_path, name, to):
         table.export(one, "timm", tmp_path / "other")
 
 
+def test_it_is_exported_with_maps_and_only_with_its_columns(source, tmp_path):
+    one = encoder(source, "mlp-tiny")
+    facts = table.export(one, "torch", tmp_path / "net", maps=True)
+    assert [features["channels"] for features in facts["maps"]] == list(one.map_widths)
+    assert "stride" not in facts["maps"][0] and facts["difference"] <= 1e-5
+    with pytest.raises(UserError, match="--any-size: mlp-tiny takes views of one size alone"):
+        table.export(one, "torch", tmp_path / "other", any_size=True)
+    with pytest.raises(UserError, match="--preprocessing is for images"):
+        table.export(one, "torch", tmp_path / "other", preprocessing="chw")
+
+
 # Rows for people, and the trivial feature ----------------------------------------------------------------------------
 
 
