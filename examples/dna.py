@@ -243,7 +243,7 @@ def load_encoder(folder: str | Path, module: nn.Module | None = None) -> DNAEnco
     return encoders.load(folder, lambda spec: build_encoder(spec, module))
 
 
-def export(encoder: DNAEncoder, to: str, out: str | Path) -> dict[str, Any]:
+def export(encoder: DNAEncoder, to: str, out: str | Path, **options: Any) -> dict[str, Any]:
     size = encoder.spec["size"]
 
     def example(batch: int) -> Tensor:
@@ -251,7 +251,7 @@ def export(encoder: DNAEncoder, to: str, out: str | Path) -> dict[str, Any]:
 
     made = f"torch.randint(0, 4, (2, {size}), dtype=torch.uint8)  # your codes: {LETTERS} are 0 to 3, others 4"
     fed = Fed("codes", made, example, "uint8 [b, letters]")
-    return Exporter(lambda encoder: fed, lambda encoder: {"letters": LETTERS}).export(encoder, to, out)
+    return Exporter(lambda encoder: fed, lambda encoder: {"letters": LETTERS}).export(encoder, to, out, **options)
 
 
 # For people, and the baseline ----------------------------------------------------------------------------------------

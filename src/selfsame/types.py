@@ -376,10 +376,11 @@ class Modality(Protocol):
         """
         ...
 
-    def export(self, encoder: Any, to: str, out: str | Path) -> dict[str, Any]:
+    def export(self, encoder: Any, to: str, out: str | Path, **options: Any) -> dict[str, Any]:
         """Write the encoder for the library `to`, and compare what it gives there. Raises UserError where it cannot.
 
-        Returns at least `files` (paths), `snippet` (the Python that loads them) and `difference` (of the outputs).
+        `options` are those of `storage.exports.Wanted`. Returns at least `files` (paths), `snippet` (the Python that
+        loads them) and `difference` (of the outputs; None where that library is not installed, and `compared` says so).
         """
         ...
 

@@ -1,5 +1,9 @@
-"""Encoders at rest: encoder.safetensors, and encoder.json with all that is needed to build one again."""
+"""Encoders at rest: encoder.safetensors, and encoder.json with all that is needed to build one again.
 
+The network of an encoder may be the user's own: it is named by its factory, or given as a module.
+"""
+
+import importlib
 import json
 import os
 from collections.abc import Callable
@@ -9,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
+from torch import nn
 
 from selfsame.errors import UserError
 from selfsame.types import Encoder
@@ -64,3 +69,37 @@ def load(folder: str | Path, build: Callable[[dict[str, Any]], E]) -> E:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{tensors} is damaged or of another network: {reason}") from None
     return encoder.eval()
+
+
+def own_network(name: str) -> nn.Module:
+    """The user's own network, "package.module:factory", called without arguments. Raises UserError where it is none."""
+    path, _, factory = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(path), factory)
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and not path.startswith(error.name):
+            raise  # the module is there; something that it imports is not
+        raise UserError(f"encoder {name!r}: {error}. Give package.module:factory of an importable module.") from None
+    trunk = made()
+    if not isinstance(trunk, nn.Module):
+        raise UserError(f"encoder {name!r} gave {type(trunk).__name__}; a torch.nn.Module is needed.")
+    return trunk
+
+
+def rebuilt(name: str, own: bool, module: nn.Module | None, make: Callable[[], nn.Module]) -> nn.Module:
+    """The network of an encoder at rest, without its weights: `module`, its factory's if it is `own`, else `make`'s.
+
+    Raises UserError where a module is given that is not needed, or is needed and not given.
+    """
+    if module is not None:
+        if not own:
+            raise UserError(f"the encoder is {name}, which needs no module of yours. Leave it out.")
+        return module
+    if not own:
+        return make()
+    if ":" not in name:
+        raise UserError(
+            f"the encoder was trained around a module of your own ({name}), which cannot be rebuilt from its "
+            "name. Make the module and pass it: ss.load(run, encoder=module)."
+        )
+    return own_network(name)

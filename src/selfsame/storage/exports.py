@@ -1,6 +1,7 @@
-"""An encoder as a file of another kind: ONNX and torch.export, for any modality; a modality may add its libraries'.
+"""An encoder as a file or a folder of another kind: ONNX and torch.export, for any modality; a modality may add more.
 
-Every file is loaded again and compared with the encoder before it takes its place.
+What is written is loaded again by the library it is for and compared with the encoder before it takes its place; where
+that library is not installed, the result says that nothing was compared.
 Raises: UserError where the target cannot hold the encoder or its outputs differ, or a package is missing.
 """
 
@@ -10,20 +11,64 @@ import importlib.util
 import io
 import json
 import logging
+import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from selfsame.errors import UserError, missing, unknown
 from selfsame.types import Encoder
 
-SUFFIX = {"timm": ".safetensors", "torchvision": ".safetensors", "onnx": ".onnx", "torch": ".pt2"}
-TOLERANCE = {"timm": 1e-5, "torchvision": 1e-5, "onnx": 1e-4, "torch": 1e-4}
+SUFFIX = {  # none: a folder
+    "timm": ".safetensors",
+    "torchvision": ".safetensors",
+    "transformers": "",
+    "ultralytics": "",
+    "mmdetection": "",
+    "onnx": ".onnx",
+    "torch": ".pt2",
+}
+TOLERANCE = {to: 1e-4 if to in ("onnx", "torch", "ultralytics") else 1e-5 for to in SUFFIX}
+OF_MAPS = 1e-5  # the largest difference of maps that is allowed, and of the vector beside them
+COSINE = 0.999  # the least between vectors in half precision and in full
+SMALLER = 2  # how many times shorter than the usual the axes of a view of any size may be
+WHOLE = ("onnx", "torch")  # targets that hold the whole encoder, and so take all options
+FACTS = "selfsame.json"  # beside what is in a folder
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an export is to have beyond the vector of a view of one size in full precision."""
+
+    maps: bool = False
+    """the dense features too"""
+    preprocessing: str | None = None
+    """the way from stored pixels of any size inside, which lie as "hwc" or "chw" """
+    any_size: bool = False
+    """views of other sizes too, from half of the usual on"""
+    half: bool = False
+    """weights, and what is done with them, in 16 bits"""
+
+    def __str__(self) -> str:
+        return ", ".join(name.replace("_", "-") for name, value in vars(self).items() if value)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Of an input, along which a map has places too."""
+
+    name: str
+    multiple: int = 1
+    """what its length has to be a multiple of"""
+    most: int | None = None
+    """its greatest length"""
 
 
 @dataclass(frozen=True)
@@ -38,10 +83,15 @@ class Fed:
     """an example of as many items"""
     told: str
     """in words: shape, type and range"""
+    axes: dict[int, Axis] = field(default_factory=dict)
+    """by their number"""
+    sized: Callable[[Sequence[int]], Tensor] | None = None
+    """an example of one item with these lengths of the axes, where others than the usual are taken"""
 
 
-Writer = Callable[[Any, str, Path], dict[str, Any]]
-"""writes an encoder for a target to a file: facts, at least `snippet` and `difference`, as `tried` gives them"""
+Writer = Callable[[Any, str, Path, Wanted], dict[str, Any]]
+"""writes an encoder for a target to a file or into a folder: facts, at least `snippet`, `difference` and, where that is
+None, `compared` (why), as `tried` gives them"""
 
 
 @dataclass(frozen=True)
@@ -54,107 +104,293 @@ class Exporter:
     """what is written beside the file about an encoder"""
     writers: dict[str, Writer] = field(default_factory=dict)
     """targets beside onnx and torch"""
+    prepared: Callable[[Any, str], tuple[nn.Module, Fed]] | None = None
+    """of an encoder and a layout: what makes views of stored values inside a file, and what that is fed with"""
 
-    def export(self, encoder: Any, to: str, out: str | Path) -> dict[str, Any]:
-        """Write the encoder to the file `out`, with its facts in a .json of the same name beside it.
+    def export(self, encoder: Any, to: str, out: str | Path, **options: Any) -> dict[str, Any]:
+        """Write the encoder to `out`, with its facts beside it: x.json of a file x, selfsame.json in a folder.
 
-        onnx (.onnx) and torch (.pt2) hold the whole encoder, normalisation included, for any batch size. The facts are
-        returned: files, input, what `facts` gives, `snippet` (the Python that loads the file, which was run) and
-        `difference`, the largest absolute difference of outputs in units of the largest output, at most 1e-4.
+        onnx (.onnx) and torch (.pt2) hold the whole encoder, normalisation included, for any batch size. `options` are
+        those of `Wanted`; they alone take all of them. The facts are returned: files, input, what `facts` gives,
+        `snippet` (the Python that loads what was written, which was run) and `difference`, the largest absolute
+        difference of outputs in units of the largest output: at most 1e-5, of onnx, torch and ultralytics 1e-4, with
+        maps 1e-5. In half precision it is told, and vectors have a cosine of 0.999 or more (`cosine`).
+        `difference` is None where the library is not installed; `compared` then says so in words.
         """
+        wanted = Wanted(**options)
         writers: dict[str, Writer] = {**self.writers, "onnx": self._onnx, "torch": self._torch}
         if to not in writers:
-            advice = "" if "timm" in writers else f"{', '.join(sorted(SUFFIX.keys() - writers))} take images alone."
+            advice = f"{to} does not hold this kind of encoder." if to in SUFFIX else ""
             raise unknown("export", to, writers, advice)
-        out = Path(out)
-        if not out.suffix:
-            out = out.with_suffix(SUFFIX[to])
-        if out.suffix != SUFFIX[to]:
-            raise UserError(
-                f"export to {to} writes {SUFFIX[to]} files, and {out.name} is none. Name it {out.stem}{SUFFIX[to]}."
-            )
-        beside = out.with_suffix(".json")
-        if beside.is_file() and not _ours(beside):
-            raise UserError(f"{beside} is there already and is no earlier export, so {out.name} needs another name.")
+        self._check(encoder, to, wanted)
+        out = placed(Path(out), to)
+        beside = out.with_suffix(".json") if SUFFIX[to] else out / FACTS
         out.parent.mkdir(parents=True, exist_ok=True)
         encoder = copy.deepcopy(encoder).cpu().float().eval()
         new = out.with_name(f"{out.stem}.new{out.suffix}")
+        tidy(new)
         try:
+            if not SUFFIX[to]:
+                new.mkdir()
             with _quiet(), torch.random.fork_rng(devices=[]):  # rebuilding networks draws weights
-                facts = writers[to](encoder, to, new)
-            if not facts["difference"] <= TOLERANCE[to]:
-                raise UserError(
-                    f"the encoder and its export to {to} differ by {facts['difference']:.2g} of the largest output; "
-                    f"at most {TOLERANCE[to]:g} is allowed. Nothing was written."
-                )
+                facts = writers[to](encoder, to, new, wanted)
+            self._judge(facts, to, wanted)
+            if out.is_dir():
+                shutil.rmtree(out)  # an earlier export
             new.replace(out)
         finally:
-            new.unlink(missing_ok=True)
-        facts["snippet"] = facts["snippet"].replace(repr(str(new)), repr(str(out)))
+            tidy(new)
+        facts = {
+            key: value.replace(str(new), str(out)) if isinstance(value, str) else value for key, value in facts.items()
+        }
         described = {"to": to, "name": encoder.spec["name"], **facts, **self.facts(encoder), "dim": encoder.dim}
+        if str(wanted):
+            described["options"] = str(wanted)
         beside.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        return {**described, "files": [str(out), str(beside)]}
+        files = [out] if SUFFIX[to] else sorted(file for file in out.iterdir() if file != beside)
+        return {**described, "files": [str(file) for file in (*files, beside)]}
 
-    def _onnx(self, encoder: Encoder, to: str, file: Path) -> dict[str, Any]:
+    def _check(self, encoder: Encoder, to: str, wanted: Wanted) -> None:
+        """Refuse options that this target, modality or encoder cannot have."""
+        name = encoder.spec["name"]
+        if to not in WHOLE:
+            given = str(
+                Wanted(wanted.maps, wanted.preprocessing, wanted.any_size, wanted.half and to != "transformers")
+            )
+            if given:
+                more = "; transformers takes half too" if wanted.half else ""
+                raise UserError(
+                    f"--to {to} has no options, and {given} was asked for. They are for onnx and torch{more}."
+                )
+        if wanted.preprocessing and self.prepared is None:
+            raise UserError(
+                "--preprocessing is for images, which may have any size. This encoder takes its input as the file's "
+                "facts say; leave it out."
+            )
+        if wanted.preprocessing and wanted.any_size:
+            raise UserError("--preprocessing takes images of any size already. Leave --any-size out.")
+        if wanted.maps and not encoder.has_maps:
+            raise UserError(f"--maps: {name} has no maps. Leave it out: the vector is exported.")
+        if wanted.any_size and self.fed(encoder).sized is None:
+            raise UserError(f"--any-size: {name} takes views of one size alone. Leave it out.")
+
+    def _judge(self, facts: dict[str, Any], to: str, wanted: Wanted) -> None:
+        """Raise UserError where outputs differ too much."""
+        if facts["difference"] is None:
+            return
+        if wanted.half:
+            if not facts["cosine"] >= COSINE:
+                raise UserError(
+                    f"the encoder and its export to {to} in half precision agree to a cosine of {facts['cosine']:.6f}; "
+                    f"at least {COSINE} is needed. Leave --half out. Nothing was written."
+                )
+            return
+        most = OF_MAPS if wanted.maps else TOLERANCE[to]
+        if not facts["difference"] <= most:
+            raise UserError(
+                f"the encoder and its export to {to} differ by {facts['difference']:.2g} of the largest output; "
+                f"at most {most:g} is allowed. Nothing was written."
+            )
+
+    # ONNX and torch.export -------------------------------------------------------------------------------------------
+
+    def _onnx(self, encoder: Encoder, to: str, file: Path, wanted: Wanted) -> dict[str, Any]:
         for package in ("onnx", "onnxscript", "onnxruntime"):
             if importlib.util.find_spec(package) is None:
                 raise missing("onnx", package, "export to onnx")
-        fed = self.fed(encoder)
-        torch.onnx.export(
-            encoder,
-            (fed.example(2),),
-            str(file),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=[fed.name],
-            output_names=["vectors"],
-            external_data=False,
-            verbose=False,
-        )
+        whole, fed, reference = self._whole(encoder, wanted)
+        names = [f"map_{k}" for k, _ in enumerate(encoder.map_widths, 1)] if wanted.maps else []
         load = (
             "import onnxruntime\nimport torch\n\n"
             f"session = onnxruntime.InferenceSession({str(file)!r}, providers=['CPUExecutionProvider'])\n"
         )
-        use = f"vectors = session.run(None, {{'{fed.name}': {fed.name}.numpy()}})[0]\n"
-        return {"input": fed.told, **tried(encoder, fed, load, use)}
+        run = f"session.run(None, {{'{fed.name}': {fed.name}.numpy()}})"
+        use = f"vectors, *maps = {run}\n" if wanted.maps else f"vectors = {run}[0]\n"
+        with understood(to, encoder, wanted):
+            torch.onnx.export(
+                whole,
+                (fed.example(2),),
+                str(file),
+                dynamo=True,
+                dynamic_shapes=(varying(fed, wanted),),
+                input_names=[fed.name],
+                output_names=["vectors", *names],
+                external_data=False,
+                verbose=False,
+            )
+            return {"input": fed.told, **compared(reference, fed, load, use, wanted)}
 
-    def _torch(self, encoder: Encoder, to: str, file: Path) -> dict[str, Any]:
-        fed = self.fed(encoder)
-        program = torch.export.export(
-            encoder, (fed.example(2),), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
-        )
-        torch.export.save(program, file)
+    def _torch(self, encoder: Encoder, to: str, file: Path, wanted: Wanted) -> dict[str, Any]:
+        whole, fed, reference = self._whole(encoder, wanted)
         load = f"import torch\n\nmodel = torch.export.load({str(file)!r}).module()\n"
-        use = f"with torch.inference_mode():\n    vectors = model({fed.name})\n"
-        return {"input": fed.told, **tried(encoder, fed, load, use)}
+        into = "vectors, *maps" if wanted.maps else "vectors"
+        use = f"with torch.inference_mode():\n    {into} = model({fed.name})\n"
+        with understood(to, encoder, wanted):
+            axes = varying(fed, wanted)
+            program = torch.export.export(whole, (fed.example(2),), dynamic_shapes=(axes,), strict=False)
+        torch.export.save(program, file)  # not within: a full disk is another matter
+        with understood(to, encoder, wanted):
+            return {"input": fed.told, **compared(reference, fed, load, use, wanted)}
+
+    def _whole(self, encoder: Encoder, wanted: Wanted) -> tuple[nn.Module, Fed, nn.Module]:
+        """What the file holds, what it is fed with, and what its outputs are compared with."""
+        prepare, fed = None, self.fed(encoder)
+        if wanted.preprocessing:
+            assert self.prepared is not None
+            prepare, fed = self.prepared(encoder, wanted.preprocessing)
+        reference = Whole(encoder, prepare, wanted.maps)
+        held = Whole(copy.deepcopy(encoder).half(), prepare, wanted.maps) if wanted.half else reference
+        return (encoder if not str(wanted) else held), fed, reference
 
 
-def tried(encoder: Encoder, fed: Fed, load: str, use: str) -> dict[str, Any]:
+class Whole(nn.Module):
+    """An encoder with what stands before it; gives the vector, or the vector and the maps, in float32."""
+
+    def __init__(self, encoder: Encoder, prepare: nn.Module | None, maps: bool) -> None:
+        super().__init__()
+        self.encoder, self.prepare, self.with_maps = encoder, prepare, maps
+
+    def forward(self, given: Tensor) -> Tensor | tuple[Tensor, ...]:
+        view = given if self.prepare is None else self.prepare(given)
+        if not self.with_maps:
+            return self.encoder(view).float()
+        vector, maps = self.encoder.with_maps(view)
+        return vector.float(), *(one.float() for one in maps)
+
+
+def varying(fed: Fed, wanted: Wanted) -> dict[int, Any]:
+    """The axes of the input whose length may vary, as torch.export names them."""
+    axes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if wanted.any_size or wanted.preprocessing:
+        usual = fed.example(1).shape
+        for number, axis in fed.axes.items():
+            least = 2 if wanted.preprocessing else max(2, usual[number] // SMALLER // axis.multiple)
+            most = None if axis.most is None else axis.most // axis.multiple
+            dim = torch.export.Dim(axis.name, min=least, max=most)
+            axes[number] = dim if axis.multiple == 1 else axis.multiple * dim
+    return axes
+
+
+@contextlib.contextmanager
+def understood(to: str, encoder: Encoder, wanted: Wanted) -> Iterator[None]:
+    """Raise UserError where an exporter cannot follow what the options add; without options its error passes."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        if not str(wanted):
+            raise
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise UserError(
+            f"{encoder.spec['name']} cannot be exported to {to} with {wanted}: {reason}. Leave that out."
+        ) from error
+
+
+# Comparing ------------------------------------------------------------------------------------------------------------
+
+
+def tried(encoder: nn.Module, fed: Fed, load: str, use: str) -> dict[str, Any]:
     """The snippet, and how far what it gives is from the encoder, on batches of 2 (its own) and of 1 and 3."""
+    return compared(encoder, fed, load, use, Wanted())
+
+
+def compared(reference: nn.Module, fed: Fed, load: str, use: str, wanted: Wanted) -> dict[str, Any]:
+    """As `tried`, of all outputs, other sizes too if they are wanted, and with the least cosine of two vectors."""
     snippet = load + f"{fed.name} = {fed.made}\n" + use
+    given: list[Tensor | None] = [None, fed.example(1), fed.example(3)]
+    if (wanted.any_size or wanted.preprocessing) and fed.sized is not None:
+        usual = fed.example(1).shape
+        for share in (1 / SMALLER, 1.5):
+            lengths = [
+                max(2, round(usual[number] * share * (1 + 0.5 * k) / axis.multiple)) * axis.multiple
+                for k, (number, axis) in enumerate(fed.axes.items())
+            ]
+            most = [axis.most or length for axis, length in zip(fed.axes.values(), lengths, strict=True)]
+            given.append(fed.sized([min(pair) for pair in zip(lengths, most, strict=True)]))
     names: dict[str, Any] = {}
-    difference = 0.0
+    difference, cosine, outputs = 0.0, 1.0, []
     with torch.no_grad():
         exec(snippet, names)
-        for batch in (None, 1, 3):
+        for batch in given:
             if batch is not None:
-                names[fed.name] = fed.example(batch)
+                names[fed.name] = batch
                 exec(use, names)
-            vectors = torch.as_tensor(names["vectors"])
-            expected = encoder(names[fed.name])
-            if vectors.shape != expected.shape:
-                raise UserError(f"the exported file gives {list(vectors.shape)}, the encoder {list(expected.shape)}.")
-            difference = max(
-                difference, float((vectors - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+            outputs = [torch.as_tensor(one) for one in (names["vectors"], *names.get("maps", []))]
+            expected = reference(names[fed.name])
+            expected = [expected] if isinstance(expected, Tensor) else list(expected)
+            if [one.shape for one in outputs] != [one.shape for one in expected]:
+                raise UserError(
+                    f"what was exported gives {[list(one.shape) for one in outputs]}, "
+                    f"the encoder {[list(one.shape) for one in expected]}."
+                )
+            for one, other in zip(outputs, expected, strict=True):
+                difference = max(difference, apart(one, other))
+                cosine = min(cosine, float(F.cosine_similarity(one.flatten(1), other.flatten(1)).min()))
+    facts: dict[str, Any] = {"snippet": snippet, "difference": difference}
+    if wanted.half:
+        facts["cosine"] = cosine
+    if wanted.maps:
+        facts["maps"] = [told(one, fed) for one in reference(fed.example(1))[1:]]
+    return facts
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """The largest absolute difference in units of the largest value of the other."""
+    return float((one.float() - other).abs().max() / other.abs().max().clamp_min(1e-12))
+
+
+def told(features: Float[Tensor, "b c ..."], fed: Fed) -> dict[str, Any]:
+    """Channels and places of a map, and of how many steps of the input one place is."""
+    places = list(features.shape[2:])
+    facts: dict[str, Any] = {"channels": features.shape[1], "places": places}
+    lengths = [fed.example(1).shape[axis] for axis in fed.axes]
+    if lengths and len(places) >= len(lengths):
+        facts["stride"] = [length / place for length, place in zip(lengths, places[-len(lengths) :], strict=True)]
+    return facts
+
+
+def uncompared(library: str, why: str | None = None) -> dict[str, Any]:
+    """The facts of an export that could not be loaded by its library here."""
+    reason = why or f"{library} is not installed here"
+    return {"difference": None, "compared": f"{reason}, so nothing was compared: run the snippet where it is"}
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def placed(out: Path, to: str) -> Path:
+    """Where the export goes, its suffix put behind. Raises UserError where something else is in the way."""
+    suffix = SUFFIX[to]
+    if not suffix:
+        if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _ours(out / FACTS))):
+            raise UserError(
+                f"{out} is there already and is no earlier export. --to {to} writes a folder: name another."
             )
-    return {"snippet": snippet, "difference": difference}
+        return out
+    if not out.suffix:
+        out = out.with_suffix(suffix)
+    if out.suffix != suffix:
+        raise UserError(f"export to {to} writes {suffix} files, and {out.name} is none. Name it {out.stem}{suffix}.")
+    beside = out.with_suffix(".json")
+    if beside.is_file() and not _ours(beside):
+        raise UserError(f"{beside} is there already and is no earlier export, so {out.name} needs another name.")
+    return out
+
+
+def tidy(path: Path) -> None:
+    """Remove a draft."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _ours(file: Path) -> bool:
     """Whether a .json was written by an earlier export, so that it may be written again."""
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError):
         return False
     return isinstance(held, dict) and {"to", "snippet", "difference"} <= held.keys()
 
@@ -165,7 +401,8 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        chat = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(chat), contextlib.redirect_stderr(chat):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -310,3 +310,16 @@ def test_export(name: str, to: str, tmp_path: Path) -> None:
     names: dict = {}
     exec(found["snippet"], names)
     assert torch.as_tensor(names["vectors"]).shape == (2, found["dim"])
+
+
+def test_a_program_of_any_length_gives_maps_too_and_no_other_library_holds_sound(tmp_path: Path) -> None:
+    encoder = tiny(TINY).eval()
+    found = export(encoder, "torch", tmp_path / "encoder", maps=True, any_size=True)
+    waves = 0.1 * torch.randn(2, SIZE * 3 // 2)
+    with torch.no_grad():
+        vector, *maps = torch.export.load(found["files"][0]).module()(waves)
+        expected, features = encoder.with_maps(waves)
+    assert torch.allclose(vector, expected, atol=1e-4) and found["difference"] <= 1e-5
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(maps, features, strict=True))
+    with pytest.raises(UserError, match="mmdetection does not hold this kind of encoder"):
+        export(encoder, "mmdetection", tmp_path / "other")

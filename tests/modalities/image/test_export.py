@@ -1,18 +1,25 @@
 import importlib.util
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import selfsame as ss
 from selfsame.errors import UserError
 from selfsame.modalities.image import exports
 from selfsame.modalities.image.encoder import ImageEncoder, make_encoder, own_encoder, save_encoder
 from selfsame.modalities.image.exports import export
-from tests.modalities.image.test_encoder import GREY, RGB, Conv, images
+from selfsame.modalities.image.views import plain_box
+from selfsame.storage import exports as whole_exports
+from tests import nets
+from tests.modalities.image.test_encoder import GREY, RGB, Conv, images, tiny_vit
 
 
 def trained(encoder: ImageEncoder) -> ImageEncoder:
@@ -177,3 +184,149 @@ def test_a_file_of_somebody_else_beside_it_is_left_alone_and_an_earlier_export_i
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
     for _ in range(2):
         export(encoder, "timm", tmp_path / "other")
+
+
+# Options --------------------------------------------------------------------------------------------------------------
+
+
+def outputs(file, to, given: Tensor) -> list[Tensor]:
+    """What a file gives, loaded by hand."""
+    if to == "torch":
+        with torch.no_grad():
+            out = torch.export.load(file).module()(given)
+        return [out] if isinstance(out, Tensor) else list(out)
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(one) for one in session.run(None, {"pixels": given.numpy()})]
+
+
+@pytest.fixture(scope="module")
+def conv() -> ImageEncoder:
+    torch.manual_seed(0)
+    return trained(own_encoder(Conv(), 16, RGB))
+
+
+@pytest.mark.parametrize("to", ["torch", "onnx"])
+def test_dense_features_come_beside_the_vector(conv, to, tmp_path):
+    """Golden: the largest difference is 1e-5 or less in full precision."""
+    if to == "onnx":
+        pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    facts = export(conv, to, tmp_path / "net", maps=True)
+    assert facts["maps"] == [
+        {"channels": 8, "places": [16, 16], "stride": [1.0, 1.0]},
+        {"channels": 6, "places": [8, 8], "stride": [2.0, 2.0]},
+    ]
+    pixels = torch.rand(3, 3, 16, 16)
+    vector, *maps = outputs(facts["files"][0], to, pixels)
+    conv.eval()
+    with torch.no_grad():
+        assert (vector - conv(pixels)).abs().max() <= 1e-5
+        for one, other in zip(maps, conv.maps(pixels), strict=True):
+            assert one.shape == other.shape and (one - other).abs().max() <= 1e-5
+    assert facts["difference"] <= 1e-5 and facts["options"] == "maps"
+
+
+@pytest.mark.parametrize("to", ["torch", "onnx"])
+def test_a_file_with_preprocessing_takes_stored_pictures_of_any_size(to, tmp_path):
+    """The vectors are those that the package reads pictures to: cosine 0.999 or more, of wide ones and high ones."""
+    if to == "onnx":
+        pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    encoder = trained(own_encoder(Conv(), 72, RGB))  # over 64 px a plain view leaves out an eighth of the short side
+    facts = export(encoder, to, tmp_path / "net", preprocessing="hwc")
+    assert "uint8 [b, h, w, c] of any height and width" in facts["input"]
+    for height, width in ((90, 140), (150, 80), (60, 61)):
+        rows = torch.linspace(0, 1, height)[:, None, None] * torch.tensor([250.0, 120, 30])
+        picture = (rows + 60 * torch.sin(torch.arange(width) / 5.0)[None, :, None]).clamp(0, 255).byte()
+        np.save(tmp_path / "picture.npy", picture[None].numpy())
+        ours = torch.as_tensor(ss.embed(encoder.eval(), tmp_path / "picture.npy", workers=0).vectors)
+        (theirs,) = outputs(facts["files"][0], to, picture[None])
+        assert torch.cosine_similarity(ours, theirs).min() > 0.999
+        torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_channels_may_come_first_and_values_may_be_deep(bits, tmp_path):
+    white = 255 if bits == 8 else 4095
+    encoder = trained(own_encoder(Conv(), 16, replace(RGB, bits=bits, white=white)))
+    facts = export(encoder, "torch", tmp_path / "net", preprocessing="chw")
+    kind = torch.uint8 if bits == 8 else torch.uint16
+    (vectors,) = outputs(facts["files"][0], "torch", torch.full((2, 3, 20, 30), white).to(kind))
+    torch.testing.assert_close(vectors, expected(encoder, torch.ones(2, 3, 16, 16)), atol=1e-4, rtol=1e-4)
+
+
+def test_the_middle_square_is_cut_and_resized_as_torch_does():
+    """Golden: F.interpolate's antialiased bicubic of the middle square, for sizes of both kinds."""
+    for size, (height, width) in ((16, (40, 25)), (16, (9, 12)), (80, (100, 130)), (80, (80, 80))):
+        stored = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+        ((top, left, side, _),) = plain_box(height, width, size).tolist()
+        square = stored[..., top : top + side, left : left + side].float()
+        wanted = F.interpolate(square, (size, size), mode="bicubic", antialias=True).clamp(0, 255) / 255
+        torch.testing.assert_close(exports.Cut(size, "chw", 255.0)(stored), wanted, atol=1e-5, rtol=1e-4)
+        rows = stored.permute(0, 2, 3, 1)
+        assert torch.equal(exports.Cut(size, "hwc", 255.0)(rows), exports.Cut(size, "chw", 255.0)(stored))
+
+
+@pytest.mark.parametrize("name", ["conv", "vit"])
+def test_a_file_of_any_size_takes_larger_and_smaller_views(name, conv, tmp_path):
+    encoder = conv if name == "conv" else own_encoder(nets.tokens(), 32, RGB)
+    facts = export(encoder, "torch", tmp_path / "net", any_size=True)
+    for height, width in ((16, 24), (40, 32)):
+        pixels = torch.rand(2, 3, height, width)
+        (vectors,) = outputs(facts["files"][0], "torch", pixels)
+        torch.testing.assert_close(vectors, expected(encoder, pixels), atol=1e-5, rtol=1e-4)
+
+
+def test_half_precision_gives_nearly_the_same_vectors(conv, tmp_path):
+    facts = export(conv, "torch", tmp_path / "net", half=True, maps=True)
+    assert 0.999 <= facts["cosine"] < 1
+    pixels = torch.rand(4, 3, 16, 16)
+    vector, *_ = outputs(facts["files"][0], "torch", pixels)
+    assert vector.dtype == torch.float32
+    assert torch.cosine_similarity(vector, expected(conv, pixels)).min() > 0.999
+    assert {value.dtype for value in torch.export.load(facts["files"][0]).state_dict.values() if value.ndim} == {
+        torch.float16
+    }
+
+
+def test_half_precision_that_turns_vectors_is_not_kept(conv, tmp_path, monkeypatch):
+    monkeypatch.setattr(whole_exports, "COSINE", 1.1)
+    with pytest.raises(UserError, match=r"agree to a cosine of [01]\.\d+; .*Leave --half out"):
+        export(conv, "torch", tmp_path / "net", half=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "message"),
+    [
+        ("timm", {"maps": True}, "--to timm has no options, and maps was asked for"),
+        ("transformers", {"any_size": True}, "any-size was asked for"),
+        ("ultralytics", {"half": True}, "half was asked for.*transformers takes half too"),
+        ("torch", {"preprocessing": "hwc", "any_size": True}, "of any size already"),
+    ],
+)
+def test_options_that_go_nowhere_are_refused(conv, to, options, message, tmp_path):
+    with pytest.raises(UserError, match=message) as error:
+        export(conv, to, tmp_path / "net", **options)
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+def test_networks_without_maps_or_of_one_size_say_so(tmp_path):
+    with pytest.raises(UserError, match="Flat has no maps"):
+        export(own_encoder(Flat(), 8, RGB), "torch", tmp_path / "net", maps=True)
+    with pytest.raises(UserError, match="takes views of one size alone"):
+        export(own_encoder(tiny_vit("torchvision"), 32, RGB), "torch", tmp_path / "net", any_size=True)
+    with pytest.raises(UserError, match=r"Flat cannot be exported to torch with any-size: .* Leave that out"):
+        export(own_encoder(Flat(), 8, RGB), "torch", tmp_path / "net", any_size=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Flat(nn.Module):
+    """A product with all pixels: of one size, without saying so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 8 * 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1))

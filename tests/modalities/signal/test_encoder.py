@@ -156,7 +156,7 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     signal.save_encoder(encoder(), tmp_path)
     with pytest.raises(UserError, match="is of another network"):
         signal.make_encoder("resnet@0.25", 48, stats_of(), str(tmp_path / "encoder.safetensors"))
-    with pytest.raises(UserError, match="no weights can be read"):
+    with pytest.raises(UserError, match="no weights at"):
         signal.make_encoder(TINY, 48, stats_of(), str(tmp_path / "none.safetensors"))
     with pytest.raises(UserError, match="not the description of an encoder of series"):
         signal.build_encoder({"modality": "image"})
@@ -313,3 +313,17 @@ def test_an_exported_encoder_gives_the_same_also_where_values_are_missing(name: 
     else:
         made = torch.from_numpy(names["session"].run(None, {"series": x.numpy()})[0])
     assert torch.allclose(made, net(x), atol=1e-4)
+
+
+def test_a_program_of_any_length_gives_maps_too_and_no_other_library_holds_series(tmp_path: Path) -> None:
+    net = encoder(TINY)
+    done = signal.export(net, "torch", tmp_path / "net", maps=True, any_size=True)
+    x = batch(2)[:, :, :30]
+    vector, *maps = torch.export.load(done["files"][0]).module()(x)
+    assert torch.allclose(vector, net(x), atol=1e-5) and done["difference"] <= 1e-5
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(maps, net.maps(x), strict=True))
+    assert [one["channels"] for one in done["maps"]] == list(net.map_widths)
+    with pytest.raises(UserError, match="transformers does not hold this kind of encoder"):
+        signal.export(net, "transformers", tmp_path / "other")
+    with pytest.raises(UserError, match="--any-size: .* takes views of one size alone"):
+        signal.export(encoder(TINY_TOKENS), "torch", tmp_path / "other", any_size=True)

@@ -229,7 +229,7 @@ def test_weights_of_another_table_start_it_and_its_scaling_stays(source, tmp_pat
     assert all(torch.equal(own[name], held[name]) for name in own)
     assert not torch.equal(one.trunk.tokeniser.numbers.scaler.mean, two.trunk.tokeniser.numbers.scaler.mean)
     assert two.spec["weights"].startswith(f"{len(own)} of {len(own)}")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no weights at"):
         make_encoder("mlp-tiny", 6, source.stats, str(tmp_path / "none.safetensors"))
 
 
@@ -245,6 +245,17 @@ def test_it_is_exported_whole(source, rows, tmp_path, name, to):
     assert names["vectors"].shape == (2, 32)
     with pytest.raises(UserError, match="unknown export 'timm'"):
         table.export(one, "timm", tmp_path / "other")
+
+
+def test_it_is_exported_with_maps_and_only_with_its_columns(source, tmp_path):
+    one = encoder(source, "mlp-tiny")
+    facts = table.export(one, "torch", tmp_path / "net", maps=True)
+    assert [features["channels"] for features in facts["maps"]] == list(one.map_widths)
+    assert "stride" not in facts["maps"][0] and facts["difference"] <= 1e-5
+    with pytest.raises(UserError, match="--any-size: mlp-tiny takes views of one size alone"):
+        table.export(one, "torch", tmp_path / "other", any_size=True)
+    with pytest.raises(UserError, match="--preprocessing is for images"):
+        table.export(one, "torch", tmp_path / "other", preprocessing="chw")
 
 
 # Rows for people, and the trivial feature ----------------------------------------------------------------------------

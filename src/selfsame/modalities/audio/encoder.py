@@ -11,8 +11,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from pydantic import ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models.resnet import ResNet as TimmResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -25,6 +23,7 @@ from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.nn.vit import PatchTokens
 from selfsame.records import Record
 from selfsame.storage import encoders
+from selfsame.storage.weights import fitting, tensors
 
 __all__ = ["AudioEncoder", "build_encoder", "load_encoder", "make_encoder", "own_encoder", "save_encoder"]
 
@@ -300,15 +299,13 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Audi
         reason = str(error).replace("\n", " ")
         raise UserError(f"this is not the description of an audio encoder: {reason}") from None
     if module is None:
-        if plan.library == "own" and ":" not in plan.name:
-            raise UserError(
-                f"the encoder was trained around a module of your own ({plan.name}), which cannot be rebuilt from its "
-                "name. Make the module and pass it: ss.load(run, encoder=module)."
-            )
         check_saved(plan.library, plan.name, plan.options)
-        module = trunk_of(plan.library, plan.front, plan.name, plan.options)
-    elif plan.library != "own":
-        raise UserError(f"the encoder is {plan.name} of {plan.library}, which needs no module of yours. Leave it out.")
+    module = encoders.rebuilt(
+        plan.name,
+        plan.library == "own",
+        module,
+        lambda: trunk_of(plan.library, plan.front, plan.name, plan.options),
+    )
     if plan.norm == "group":
         use_group_norm(module)
     encoder = AudioEncoder(module, dict(spec))
@@ -362,22 +359,9 @@ def _fresh(
 
 
 def load_weights(encoder: AudioEncoder, file: Path) -> dict[str, Any]:
-    """Fill the network from a .safetensors of the same network; names may begin with "trunk." as in a run's file."""
-    if not file.is_file():
-        raise UserError(f"no weights at {file}. Give a local .safetensors file. Nothing is downloaded.")
-    try:
-        given = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as tensors: {error}. Give a .safetensors file.") from None
+    """Fill the network from a file of tensors of the same network; names may begin with "trunk." as in a run's file."""
     own = encoder.trunk.state_dict()
-    found = {name.removeprefix("trunk."): value for name, value in given.items()}
-    fits = {name: value for name, value in found.items() if name in own and value.shape == own[name].shape}
-    if len(fits) < 0.95 * len(own):
-        lacking = ", ".join(sorted(own.keys() - fits.keys())[:5])
-        raise UserError(
-            f"{file}: only {len(fits)} of the {len(own)} tensors of the encoder are in it with the right shape. "
-            f"Missing or of another shape: {lacking}. Name the encoder that the weights are of."
-        )
+    fits = fitting({name.removeprefix("trunk."): value for name, value in tensors(file).items()}, own, file)
     encoder.trunk.load_state_dict(fits, strict=False)
     return {"file": str(file), "loaded": len(fits), "of": len(own)}
 

@@ -3,7 +3,6 @@
 Raises UserError on unknown names, and on options and sizes that a network cannot take.
 """
 
-import importlib
 import re
 from collections.abc import Mapping
 from itertools import pairwise
@@ -19,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from selfsame.errors import UserError, unknown
+from selfsame.storage.encoders import own_network
 
 Front = Literal["logmel", "stft", "mfcc", "wave"]
 FRONTS: tuple[Front, ...] = ("logmel", "stft", "mfcc", "wave")
@@ -145,7 +145,7 @@ def check_saved(library: str, name: str, options: Mapping[str, Any]) -> None:
 def trunk_of(library: str, front: str, name: str, options: Mapping[str, Any]) -> nn.Module:
     """The network without a classifier. Draws its weights from the global generator."""
     if library == "own":
-        return own_trunk(name)
+        return own_network(name)
     if library == "audio":
         return Waves(WAVES[name], **options) if front == "wave" else BYOLA(**options)
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
@@ -160,20 +160,6 @@ def trunk_of(library: str, front: str, name: str, options: Mapping[str, Any]) ->
             scale = (block.bn3 if isinstance(block, Bottleneck) else block.bn2).weight
             if isinstance(scale, Tensor):
                 nn.init.ones_(scale)
-    return trunk
-
-
-def own_trunk(name: str) -> nn.Module:
-    path, _, factory = name.partition(":")
-    try:
-        made = getattr(importlib.import_module(path), factory)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and not path.startswith(error.name):
-            raise  # the module is there; something that it imports is not
-        raise UserError(f"encoder {name!r}: {error}. Give package.module:factory of an importable module.") from None
-    trunk = made()
-    if not isinstance(trunk, nn.Module):
-        raise UserError(f"encoder {name!r} gave {type(trunk).__name__}; a torch.nn.Module is needed.")
     return trunk
 
 

@@ -292,15 +292,13 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Imag
         reason = str(error).replace("\n", " ")
         raise UserError(f"this is not the description of an image encoder: {reason}") from None
     if module is None:
-        if plan.library == "own" and ":" not in plan.name:
-            raise UserError(
-                f"the encoder was trained around a module of your own ({plan.name}), which cannot be rebuilt from its "
-                "name. Make the module and pass it: ss.load(run, encoder=module)."
-            )
         check_saved(plan.library, plan.name, plan.options)
-        module = library_trunk(plan.library, plan.name, plan.channels, plan.options)
-    elif plan.library != "own":
-        raise UserError(f"the encoder is {plan.name} of {plan.library}, which needs no module of yours. Leave it out.")
+    module = encoders.rebuilt(
+        plan.name,
+        plan.library == "own",
+        module,
+        lambda: library_trunk(plan.library, plan.name, plan.channels, plan.options),
+    )
     if plan.small_stem:
         small_stem(module)
     if plan.norm == "group":

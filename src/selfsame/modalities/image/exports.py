@@ -1,41 +1,112 @@
-"""Image encoders in the formats of timm and torchvision; ONNX and torch.export are `storage.exports`'.
+"""Image encoders for other libraries: timm and torchvision here; ONNX and torch.export are `storage.exports`'.
 
 Raises: UserError where the target cannot hold the encoder or its outputs differ, or a package is missing.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import torchvision
+from jaxtyping import Float, Integer
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from selfsame.errors import UserError
-from selfsame.modalities.image.encoder import ImageEncoder
+from selfsame.modalities.image import for_detectors, for_transformers
+from selfsame.modalities.image.encoder import SMALL, ImageEncoder
 from selfsame.modalities.image.networks import torchvision_changes
-from selfsame.storage.exports import Exporter, Fed, tried
+from selfsame.modalities.image.steps import resize_matrices
+from selfsame.modalities.image.views import WHOLE
+from selfsame.storage.exports import Axis, Exporter, Fed, Wanted, Writer, tried
 
 PLAIN = "float32 [b, c, h, w] in [0, 1], not normalised: the file normalises by itself"
 NORMALISED = "float32 [b, c, h, w]: pixels in [0, 1], then (pixels - mean) / std"
 
 
-def export(encoder: ImageEncoder, to: str, out: str | Path) -> dict[str, Any]:
-    """Write the encoder to the file `out`, with its facts in a .json of the same name beside it.
+def export(encoder: ImageEncoder, to: str, out: str | Path, **options: Any) -> dict[str, Any]:
+    """Write the encoder to `out`, with its facts beside it: see Exporter.export.
 
-    timm and torchvision get the network's weights (.safetensors); onnx (.onnx) and torch (.pt2) get the whole
-    encoder, normalisation included, for any batch size. The facts are returned: files, input, mean and std per
-    channel, input_size [c, h, w], `snippet` (the Python that loads the file, which was run) and `difference`, the
-    largest absolute difference of outputs in units of the largest output, at most 1e-5 (onnx, torch: 1e-4).
+    timm and torchvision get the network's weights (.safetensors); transformers a folder that AutoModel loads;
+    ultralytics and mmdetection a folder with the backbone and a configuration; onnx (.onnx) and torch (.pt2) the whole
+    encoder, normalisation included, for any batch size. Among the facts are mean and std per channel and input_size
+    [c, h, w].
     """
-    return Exporter(fed, facts, {"timm": library, "torchvision": library}).export(encoder, to, out)
+    writers: dict[str, Writer] = {
+        "timm": library,
+        "torchvision": library,
+        "transformers": lambda one, to, folder, wanted: for_transformers.write(one, fed(one), folder, wanted),
+        "ultralytics": lambda one, to, folder, wanted: for_detectors.ultralytics(one, fed(one), folder, wanted),
+        "mmdetection": lambda one, to, folder, wanted: for_detectors.mmdetection(one, fed(one), folder, wanted),
+    }
+    return Exporter(fed, facts, writers, prepared).export(encoder, to, out, **options)
 
 
 def fed(encoder: ImageEncoder) -> Fed:
-    shape = (encoder.spec["channels"], encoder.spec["size"], encoder.spec["size"])
+    channels, size = encoder.spec["channels"], encoder.spec["size"]
+    shape = (channels, size, size)
     made = f"torch.rand{(2, *shape)}  # your images: float32 in [0, 1]"
-    return Fed("pixels", made, lambda batch: torch.rand(batch, *shape), PLAIN)
+    patch = encoder.patch if encoder.has_tokens else (1, 1)
+    return Fed(
+        "pixels",
+        made,
+        lambda batch: torch.rand(batch, *shape),
+        PLAIN,
+        {2: Axis("rows", patch[0]), 3: Axis("columns", patch[1])},
+        (lambda lengths: torch.rand(1, channels, *lengths)) if encoder.has_pieces else None,
+    )
+
+
+def prepared(encoder: ImageEncoder, layout: str) -> tuple[nn.Module, Fed]:
+    """The cut of stored images of any size, and such images: noise with some structure, of two shapes."""
+    spec = encoder.spec
+    channels, size, deep = spec["channels"], spec["size"], spec["stats"]["bits"] == 16
+    white, kind = (spec["stats"]["white"], "uint16") if deep else (255, "uint8")
+    before = layout == "chw"
+
+    def example(batch: int, lengths: Sequence[int] = (size + 5, size + 9)) -> Tensor:
+        shape = (batch, channels, *lengths) if before else (batch, *lengths, channels)
+        return torch.randint(0, white + 1, shape, dtype=torch.int32).to(getattr(torch, kind))
+
+    shape = (2, channels, size + 5, size + 9) if before else (2, size + 5, size + 9, channels)
+    made = f"torch.randint(0, {white + 1}, {shape}, dtype=torch.int32).to(torch.{kind})  # your images, of any size"
+    axes = {2: Axis("rows"), 3: Axis("columns")} if before else {1: Axis("rows"), 2: Axis("columns")}
+    told = (
+        f"{kind} [{'b, c, h, w' if before else 'b, h, w, c'}] of any height and width, as stored: the file cuts the "
+        "middle square, resizes and normalises it"
+    )
+    return Cut(size, layout, float(white)), Fed(
+        "pixels", made, example, told, axes, lambda lengths: example(1, lengths)
+    )
+
+
+class Cut(nn.Module):
+    """The plain view of stored images: the middle square (`views.plain_box`), resized, in [0, 1].
+
+    Two products with matrices, which every runtime has, and of any size; a cut that views are made of is rounded to
+    stored values too, which this is not.
+    """
+
+    def __init__(self, size: int, layout: str, white: float) -> None:
+        super().__init__()
+        self.size, self.layout, self.white = size, layout, white
+
+    def forward(self, stored: Integer[Tensor, "b ..."]) -> Float[Tensor, "b c s s"]:
+        pixels = stored.to(torch.float32)
+        if self.layout == "hwc":
+            pixels = pixels.permute(0, 3, 1, 2)
+        height, width = pixels.shape[2], pixels.shape[3]
+        sides = torch.stack([torch.full((1,), height), torch.full((1,), width)])  # numbers in the graph, not in Python
+        short = sides.amin(dim=0)
+        side = short
+        if self.size > SMALL:
+            part = (short * WHOLE).round().long().clamp(min=1)
+            side = torch.where((sides == self.size).all(dim=0), short, part)
+        down = resize_matrices((sides[0] - side) // 2, side, height, self.size)
+        across = resize_matrices((sides[1] - side) // 2, side, width, self.size)
+        return ((down @ (pixels @ across.transpose(1, 2))) / self.white).clamp(0, 1)
 
 
 def facts(encoder: ImageEncoder) -> dict[str, Any]:
@@ -49,7 +120,7 @@ def facts(encoder: ImageEncoder) -> dict[str, Any]:
     }
 
 
-def library(encoder: ImageEncoder, to: str, file: Path) -> dict[str, Any]:
+def library(encoder: ImageEncoder, to: str, file: Path, wanted: Wanted) -> dict[str, Any]:
     """The network's weights, for timm or torchvision to load."""
     spec, trunk = encoder.spec, encoder.trunk
     if spec["library"] == "own" or spec["norm"] != "batch":

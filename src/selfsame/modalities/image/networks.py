@@ -3,7 +3,6 @@
 Raises UserError on unknown names, and on options and sizes that a network cannot take.
 """
 
-import importlib
 import math
 import re
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from selfsame.errors import UserError, unknown
+from selfsame.storage.encoders import own_network
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # the constructor's arguments that `resolve` gives; files may give no others
     "timm": ("img_size", "patch_size", "dynamic_img_size", "channels", "stem_width"),
@@ -113,7 +113,7 @@ def check_saved(library: str, name: str, options: Mapping[str, Any]) -> None:
 def library_trunk(library: str, name: str, channels: int, options: Mapping[str, Any]) -> nn.Module:
     """The network without its classifier. Draws its weights from the global generator."""
     if library == "own":
-        return own_trunk(name)
+        return own_network(name)
     try:
         if library == "timm":
             trunk = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
@@ -165,20 +165,6 @@ def torchvision_changes(trunk: nn.Module, channels: int) -> dict[str, nn.Module]
             nn.init.zeros_(new.bias)
         changes[first] = new
     return changes
-
-
-def own_trunk(name: str) -> nn.Module:
-    path, _, factory = name.partition(":")
-    try:
-        made = getattr(importlib.import_module(path), factory)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and not path.startswith(error.name):
-            raise  # the module is there; something that it imports is not
-        raise UserError(f"encoder {name!r}: {error}. Give package.module:factory of an importable module.") from None
-    trunk = made()
-    if not isinstance(trunk, nn.Module):
-        raise UserError(f"encoder {name!r} gave {type(trunk).__name__}; a torch.nn.Module is needed.")
-    return trunk
 
 
 def small_stem(trunk: nn.Module) -> None:

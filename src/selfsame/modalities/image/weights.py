@@ -3,22 +3,17 @@
 Raises UserError on files that are no tensors and on tensors that are not the network's.
 """
 
-import pickle
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from selfsame.errors import UserError
+from selfsame.storage.weights import fitting, tensors
 
 STANDARDISED = ".parametrizations.weight.original"
 HEADS = re.compile(r"(fc|head|heads|head_dist|classifier)\.")  # classifiers, which an encoder does without
@@ -26,7 +21,7 @@ HEADS = re.compile(r"(fc|head|heads|head_dist|classifier)\.")  # classifiers, wh
 
 def load_weights(trunk: nn.Module, file: Path, channels: int) -> dict[str, Any]:
     """Fill `trunk` from a file of tensors; returns what was taken. UserError unless 95 % of its tensors were found."""
-    stored = _tensors(file)
+    stored = tensors(file)
     # Standardised weights (`nn.norm`) are known by the names they had before; their network has no running statistics.
     given = {name.replace(STANDARDISED, ".weight"): value for name, value in stored.items()}
     own = {name: tensor for name, tensor in trunk.state_dict().items() if not name.endswith("num_batches_tracked")}
@@ -43,18 +38,14 @@ def load_weights(trunk: nn.Module, file: Path, channels: int) -> dict[str, Any]:
     first = next((f"{part}.weight" for part, layer in trunk.named_modules() if isinstance(layer, nn.Conv2d)), "")
     if first in found and found[first].ndim == 4 and found[first].shape[1] != channels == own[first].shape[1]:
         found[first] = _other_channels(found[first], channels)
-    fits = {name: value for name, value in found.items() if name in own and value.shape == own[name].shape}
-    missing = sorted(own.keys() - fits.keys())
     unexpected = sorted(
-        name for name in given if name.removeprefix(prefix) not in own and not HEADS.match(name.removeprefix(prefix))
+        name
+        for name in given
+        if name.removeprefix(prefix) not in own
+        and not HEADS.match(name.removeprefix(prefix))
+        and not name.endswith("num_batches_tracked")
     )
-    unexpected = [name for name in unexpected if not name.endswith("num_batches_tracked")]
-    if len(fits) < 0.95 * len(own):
-        raise UserError(
-            f"{file}: only {len(fits)} of the {len(own)} tensors of the encoder are in it with the right shape. "
-            f"Missing or of another shape: {_some(missing)}. Not used: {_some(unexpected)}. "
-            "Name the encoder that the weights are of."
-        )
+    fits = fitting(found, own, file, unexpected)
     counters = {name: value for name, value in found.items() if name.endswith("num_batches_tracked")}
     trunk.load_state_dict({**fits, **counters}, strict=False)
     return {
@@ -62,7 +53,7 @@ def load_weights(trunk: nn.Module, file: Path, channels: int) -> dict[str, Any]:
         "prefix": prefix,
         "loaded": len(fits),
         "of": len(own),
-        "missing": missing,
+        "missing": sorted(own.keys() - fits.keys()),
         "unexpected": unexpected,
         "adapted": sorted(name for name, value in fits.items() if name in before and before[name] != value.shape),
     }
@@ -77,43 +68,9 @@ def _tails(key: str) -> Iterator[str]:
             return
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise UserError(f"no weights at {file}. Give a local file: .safetensors, .pt or .pth. Nothing is downloaded.")
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        held = torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise UserError(
-            f"{file} cannot be read as tensors: {reason}. Give .safetensors, or .pt/.pth of tensors only."
-        ) from None
-    for name in ("state_dict", "model", "model_state_dict", "teacher", "student", "encoder"):
-        if isinstance(held, dict) and isinstance(held.get(name), dict):
-            held = held[name]
-            break
-    tensors = {key: value for key, value in held.items() if isinstance(value, Tensor)} if isinstance(held, dict) else {}
-    if not tensors:
-        raise UserError(f"{file} holds no tensors by name. Give the state_dict of a network.")
-    return tensors
-
-
 def _other_channels(weight: Tensor, channels: int) -> Tensor:
     """A first convolution for another number of channels: summed to one, else repeated and scaled, as timm does."""
     if channels == 1:
         return weight.sum(dim=1, keepdim=True)
     had = weight.shape[1]
     return weight.repeat(1, -(-channels // had), 1, 1)[:, :channels] * (had / channels)
-
-
-def _some(names: list[str]) -> str:
-    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"

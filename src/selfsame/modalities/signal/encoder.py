@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from pydantic import ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -24,6 +22,7 @@ from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.nn.vit import caught, hidden, kept
 from selfsame.records import Record
 from selfsame.storage import encoders
+from selfsame.storage.weights import tensors
 
 __all__ = ["SignalEncoder", "build_encoder", "load_encoder", "make_encoder", "own_encoder", "save_encoder"]
 
@@ -366,11 +365,7 @@ def _width(encoder: SignalEncoder) -> int:
 
 def _load_weights(encoder: SignalEncoder, file: Path) -> dict[str, Any]:
     """Take the network's weights from a file; the normalisation stays that of the data."""
-    try:
-        found = load_file(str(file))
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: no weights can be read from it ({error}). Give an encoder.safetensors.") from None
-    state = {key: value for key, value in found.items() if key not in ("mean", "std")}
+    state = {key: value for key, value in tensors(file).items() if key not in ("mean", "std")}
     try:
         lost, more = encoder.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -391,17 +386,9 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Sign
     except ValidationError as error:
         reason = str(error).replace("\n", " ")
         raise UserError(f"this is not the description of an encoder of series: {reason}") from None
-    if module is None:
-        if plan.own and ":" not in plan.name:
-            raise UserError(
-                f"the encoder was trained around a module of your own ({plan.name}), which cannot be rebuilt from its "
-                "name. Make the module and pass it: ss.load(run, encoder=module)."
-            )
-        if not plan.own and ":" in plan.name:
-            raise UserError(f"{plan.name} is no network of this package: do not trust this file.")
-        module = network(plan.name, plan.size, plan.stats.channels)
-    elif not plan.own:
-        raise UserError(f"the encoder is {plan.name}, which needs no module of yours. Leave it out.")
+    if not plan.own and ":" in plan.name:
+        raise UserError(f"{plan.name} is no network of this package: do not trust this file.")
+    module = encoders.rebuilt(plan.name, plan.own, module, lambda: network(plan.name, plan.size, plan.stats.channels))
     if plan.norm == "group":
         use_group_norm(module)
     encoder = SignalEncoder(module, dict(spec))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from selfsame.modalities.signal.encoder import SignalEncoder
-from selfsame.storage.exports import Exporter, Fed
+from selfsame.storage.exports import Axis, Exporter, Fed
 
 __all__ = ["export"]
 
@@ -21,6 +21,8 @@ def fed(encoder: SignalEncoder) -> Fed:
         "  # your series: float32 as stored, NaN where missing",
         example=lambda batch: mean + std * torch.randn(batch, channels, size),
         told=f"float32 [b, {channels}, {size}] as stored, NaN where missing: the file normalises by itself",
+        axes={2: Axis("steps", encoder.patch if encoder.has_tokens else 1)},
+        sized=None if encoder.has_tokens else lambda lengths: mean + std * torch.randn(1, channels, *lengths),
     )
 
 
@@ -35,6 +37,6 @@ def facts(encoder: SignalEncoder) -> dict[str, Any]:
     }
 
 
-def export(encoder: SignalEncoder, to: str, out: str | Path) -> dict[str, Any]:
+def export(encoder: SignalEncoder, to: str, out: str | Path, **options: Any) -> dict[str, Any]:
     """Write the encoder, normalisation included, for onnx (.onnx) or torch (.pt2). See `storage.exports`."""
-    return Exporter(fed, facts).export(encoder, to, out)
+    return Exporter(fed, facts).export(encoder, to, out, **options)

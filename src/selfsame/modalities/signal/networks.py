@@ -5,7 +5,6 @@ border is: a series gives the same vector however many missing steps follow it.
 Raises UserError on unknown names and widths.
 """
 
-import importlib
 import math
 import re
 from typing import Any
@@ -17,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from selfsame.errors import UserError, unknown
+from selfsame.storage.encoders import own_network
 
 __all__ = ["Net", "covered", "network", "patch_of"]
 
@@ -212,7 +212,7 @@ def network(name: str, size: int, channels: int) -> nn.Module:
     values alone. Draws weights from torch's global generator.
     """
     if ":" in name:
-        return own(name)
+        return own_network(name)
     base, mark, width = name.partition("@")
     bare = re.sub(r"_patch\d+$", "", base)
     if bare not in NAMES or (bare != base and bare not in TRANSFORMERS):
@@ -237,18 +237,4 @@ def transformer(name: str, size: int, patch: int, channels: int) -> VisionTransf
         embed_dim=width, depth=depth, num_heads=heads, class_token=False, global_pool="avg", fc_norm=False,
     )  # fmt: skip
     quiet(trunk.patch_embed.proj, channels)
-    return trunk
-
-
-def own(name: str) -> nn.Module:
-    path, _, factory = name.partition(":")
-    try:
-        made = getattr(importlib.import_module(path), factory)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and not path.startswith(error.name):
-            raise  # the module is there; something that it imports is not
-        raise UserError(f"encoder {name!r}: {error}. Give package.module:factory of an importable module.") from None
-    trunk = made()
-    if not isinstance(trunk, nn.Module):
-        raise UserError(f"encoder {name!r} gave {type(trunk).__name__}; a torch.nn.Module is needed.")
     return trunk

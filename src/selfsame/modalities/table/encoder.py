@@ -4,7 +4,6 @@ Raises: UserError on unknown names, tables of other columns, wrongly shaped or p
 not fit; TypeError where a network has no maps or tokens.
 """
 
-import importlib
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +11,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from pydantic import ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from selfsame import types
@@ -23,6 +20,7 @@ from selfsame.modalities.table.stats import Stats
 from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.records import Record
 from selfsame.storage import encoders
+from selfsame.storage.weights import tensors
 
 __all__ = ["TableEncoder", "build_encoder", "load_encoder", "make_encoder", "own_encoder", "save_encoder"]
 
@@ -226,7 +224,7 @@ def make_encoder(name: str, size: int, stats: Stats, weights: str | None = None)
     Other weights are drawn from torch's global generator.
     """
     if ":" in name:
-        return fresh("own", name, own_trunk(name), size, stats, weights)
+        return fresh("own", name, encoders.own_network(name), size, stats, weights)
     return fresh("selfsame", name, network(name, stats), size, stats, weights)
 
 
@@ -241,15 +239,7 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Tabl
         plan = Spec.model_validate(spec)
     except ValidationError as error:
         raise UserError(f"this is not the description of a table encoder: {' '.join(str(error).split())}") from None
-    if module is None:
-        if plan.library == "own" and ":" not in plan.name:
-            raise UserError(
-                f"the encoder was trained around a module of your own ({plan.name}), which cannot be rebuilt from its "
-                "name. Make the module and pass it: ss.load(run, encoder=module)."
-            )
-        module = own_trunk(plan.name) if plan.library == "own" else network(plan.name, plan.stats)
-    elif plan.library != "own":
-        raise UserError(f"the encoder is {plan.name}, which needs no module of yours. Leave it out.")
+    module = encoders.rebuilt(plan.name, plan.library == "own", module, lambda: network(plan.name, plan.stats))
     trunk = module if plan.library == "selfsame" else Own(plan.stats, module)
     dim = width_of(trunk, plan.name, plan.size, plan.stats)
     if dim != plan.dim:
@@ -275,20 +265,6 @@ def network(name: str, stats: Stats) -> nn.Module:
             raise UserError(f"{name}: the width is a share of the usual, above 0 and up to 16, as in {bare}@0.5.")
         width = max(8, round(width * float(share) / 8) * 8)
     return ResidualMLP(stats, width, depth, cell)
-
-
-def own_trunk(name: str) -> nn.Module:
-    path, _, factory = name.partition(":")
-    try:
-        made = getattr(importlib.import_module(path), factory)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and not path.startswith(error.name):
-            raise  # the module is there; something that it imports is not
-        raise UserError(f"encoder {name!r}: {error}. Give package.module:factory of an importable module.") from None
-    trunk = made()
-    if not isinstance(trunk, nn.Module):
-        raise UserError(f"encoder {name!r} gave {type(trunk).__name__}; a torch.nn.Module is needed.")
-    return trunk
 
 
 def fresh(library: str, name: str, module: nn.Module, size: int, stats: Stats, weights: str | None) -> TableEncoder:
@@ -333,12 +309,7 @@ def width_of(trunk: nn.Module, name: str, size: int, stats: Stats) -> int:
 
 def start_from(encoder: TableEncoder, path: Path) -> str:
     """Take weights from a file of another encoder of the same network; what was taken, in words."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Give an encoder.safetensors.")
-    try:
-        held = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: no .safetensors file, or a damaged one ({error}).") from None
+    held = tensors(path)
     own = encoder.state_dict()
     fitting = {key: value for key, value in held.items() if key in own and own[key].shape == value.shape}
     learned = {key for key, _ in encoder.named_parameters()}

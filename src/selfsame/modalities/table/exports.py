@@ -16,14 +16,14 @@ from selfsame.storage.exports import Exporter, Fed
 __all__ = ["export"]
 
 
-def export(encoder: TableEncoder, to: str, out: str | Path) -> dict[str, Any]:
+def export(encoder: TableEncoder, to: str, out: str | Path, **options: Any) -> dict[str, Any]:
     """Write the encoder to the file `out`, with its facts in a .json of the same name beside it.
 
     onnx (.onnx) and torch (.pt2) hold the whole encoder, for any number of rows. The facts are returned: files, input,
     the columns with what their numbers and codes stand for, `snippet` (the Python that loads the file, which was run)
     and `difference`, the largest absolute difference of outputs in units of the largest output, at most 1e-4.
     """
-    return Exporter(fed, facts).export(encoder, to, out)
+    return Exporter(fed, facts).export(encoder, to, out, **options)
 
 
 def fed(encoder: TableEncoder) -> Fed:

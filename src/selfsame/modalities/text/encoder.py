@@ -4,7 +4,6 @@ Raises: UserError on unknown names, wrong input, and weights or saved encoders t
 network has no maps or tokens.
 """
 
-import importlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -13,8 +12,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -25,6 +22,7 @@ from selfsame.modalities.text.stats import Stats
 from selfsame.nn.norm import at_rest
 from selfsame.records import Record
 from selfsame.storage import encoders
+from selfsame.storage.weights import fitting, tensors
 
 PIECES = 7  # pieces of a text, each a quarter of it and half over the next
 
@@ -354,7 +352,7 @@ def make_encoder(name: str, size: int, stats: Any, weights: str | None = None) -
     if "/" in name or Path(name).expanduser().is_dir():
         return _local(name, size, stats, weights)
     if ":" in name and not name.endswith(":class"):
-        return _fresh(_factory(name), "own", name, size, stats, weights, 0)
+        return _fresh(encoders.own_network(name), "own", name, size, stats, weights, 0)
     kind, net, factor, pool = resolve(name)
     trunk = (
         bert(net, factor, stats.vocabulary, size + (pool == "class"))
@@ -376,29 +374,23 @@ def build_encoder(spec: dict[str, Any], module: nn.Module | None = None) -> Text
     except ValidationError as error:
         reason = str(error).replace("\n", " ")
         raise UserError(f"this is not the description of a text encoder: {reason}") from None
-    if plan.library == "own":
-        if module is None and ":" not in plan.name:
-            raise UserError(
-                f"the encoder was trained around a module of your own ({plan.name}), which cannot be rebuilt from its "
-                "name. Make the module and pass it: ss.load(run, encoder=module)."
-            )
-        trunk = module if module is not None else _factory(plan.name)
-    elif module is not None:
-        raise UserError(f"the encoder is {plan.name}, which needs no module of yours. Leave it out.")
-    elif plan.library == "local":
-        trunk = from_saved(plan.config or {})
-    else:
-        kind, net, factor, pool = resolve(plan.name)
-        if kind == "bert":
-            trunk = bert(net, factor, plan.vocabulary, plan.longest + (pool == "class"))
-        else:
-            trunk = convolutions(net, factor, plan.vocabulary)
+    trunk = encoders.rebuilt(plan.name, plan.library == "own", module, lambda: _named(plan))
     dim = _width(trunk, plan.library, plan.size, plan.name)
     if dim != plan.dim:
         raise UserError(
             f"the encoder was saved with width {plan.dim}, but {plan.name} has {dim}. Use the same network."
         )
     return TextEncoder(trunk, dict(spec))
+
+
+def _named(plan: Spec) -> nn.Module:
+    """The network of a spec that is no own one."""
+    if plan.library == "local":
+        return from_saved(plan.config or {})
+    kind, net, factor, pool = resolve(plan.name)
+    if kind == "bert":
+        return bert(net, factor, plan.vocabulary, plan.longest + (pool == "class"))
+    return convolutions(net, factor, plan.vocabulary)
 
 
 def save_encoder(encoder: TextEncoder, folder: str | Path) -> None:
@@ -450,17 +442,6 @@ def _heeds_its_mask(encoder: TextEncoder) -> None:
         )
 
 
-def _factory(name: str) -> nn.Module:
-    place, _, factory = name.partition(":")
-    try:
-        made = getattr(importlib.import_module(place), factory)()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"--encoder {name}: {error}. Give package.module:factory, or a network by name.") from None
-    if not isinstance(made, nn.Module):
-        raise UserError(f"--encoder {name} gives {type(made).__name__}; it must give a torch module.")
-    return made
-
-
 def _fresh(
     trunk: nn.Module,
     library: str,
@@ -506,13 +487,11 @@ def _width(trunk: nn.Module, library: str, size: int, name: str) -> int:
 
 
 def load_weights(encoder: TextEncoder, file: Path) -> dict[str, Any]:
-    """Take weights from a .safetensors whose names end as the encoder's do; and what was taken.
+    """Take weights from a file of tensors whose names end as the encoder's do; and what was taken.
 
     Beside another run's encoder lies its encoder.json: its tokenizer must be the same. Raises UserError where under
     95 % of the tensors are found in the right shape.
     """
-    if not file.is_file():
-        raise UserError(f"no weights at {file}. Give a local .safetensors. Nothing is downloaded.")
     beside = file.with_name("encoder.json")
     if file.name == "encoder.safetensors" and beside.is_file():
         try:
@@ -524,11 +503,7 @@ def load_weights(encoder: TextEncoder, file: Path) -> dict[str, Any]:
                 f"{file} was trained with another tokenizer, so its words have other numbers. Give that one too: "
                 f"--reading.tokenizer {file.parent}"
             )
-    try:
-        given = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as .safetensors: {' '.join(str(error).split())[:200]}") from None
-    own = encoder.state_dict()
+    given, own = tensors(file), encoder.state_dict()
     starts: Counter[tuple[str, str]] = Counter()  # what to take away in front of a given name, and to put there
     for key in given:
         for name in own:
@@ -538,12 +513,6 @@ def load_weights(encoder: TextEncoder, file: Path) -> dict[str, Any]:
                 starts["", name[: len(name) - len(key)]] += 1
     (away, put), _ = starts.most_common(1)[0] if starts else (("", ""), 0)
     renamed = {put + key.removeprefix(away): value for key, value in given.items() if key.startswith(away)}
-    fits = {key: value for key, value in renamed.items() if key in own and value.shape == own[key].shape}
-    lost = sorted(own.keys() - fits.keys())
-    if len(fits) < 0.95 * len(own):
-        raise UserError(
-            f"{file}: only {len(fits)} of the {len(own)} tensors of the encoder are in it with the right shape. "
-            f"Missing or of another shape: {', '.join(lost[:5])}. Name the encoder that the weights are of."
-        )
+    fits = fitting(renamed, own, file)
     encoder.load_state_dict(fits, strict=False)
-    return {"file": str(file), "loaded": len(fits), "of": len(own), "missing": lost}
+    return {"file": str(file), "loaded": len(fits), "of": len(own), "missing": sorted(own.keys() - fits.keys())}

@@ -1,27 +1,35 @@
-"""Text encoders as ONNX and torch.export files, with the tokenizer beside them.
+"""Text encoders as ONNX and torch.export files and as folders of `transformers`, with their tokenizer.
 
 Raises: UserError where the outputs differ, or a package is missing.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from selfsame.modalities.text import for_transformers
 from selfsame.modalities.text.encoder import TextEncoder
-from selfsame.storage.exports import Exporter, Fed
+from selfsame.storage.exports import Axis, Exporter, Fed, Writer
 
 __all__ = ["export"]
 
 
-def export(encoder: TextEncoder, to: str, out: str | Path) -> dict[str, Any]:
-    """Write the encoder to the file `out`, its facts in a .json beside it, and its tokenizer in a .tokenizer.json.
+def export(encoder: TextEncoder, to: str, out: str | Path, **options: Any) -> dict[str, Any]:
+    """Write the encoder to `out`, with its facts and its tokenizer beside it: see Exporter.export.
 
-    onnx (.onnx) and torch (.pt2) hold the whole encoder, for any number of texts of `size` tokens. See
-    `storage.exports`; `tokens_of` among the facts is the Python that makes tokens of texts.
+    onnx (.onnx) and torch (.pt2) hold the whole encoder, for any number of texts of `size` tokens; the tokenizer of a
+    file x lies in x.tokenizer.json. transformers is a folder that AutoModel and AutoTokenizer load. `tokens_of` among
+    the facts is the Python that makes tokens of texts.
     """
-    facts = Exporter(fed, described).export(encoder, to, out)
+    writers: dict[str, Writer] = {
+        "transformers": lambda one, to, folder, wanted: for_transformers.write(one, fed(one), folder, wanted)
+    }
+    facts = Exporter(fed, described, writers).export(encoder, to, out, **options)
+    if to == "transformers":
+        return facts
     words = Path(facts["files"][0]).with_suffix(".tokenizer.json")
     words.write_text(encoder.spec["stats"]["tokenizer"], encoding="utf-8")
     size = encoder.spec["size"]
@@ -45,8 +53,13 @@ def fed(encoder: TextEncoder) -> Fed:
         ids = torch.randint(1, vocabulary, (rows, size), dtype=torch.int32)
         return ids * (torch.arange(size) < torch.randint(1, size + 1, (rows, 1)))
 
+    def sized(lengths: Sequence[int]) -> Tensor:
+        """One text that fills so many places."""
+        return torch.randint(1, vocabulary, (1, *lengths), dtype=torch.int32)
+
     made = f"torch.randint(1, {vocabulary}, (2, {size}), dtype=torch.int32)  # your texts as numbers of the tokenizer"
-    return Fed("tokens", made, example, f"int32 [b, {size}]: numbers of the tokenizer, filled up with 0")
+    told = f"int32 [b, {size}]: numbers of the tokenizer, filled up with 0"
+    return Fed("tokens", made, example, told, {1: Axis("places", most=encoder.spec["longest"] or None)}, sized)
 
 
 def described(encoder: TextEncoder) -> dict[str, Any]:
