@@ -27,6 +27,8 @@ JOBS = {  # command -> the record that is its definition
     "pretrain": "Pretrain",
     "compare": "Compare",
     "evaluate": "Evaluate",
+    "adapt": "Adapt",
+    "predict": "Predict",
     "embed": "Embed",
     "export": "Export",
     "views": "Views",
@@ -34,8 +36,8 @@ JOBS = {  # command -> the record that is its definition
     "plan": "Plan",
     "methods": "Methods",
 }
-NAMED = ("method", "views")  # flags that name a set of settings, which `--method.x` changes one by one
-SHOWN_AS = {"method": str, "views": str, "encoder": str}  # what Python takes more kinds of
+NAMED = ("method", "views", "task")  # flags that name a set of settings, which `--method.x` changes one by one
+SHOWN_AS = {"method": str, "task": str, "views": str, "encoder": str}  # what Python takes more kinds of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,6 +190,10 @@ def nested(name: str, tokens: list[str]) -> list[inspect.Parameter]:
 
         chosen = value_of("--method", tokens) or "byol"
         kinds: dict[str, tuple[Any, str]] = {"method_settings": (methods.load(chosen), "--method")}
+    elif name == "task":
+        from selfsame.downstream import tasks
+
+        kinds = {"task_settings": (tasks.load(value_of("--task", tokens) or "classification"), "--task")}
     else:
         if not any(token.startswith("--views.") for token in tokens) and "--help" not in tokens:
             return []

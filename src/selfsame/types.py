@@ -7,7 +7,7 @@ Shape letters, the same in the whole package:
     c = channels, h w = height and width in pixels.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -218,6 +218,8 @@ class Learner(nn.Module):
     """whether `forward` takes, after the views, which item each row is: long [b], 0 .. items - 1"""
     steady: ClassVar[tuple[str, ...]] = ()
     """first parts of the names of parameters whose learning rate stays at its peak"""
+    shares: Mapping[str, float] = {}
+    """names of parameters that learn at a share of the learning rate; it is the same mapping at every start"""
 
     def forward(self, views: list[Tensor]) -> Step:
         """Score one batch. Named `forward` so that DDP and torch.compile see it.

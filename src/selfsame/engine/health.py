@@ -173,6 +173,10 @@ class Health:
         self.bad = self.bad + 1 if self.verdict in ENDS_BADLY else 0
         return signs
 
+    def measured(self, progress: float) -> dict[str, float]:
+        """The signs of a look, as they are logged."""
+        return {f"health/{name}": value for name, value in vars(self.look(progress)).items()}
+
     @property
     def hopeless(self) -> bool:
         return self.bad >= self.PATIENCE

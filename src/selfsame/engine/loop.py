@@ -5,13 +5,13 @@ Everything random or scheduled is a function of the step, so that a run stopped 
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from selfsame.engine import dist, shard
 from selfsame.engine.feed import VIEW, Batch, Steps, feed
-from selfsame.engine.health import ADVICE, Health
+from selfsame.engine.health import ADVICE
 from selfsame.engine.optim import Name, Schedule, clip, decay_at, lr_at, make_optimizer, set_rates
 from selfsame.engine.state import resume, save, write_text, write_whole
 from selfsame.engine.watch import Watch
 from selfsame.errors import TrainingStopped, UserError
 from selfsame.records import Record
-from selfsame.types import Draws, Learner, mixed
+from selfsame.types import Draws, Encoder, Learner, mixed
 
 MakeViews = Callable[[list[Tensor], Draws], list[Tensor]]
 
@@ -57,6 +57,33 @@ class Loop(Record):
     health_every: int = 50
 
 
+class Looks(Protocol):
+    """Who looks at the learner from time to time: `health.Health`, or the scores of a task."""
+
+    @property
+    def encoder(self) -> Encoder: ...
+
+    first: Any
+    """what the learner logged of the first step, once `step` was told"""
+    verdict: str
+
+    def step(self, logs: Mapping[str, float]) -> None:
+        """Take note of what the learner logged of a step."""
+        ...
+
+    def measured(self, progress: float) -> dict[str, Any]:
+        """Look, and return what is to be logged beside the verdict; `progress` is the share of the run done."""
+        ...
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the run is to be stopped."""
+        ...
+
+    def state(self) -> dict[str, object]: ...
+    def restore(self, state: dict[str, object]) -> None: ...
+
+
 class Interrupted(Exception):
     """The user or the system asked to stop; the state was saved first."""
 
@@ -74,7 +101,7 @@ def train(
     folder: Path,
     on: torch.device,
     workers: int,
-    health: Health,
+    health: Looks,
     found: Callable[[dict[int, str]], None],
     probe: Callable[[], dict[str, float]] | None = None,
     survey: Callable[[], Iterator[Batch]] | None = None,
@@ -114,9 +141,9 @@ def train(
 
     def examine() -> str | None:
         """Look and log; the verdict where there is no hope."""
-        signs = health.look(step / loop.steps)
+        seen = health.measured(step / loop.steps)
         more = probe() if probe is not None else {}
-        watch.row(step, **{f"health/{k}": v for k, v in vars(signs).items()}, verdict=health.verdict, **more)
+        watch.row(step, **seen, verdict=health.verdict, **more)
         return health.verdict if health.hopeless else None
 
     def looked() -> str | None:

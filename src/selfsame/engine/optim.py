@@ -41,21 +41,19 @@ def make_optimizer(name: Name, learner: nn.Module, lr: float, weight_decay: floa
 
 
 def decay_groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights and the rest; each once more for what keeps its learning rate at the peak, where there is any."""
-    steady = getattr(learner, "steady", ())
-    groups = []
-    for held in (False, True):
-        learning = [p for name, p in learner.named_parameters() if p.requires_grad and name.startswith(steady) == held]
-        groups += [
-            {
-                "params": [p for p in learning if p.ndim > 1],
-                "weight_decay": weight_decay,
-                "adapt": True,
-                "steady": held,
-            },
-            {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0, "adapt": False, "steady": held},
-        ]
-    return groups if steady else groups[:2]
+    """Weights and the rest; each once more for what keeps its learning rate at the peak, and for each lower rate."""
+    steady, shares = getattr(learner, "steady", ()), getattr(learner, "shares", {})
+    groups: list[dict[str, Any]] = []
+    for held in (False, True) if steady else (False,):
+        learning = [it for it in learner.named_parameters() if it[1].requires_grad and it[0].startswith(steady) == held]
+        for share in sorted({shares.get(name, 1.0) for name, _ in learning} or {1.0}):
+            of_rate = [p for name, p in learning if shares.get(name, 1.0) == share]
+            kind = {"steady": held, "share": share}
+            groups += [
+                {"params": [p for p in of_rate if p.ndim > 1], "weight_decay": weight_decay, "adapt": True, **kind},
+                {"params": [p for p in of_rate if p.ndim <= 1], "weight_decay": 0.0, "adapt": False, **kind},
+            ]
+    return groups
 
 
 class LARS(Optimizer):
@@ -116,7 +114,7 @@ def decay_at(step: int, steps: int, start: float, end: float | None) -> float:
 
 def set_rates(optimizer: Optimizer, lr: float, peak: float, weight_decay: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = peak if group.get("steady") else lr
+        group["lr"] = group.get("share", 1.0) * (peak if group.get("steady") else lr)
         if group["adapt"]:
             group["weight_decay"] = weight_decay
 

@@ -23,12 +23,12 @@ from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.jobs.checked import checked
+from selfsame.jobs.runs import SKIPPED
 from selfsame.records import Record, ViewPlan
 from selfsame.storage.relations import groups_of_folders, groups_of_list, ranks
 from selfsame.types import Draws, Encoder, Modality, Source, mixed
 
 PLAIN = ViewPlan(full=0, plain=1)
-SKIPPED = "skipped.csv"
 
 
 @dataclass
@@ -101,17 +101,7 @@ def open_like(path: str, encoder: Encoder, labels: str | None = None, **changes:
 
     `changes`: other fields of its reading, as the column. Raises UserError where the modality has none.
     """
-    known = modalities.load(str(encoder.spec["modality"]))
-    stats = known.Stats.model_validate(encoder.spec["stats"])
-    way = known.Reading.model_validate(encoder.spec.get("reading", {}))
-    if changes:
-        odd = [name for name in changes if name not in known.Reading.model_fields]
-        if odd:
-            raise UserError(f"{path}: items of the kind {known.name} are not read by {', '.join(odd)}.")
-        way = way.changed(**changes)
-    source = known.open_source(path, labels, way)
-    source.fit(stats)
-    return Data(path, known, source, stats, way)
+    return Data(path, *modalities.open_like(path, encoder.spec, labels, **changes))
 
 
 def check_share(data: Data, most: float, folder: Path | None = None, looked: int | None = None) -> None:

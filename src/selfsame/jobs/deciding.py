@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,12 @@ from selfsame.engine import dist, shard
 from selfsame.engine.loop import Loop
 from selfsame.engine.plan import Line, Wishes, plan_loop, workers_for
 from selfsame.engine.related import Related
-from selfsame.engine.state import LOCK
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
-from selfsame.jobs.data import SKIPPED, describe, digest_of, held_out, open_data, relations
+from selfsame.jobs.data import describe, digest_of, held_out, open_data, relations
 from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
-from selfsame.jobs.runs import JOB, PLAN, Run, read_json
+from selfsame.jobs.runs import PLAN, Run, earlier, read_json
 from selfsame.nn.blocks import recomputed
 from selfsame.nn.norm import largest_divisor
 from selfsame.records import Budget, Method, Record
@@ -81,26 +79,7 @@ class Deciding:
 
     def earlier(self) -> dict[str, Any] | None:
         """The job of an earlier run in this folder. Raises UserError when its settings are not these."""
-        path = self.folder / JOB
-        if not path.exists():
-            inside = sorted(p.name for p in self.folder.iterdir()) if self.folder.is_dir() else []
-            # The lock is left by a run that ended before it began, the list by one with too many unreadable items.
-            inside = [name for name in inside if name not in (LOCK, SKIPPED)]
-            if inside:
-                names = ", ".join(inside[:3])
-                raise UserError(f"{self.folder} is no run folder and not empty ({names}, ...). Choose another --out.")
-            return None
-        was, now = read_json(path), self.job.model_dump(mode="json")
-        if "image_size" in was:  # its name before there was anything but images
-            was["size"] = was.pop("image_size")
-        for key, field in type(self.job).model_fields.items():
-            if not field.is_required():
-                was.setdefault(key, field.default)  # younger than the run in the folder
-        odd = [key for key in now if key not in FREE_TO_CHANGE and was.get(key) != now[key]]
-        if odd:
-            pairs = "; ".join(f"{key} was {shown(was.get(key))}, now {shown(now[key])}" for key in odd)
-            raise UserError(f"{self.folder} holds a run made with other settings: {pairs}. Choose another --out.")
-        return was
+        return earlier(self.job, self.folder, FREE_TO_CHANGE)
 
     def begun(self) -> Begun | None:
         """What an earlier run in this folder decided."""
@@ -389,10 +368,6 @@ def merged(record: Record, changes: dict[str, Any], place: list[str]) -> Record:
 
 def count(module: torch.nn.Module) -> float:
     return sum(p.numel() for p in module.parameters()) / 1e6
-
-
-def shown(value: Any) -> str:
-    return "unset" if value is None else json.dumps(value)
 
 
 def shown_stats(stats: Any) -> str:

@@ -1,9 +1,9 @@
 """Measure an encoder on labelled data, always beside random weights and raw input."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from selfsame.errors import UserError, unknown
 from selfsame.jobs.checked import checked
@@ -12,14 +12,14 @@ from selfsame.records import Record
 if TYPE_CHECKING:
     from torch import nn
 
-PROTOCOLS = ("knn", "linear", "finetune", "similarity")
+PROTOCOLS = ("knn", "linear", "finetune", "similarity", "frozen")
 
 
 class Evaluate(Record):
     """Measure an encoder on labelled data, beside random weights and raw input."""
 
     run_folder: Path
-    """folder of a run"""
+    """folder of a run; or of a task run, which is scored"""
     labelled: str
     """labelled data: class folders, or anything with --labels; train/ and test/ in it are used as such"""
     test: str | None = None
@@ -29,7 +29,16 @@ class Evaluate(Record):
     test_labels: str | None = None
     """the same for --test"""
     protocols: str = "knn,linear"
-    """of knn, linear, finetune, separated by commas; or similarity, of pairs with a score"""
+    """of knn, linear, finetune, separated by commas; or similarity, of pairs with a score; with --task, of frozen and
+    finetune [both]"""
+    task: Any = None
+    """learn this task as `adapt` does, from the encoder, from random weights and from scratch; settings by --task.x"""
+    size: Annotated[int | None, Field(ge=8)] = None
+    """of a view, with --task [the task's own]"""
+    head_epochs: Annotated[float | None, Field(gt=0)] = None
+    """passes over the labelled items for each head, with --task [by their number]"""
+    head_batch: Annotated[int | None, Field(ge=1)] = None
+    """items in one step of it"""
     pairs: str = "sentence1,sentence2"
     """the two columns of items whose similarity --labels says, for --protocols similarity"""
     budgets: str = "all"
@@ -64,12 +73,42 @@ class Evaluate(Record):
         for name in given.split(","):
             if name not in PROTOCOLS:
                 raise unknown("protocol", name, PROTOCOLS)
-        if "similarity" in given and given != "similarity":
+        if "similarity" in given.split(",") and given != "similarity":
             raise UserError(f"--protocols {given}: similarity is measured on pairs. Give it alone.")
         return given
 
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task(cls, given: Any) -> Any:
+        if given is None:
+            return None
+        from selfsame.jobs.adapt import task_of
+
+        return task_of(given)
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        asked = set(self.protocols.split(","))
+        if self.task is None and "frozen" in asked:
+            raise UserError(
+                "--protocols frozen goes with --task; without a task, linear is measured on frozen features."
+            )
+        if self.task is not None and "protocols" in self.model_fields_set and not asked <= {"frozen", "finetune"}:
+            raise UserError(f"--protocols {self.protocols}: with --task, heads are learned frozen, finetune or both.")
+        return self
+
     def run(self, encoder: "nn.Module | None" = None) -> dict[str, Any]:
         """{"rows": [...], "verdicts": [...], ...}; also kept as evaluation.json in the run folder."""
+        if (self.run_folder / "task.json").exists():
+            if self.task is not None:
+                raise UserError(f"{self.run_folder} is a task run, so its task is known: leave --task out.")
+            from selfsame.jobs.scoring import of_task_run
+
+            return of_task_run(self, encoder)
+        if self.task is not None:
+            from selfsame.jobs.scoring import of_starts
+
+            return of_starts(self, encoder)
         from selfsame.jobs.evaluating import run
 
         return run(self, encoder)

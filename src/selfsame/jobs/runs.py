@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfsame.errors import UserError
+from selfsame.records import Record
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from selfsame.types import Encoder
 
 REPORT, CARD, JOB, PLAN, RESULT = "report.html", "README.md", "job.json", "plan.json", "result.json"
-EVALUATION = "evaluation.json"
+EVALUATION, SKIPPED, LOCK = "evaluation.json", "skipped.csv", ".lock"
 
 
 class Run:
@@ -104,6 +105,37 @@ def encoder(module: "nn.Module", size: int, channels: int = 3, mean: Any = None,
         uniform=True,
     )
     return own_encoder(module, size, stats)
+
+
+def earlier(job: Record, folder: Path, free: set[str]) -> dict[str, Any] | None:
+    """The job of an earlier run in a folder; None where there is none.
+
+    `free` are the settings that may differ. Raises UserError where others do, and for a folder of other things.
+    """
+    path = folder / JOB
+    if not path.exists():
+        inside = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        # The lock is left by a run that ended before it began, the list by one with too many unreadable items.
+        inside = [name for name in inside if name not in (LOCK, SKIPPED)]
+        if inside:
+            names = ", ".join(inside[:3])
+            raise UserError(f"{folder} is no run folder and not empty ({names}, ...). Choose another --out.")
+        return None
+    was, now = read_json(path), job.model_dump(mode="json")
+    if "image_size" in was:  # its name before there was anything but images
+        was["size"] = was.pop("image_size")
+    for key, field in type(job).model_fields.items():
+        if not field.is_required():
+            was.setdefault(key, field.default)  # younger than the run in the folder
+    odd = [key for key in now if key not in free and was.get(key) != now[key]]
+    if odd:
+        pairs = "; ".join(f"{key} was {shown(was.get(key))}, now {shown(now[key])}" for key in odd)
+        raise UserError(f"{folder} holds a run made with other settings: {pairs}. Choose another --out.")
+    return was
+
+
+def shown(value: Any) -> str:
+    return "unset" if value is None else json.dumps(value)
 
 
 def not_a_run(folder: Path) -> UserError:

@@ -5,12 +5,13 @@ import pkgutil
 from collections import Counter
 from itertools import chain, islice
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 from selfsame.errors import UserError, unknown
+from selfsame.records import Record
 from selfsame.storage.disk import disk_of, is_address
 from selfsame.storage.folders import listed, suffix_of
-from selfsame.types import Modality
+from selfsame.types import Modality, Source
 
 FIRST = 10_000  # files that are counted where nothing is read
 CLEARLY = 20  # times as many items as of any other kind leave no doubt what a place holds
@@ -46,6 +47,33 @@ def of(path: str) -> Modality:
     counted = all(found[name] > 1 for name in order)
     held = " and ".join(f"{name} ({found[name]:,} items)" if counted else name for name in order)
     raise UserError(f"{path} could be {held}. Which is it? Say so with --modality {' or --modality '.join(order)}.")
+
+
+class Opened(NamedTuple):
+    """A source that is read as what an encoder learned from."""
+
+    modality: Modality
+    source: Source
+    stats: Record
+    reading: Record
+
+
+def open_like(path: str, spec: dict[str, Any], labels: str | None = None, **changes: Any) -> Opened:
+    """Open a path for the encoder that `spec` describes: its modality, its way of reading, its statistics.
+
+    `changes`: other fields of its reading, as the column. Raises UserError where the modality has none.
+    """
+    known = load(str(spec["modality"]))
+    stats = known.Stats.model_validate(spec["stats"])
+    way = known.Reading.model_validate(spec.get("reading", {}))
+    if changes:
+        odd = [name for name in changes if name not in known.Reading.model_fields]
+        if odd:
+            raise UserError(f"{path}: items of the kind {known.name} are not read by {', '.join(odd)}.")
+        way = way.changed(**changes)
+    source = known.open_source(path, labels, way)
+    source.fit(stats)
+    return Opened(known, source, stats, way)
 
 
 def nothing(path: str) -> UserError:

@@ -14,7 +14,7 @@ from selfsame.engine.health import ADVICE, Verdict
 from selfsame.engine.state import write_text
 from selfsame.report.scores import Row, cell, markdown_table, scores_markdown
 
-__all__ = ["write_card"]
+__all__ = ["write_card", "write_task_card"]
 
 Pairs = Mapping[str, Any] | Sequence[tuple[str, Any]]
 
@@ -72,6 +72,42 @@ def write_card(
     text = f"# {cell(title)}\n\n{opening}\n\n{body}\n"
     path = folder / "README.md"
     # File names that are no UTF-8 reach Python with lone surrogates, which no file can hold.
+    write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
+    return path
+
+
+def write_task_card(
+    folder: Path,
+    *,
+    title: str,
+    task: Pairs,
+    data: Pairs,
+    training: Pairs,
+    scores: Pairs,
+    measured: str,
+    command: str,
+    versions: Pairs = (),
+) -> Path:
+    """The card of a task run: what it says of an item, what it learned from, how well it does. See `write_card`."""
+    place = _quoted(str(folder))
+    use = (
+        f"import selfsame as ss\n\nfound = ss.predict({place}, PATH)  # [(name, prediction), ...]\n"
+        f"encoder = ss.load({place})  # the encoder alone, as it was adapted"
+    )
+    sections = [
+        ("Use it", _fenced("sh", f"selfsame predict {shlex.quote(str(folder))} PATH --out OUT")),
+        ("", _fenced("python", use)),
+        ("Task", _table(task)),
+        ("Data", _table(data)),
+        ("Training", _table(training) + "\n\n" + _fenced("sh", command)),
+        ("Scores", f"{cell(measured)}\n\n{_table(scores)}"),
+        ("Versions", _table(versions)),
+        ("Limits", "\n".join(f"- {cell(limit)}" for limit in (LIMITS[0], LIMITS[2]))),
+        ("Licence", "The code of selfsame is under Apache-2.0. The weights belong to whoever trained them."),
+    ]
+    body = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in sections if text)
+    text = f"# {cell(title)}\n\nAn encoder and a head for a task, made by selfsame. Pictures: report.html.\n\n{body}\n"
+    path = folder / "README.md"
     write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
     return path
 

@@ -23,7 +23,17 @@ from selfsame.report.curves import curve, short
 from selfsame.report.gallery import sheet_uri
 from selfsame.report.scores import Row, scores_html
 
-__all__ = ["flat", "level", "write_page"]
+__all__ = [
+    "columns_of",
+    "curves_html",
+    "flat",
+    "level",
+    "pairs_html",
+    "settings_html",
+    "skipped_html",
+    "write_page",
+    "written",
+]
 
 Pairs = Mapping[str, Any] | Sequence[tuple[str, Any]]
 
@@ -83,17 +93,17 @@ def write_page(
     `measured_on` says of what items the numbers are. `plan` and `versions` are (name, value) pairs, `skipped` (file,
     reason) pairs. `neighbours_html` and `map_html` are taken as they are: they come from `gallery`.
     """
-    columns = _columns(log)
+    columns = columns_of(log)
     sections = [
         ("figures", "Key figures", _figures(columns, log)),
-        ("curves", "Curves", _curves(columns)),
+        ("curves", "Curves", curves_html(columns)),
         ("views", "What it learns from", _sheet(sheet)),
         ("neighbours", "Nearest neighbours", _neighbours(neighbours_html)),
         ("map", "Map of the items", map_html),
         ("numbers", "Numbers beside baselines", _numbers(numbers, measured_on, folder)),
-        ("settings", "Plan and job", _settings(plan, job)),
-        ("skipped", "Skipped files", _skipped(skipped)),
-        ("versions", "Versions", _pairs(versions) if versions else ""),
+        ("settings", "Plan and job", settings_html(plan, job)),
+        ("skipped", "Skipped files", skipped_html(skipped)),
+        ("versions", "Versions", pairs_html(versions) if versions else ""),
     ]
     return written(folder, title, f"<h1>{escape(title)}</h1>{_verdict(verdict)}", sections)
 
@@ -152,7 +162,7 @@ def _verdict(verdict: Verdict) -> str:
     )
 
 
-def _columns(log: Sequence[Mapping[str, Any]]) -> dict[str, dict[float, float | None]]:
+def columns_of(log: Sequence[Mapping[str, Any]]) -> dict[str, dict[float, float | None]]:
     """{column: {step: value}} in the order of steps; null in the log is a value that was not finite."""
     columns: dict[str, dict[float, float | None]] = {}
     for number, row in enumerate(log):
@@ -186,17 +196,22 @@ def _figures(columns: Mapping[str, Mapping[float, float | None]], log: Sequence[
 
 
 def _title(name: str) -> str:
-    words = name.removeprefix("health/").replace("_", " ")
+    words = name.removeprefix("health/").removeprefix("val/").replace("_", " ")
     return TITLES.get(name) or words[:1].upper() + words[1:]
 
 
-def _curves(columns: Mapping[str, Mapping[float, float | None]]) -> str:
+def curves_html(
+    columns: Mapping[str, Mapping[float, float | None]],
+    headed: Mapping[str, Mapping[str, str]] = CHARTS,
+    rest: str = "Of this method",
+) -> str:
+    """A chart for each column, under headings: {heading: {column: what is said under it}}, all others under `rest`."""
     if not columns:
         return '<p class="note">There is nothing to draw yet.</p>'
-    placed = {name for charts in CHARTS.values() for name in charts}
+    placed = {name for charts in headed.values() for name in charts}
     own = {name: "" for name in columns if name not in placed}
     parts = []
-    for heading, charts in {**CHARTS, "Of this method": own}.items():
+    for heading, charts in {**headed, rest: own}.items():
         drawn = [
             curve(_title(name), {_title(name): (list(columns[name]), list(columns[name].values()))}, note=note)
             for name, note in charts.items()
@@ -238,14 +253,14 @@ def _numbers(numbers: Sequence[Row] | None, measured_on: str, folder: Path) -> s
     return told + scores_html(numbers)
 
 
-def _settings(plan: Pairs, job: Mapping[str, Any]) -> str:
+def settings_html(plan: Pairs, job: Mapping[str, Any]) -> str:
     return (
-        f"<details open><summary>Plan</summary>{_pairs(plan)}</details>"
-        f"<details><summary>Job, all settings</summary>{_pairs(flat(job))}</details>"
+        f"<details open><summary>Plan</summary>{pairs_html(plan)}</details>"
+        f"<details><summary>Job, all settings</summary>{pairs_html(flat(job))}</details>"
     )
 
 
-def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
+def skipped_html(skipped: Sequence[tuple[str, str]]) -> str:
     if not skipped:
         return ""
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(why)}</td></tr>" for name, why in skipped[:MOST_SKIPPED])
@@ -258,7 +273,7 @@ def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _pairs(pairs: Pairs) -> str:
+def pairs_html(pairs: Pairs) -> str:
     rows = "".join(f"<tr><th>{escape(str(n))}</th><td>{escape(_text(v))}</td></tr>" for n, v in dict(pairs).items())
     return f'<div class="wide"><table class="pairs"><tbody>{rows}</tbody></table></div>'
 

@@ -1,0 +1,65 @@
+"""What `predict` does: items through a saved model, one prediction after the other."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from selfsame.downstream import saved
+from selfsame.downstream.task import Examples, Model
+from selfsame.engine import dist
+from selfsame.engine.watch import say
+from selfsame.errors import UserError
+from selfsame.jobs.adapting import workers_of
+from selfsame.jobs.data import printable
+from selfsame.jobs.predict import Predict
+
+
+def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
+    """Write all predictions; what is there already is replaced when all are made."""
+    model, examples = opened(job, module)
+    accepted = model.task.suffixes()
+    if job.out.suffix.lower() not in accepted:
+        shown = " or ".join(f"*{suffix}" if suffix else "a folder" for suffix in accepted)
+        raise UserError(
+            f"--out {job.out}: predictions of --task {type(model.task).name} are written to {shown}. Give that."
+        )
+    named = ((printable(examples.name(i)), found) for i, found in predicted(job, model, examples))
+    files = model.task.write(named, model.facts, job.out)
+    check(job, examples)
+    skipped = {printable(examples.name(i)): why for i, why in examples.skipped.items()}
+    if skipped:
+        say(f"{len(skipped)} unreadable item{'s' if len(skipped) > 1 else ''} left out: {next(iter(skipped))}, ...")
+    say(f"{len(examples) - len(skipped):,} predictions are in {job.out}", "green")
+    return {"files": [str(path) for path in files], "items": len(examples) - len(skipped), "skipped": skipped}
+
+
+def in_memory(job: Predict, module: nn.Module | None = None) -> list[tuple[str, Any]]:
+    """All predictions with the names of their items."""
+    model, examples = opened(job, module)
+    found = [(examples.name(i), prediction) for i, prediction in predicted(job, model, examples)]
+    check(job, examples)
+    return found
+
+
+def opened(job: Predict, module: nn.Module | None) -> tuple[Model, Examples]:
+    model = saved.load(job.task_run, module).to(dist.device(job.device))
+    examples = model.task.open(job.data, None, model.encoder, model.facts, labelled=False)
+    return model, examples
+
+
+def predicted(job: Predict, model: Model, examples: Examples) -> Iterator[tuple[int, Any]]:
+    on, workers = dist.device(job.device), workers_of(job, examples)
+    return model.task.predictions(model, examples, range(len(examples)), on, workers)
+
+
+def check(job: Predict, examples: Examples) -> None:
+    """Raise UserError where too many items could not be read."""
+    lost, total = examples.skipped, len(examples)
+    if len(lost) > job.max_skipped * total or (lost and len(lost) == total):
+        i, why = next(iter(lost.items()))
+        raise UserError(
+            f"{len(lost)} of {total} items of {job.data} cannot be read ({len(lost) / total:.1%}; at most "
+            f"{job.max_skipped:.1%} may be): {printable(examples.name(i))}: {why}. Mend or remove them, or raise "
+            "--max-skipped."
+        )
