@@ -63,7 +63,7 @@ def test_the_figures_are_those_worked_by_hand():
 def test_what_cannot_be_measured_is_refused():
     x, strange = planted()
     for k in (0, 300):
-        with pytest.raises(UserError, match=rf"--k {k}: each of 300 items has 299 others"):
+        with pytest.raises(UserError, match=rf"neighbour {k}: each of 300 items has 299 others"):
             outliers.kth_distances(x, k)
     with pytest.raises(UserError, match=r"1 of 300 vectors hold NaN"):
         outliers.kth_distances(torch.where(torch.arange(300)[:, None] == 4, torch.nan, x), 3)
