@@ -199,8 +199,8 @@ def warn_if_behind(rows: Sequence[Row], name: str, called: str) -> None:
     ahead = [row for row in others if row["figures"][name]["mean"] >= own["figures"][name]["mean"]]
     for row in ahead:
         say(
-            f"by {called} the encoder ({told(own['figures'][name], 1)}) is no better than {row['features']} "
-            f"({told(row['figures'][name], 1)}): it has learned nothing that helps here.",
+            f"by {called} the encoder ({told(own['figures'][name], 1)}) is not above {row['features']} "
+            f"({told(row['figures'][name], 1)}): its training does not help here.",
             "yellow",
         )
 

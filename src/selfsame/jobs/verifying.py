@@ -39,6 +39,8 @@ from selfsame.storage.tables import Finder, some, table
 from selfsame.types import Encoder
 
 NAME = "verification"
+HEAD = ("a", "b", "same")
+FEW = 10  # identities in a part with which pairs are anything but independent: a choice
 SHARE = 0.5  # of the items in the development part
 WORDS = {"1": True, "true": True, "yes": True, "same": True, "0": False, "false": False, "no": False}
 WORDS |= {"different": False}
@@ -117,7 +119,7 @@ def measured(job: Verify, module: torch.nn.Module | None) -> dict[str, Any]:
         "threshold": own.threshold,
         "false_accept_rate": job.far,
         "development": {"same": int(dev_same.sum()), "different": int((~dev_same).sum())},
-        "test": asdict(rates),
+        "test": {key: list(one) if isinstance(one, tuple) else one for key, one in asdict(rates).items()},
         "identities": {"development": first.identities[0], "test": first.identities[1]},
         "pairs_across_parts": first.lost,
         "unread_pairs": unread,
@@ -173,6 +175,8 @@ def told_of_parts(job: Verify, parts: Parts, items: int, unread: int) -> None:
         f"{items:,} items; {len(dev):,} pairs of {parts.identities[0]} identities to choose the threshold on, "
         f"{len(test):,} pairs of {parts.identities[1]} others to measure it on"
     )
+    if min(parts.identities) < FEW:
+        say("so few identities that the rates depend on who they are: see how far they differ between splits", "yellow")
     if parts.lost:
         say(f"{parts.lost:,} given pairs have an item in either part and are left out")
     if unread:
@@ -228,14 +232,15 @@ def read_pairs(path: Path, data: Data) -> tuple[Pairs, Same]:
         raise UserError(f"--pairs {path}: give a .csv with the columns a, b and same.")
     rows = list(table(path))
     head = [cell.strip().lower() for cell in rows[0]] if rows else []
-    places = [head.index(name) for name in ("a", "b", "same")] if {"a", "b", "same"} <= set(head) else [0, 1, 2]
+    headed = set(HEAD) <= set(head)
+    places = [head.index(name) for name in HEAD] if headed else [0, 1, 2]
     odd = [row for row in rows if len(row) != len(head)] if len(head) > 2 else rows[:1]
     if odd or not rows:
         raise UserError(
             f"{path}: rows must have three cells, a, b and same" + (f"; one has {len(odd[0])}." if odd else ".")
         )
-    if head[places[2]] not in WORDS:
-        rows = rows[1:]  # a header
+    if headed or head[2] not in WORDS:  # a header, of these names or of others
+        rows = rows[1:]
     cells = [[row[place].strip() for place in places] for row in rows]
     wrong = [same for _, _, same in cells if same.lower() not in WORDS]
     if wrong:
