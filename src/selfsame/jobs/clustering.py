@@ -105,12 +105,12 @@ def page(
         members = found.members(number)
         last = members[CENTRAL:][-FRINGE:]
 
-        def tile(k: int, kind: str = "") -> Tile:
-            return Tile(k, items.names[k], f"{found.distance[k]:.3f}" + (f" · {labels[k]}" if labels else ""), kind)
+        def tile(k: int) -> Tile:
+            return Tile(k, items.names[k], f"{found.distance[k]:.3f}" + (f" · {labels[k]}" if labels else ""))
 
         central = [tile(k) for k in members[:CENTRAL].tolist()]
         if central and len(last):  # set apart from the fringe
-            central[-1] = central[-1]._replace(kind="query")
+            central[-1] = central[-1]._replace(kind="end")
         shown.append([*central, *(tile(k) for k in last.tolist())])
         common = Counter(labels[k] for k in members).most_common(3) if labels else []
         of = f" · {', '.join(f'{name} {n / len(members):.0%}' for name, n in common)}" if common else ""

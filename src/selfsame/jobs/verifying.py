@@ -44,7 +44,7 @@ FEW = 10  # identities in a part with which pairs are anything but independent: 
 SHARE = 0.5  # of the items in the development part
 WORDS = {"1": True, "true": True, "yes": True, "same": True, "0": False, "false": False, "no": False}
 WORDS |= {"different": False}
-SHOWN = 12  # pairs of either kind of mistake
+SHOWN, A_STRIP = 12, 3  # pairs of either kind of mistake in the report
 BINS = 60  # of the histogram of scores
 PRIORS = {"min_dcf_01": 0.01, "min_dcf_05": 0.05}
 NAMES = {"auc": "AUC", "eer": "EER", "tar": "TAR", "far": "FAR"}
@@ -343,22 +343,27 @@ def charts(own: Judged, same: Same) -> str:
 
 
 def pair_strips(items: Encoded, pairs: Pairs, same: Same, own: Judged, kind: bool) -> str:
-    """The pairs of a kind whose score is most wrong, two tiles each; four pairs a strip."""
+    """The pairs of a kind whose score is most wrong, each item once; three pairs of two tiles a strip."""
     of = np.flatnonzero(same == kind)
-    order = of[np.argsort(own.scores[of] if kind else -own.scores[of], kind="stable")][:SHOWN]
-    rows: list[list[Tile]] = []
-    for place, k in enumerate(order.tolist()):
+    order = of[np.argsort(own.scores[of] if kind else -own.scores[of], kind="stable")]
+    shown: set[int] = set()
+    tiles: list[Tile] = []
+    for k in order.tolist():
+        one, two = pairs[k].tolist()
+        if {one, two} & shown:
+            continue
+        shown |= {one, two}
         passed = own.scores[k] >= own.threshold
         said = f"{own.scores[k]:.3f} · {'accepted' if passed else 'rejected'}"
-        one, two = pairs[k].tolist()
-        tiles = [
-            Tile(one, items.names[one], items.names[one]),
-            Tile(two, items.names[two], said, "same" if passed == kind else ""),
-        ]
-        if place % 3 == 0:
-            rows.append([])
-        rows[-1] += tiles
-    lead = "Pairs side by side, worst first; under the second their cosine, underlined where the threshold is right."
+        right = " same" if passed == kind else ""
+        tiles += [Tile(one, items.names[one], items.names[one]), Tile(two, items.names[two], said, f"end{right}")]
+        if len(tiles) == 2 * SHOWN:
+            break
+    lead = (
+        "Pairs side by side, worst first, each item once; under the second their cosine, underlined where the "
+        "threshold is right."
+    )
+    rows = [tiles[k : k + 2 * A_STRIP] for k in range(0, len(tiles), 2 * A_STRIP)]
     return f'<p class="lead">{lead}</p>{tiled(rows, items.picture, items.fragment)}'
 
 

@@ -35,7 +35,7 @@ class Tile(NamedTuple):
     item: int
     name: str
     below: str  # stands under its picture
-    kind: str = ""  # query: set apart; same: marked
+    kind: str = ""  # words: query (stands out), same (underlined), end (a gap behind it)
     about: str = ""  # shows with the name under the pointer
 
 
