@@ -30,6 +30,10 @@ JOBS = {  # command -> the record that is its definition
     "adapt": "Adapt",
     "predict": "Predict",
     "embed": "Embed",
+    "verify": "Verify",
+    "outliers": "Outliers",
+    "clusters": "Clusters",
+    "select": "Select",
     "export": "Export",
     "views": "Views",
     "profile": "Profile",
@@ -129,8 +133,13 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
     from_file = any(token.split("=")[0] == "--config" for token in tokens)
     parameters: list[inspect.Parameter] = []
     # Where the result goes stands in the help before how it is made.
-    fields = record.model_fields.items()
-    for name, field in sorted(fields, key=lambda it: 0 if it[1].is_required() else 1 if it[0] == "out" else 2):
+    placed = getattr(record, "BY_PLACE", ())
+
+    def rank(item: tuple[str, Any]) -> int:
+        name, field = item
+        return 0 if field.is_required() else 1 if name in placed else 2 if name == "out" else 3
+
+    for name, field in sorted(record.model_fields.items(), key=rank):
         if name == "reading":  # settings alone, without a name: `--reading.x`
             continue
         kind: Any = SHOWN_AS.get(name, field.annotation)
@@ -141,7 +150,7 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
             default = "" if from_file else inspect.Parameter.empty
         else:
             default = field.default
-        by_place = field.is_required() or name in getattr(record, "BY_PLACE", ())
+        by_place = field.is_required() or name in placed
         place = inspect.Parameter.POSITIONAL_OR_KEYWORD if by_place else inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, place, default=default, annotation=Annotated[kind, note]))
     for name in (*NAMED, "reading"):

@@ -33,3 +33,15 @@ def check(
         raise UserError(
             f"train vectors have width {train.shape[1]}, test vectors {test.shape[1]}; use one encoder for both."
         )
+
+
+def check_alone(vectors: Float[Tensor, "n d"]) -> None:
+    """Refuse vectors of another shape, none at all, and vectors that are not finite. Raises UserError."""
+    if vectors.dim() != 2 or not vectors.numel():
+        raise UserError(f"the vectors have shape {list(vectors.shape)}; give one vector an item: [items, d].")
+    bad = int((~torch.isfinite(vectors).all(dim=1)).sum())
+    if bad:
+        raise UserError(
+            f"{bad} of {len(vectors)} vectors hold NaN or infinity, so they are near to nothing. Look at the encoder "
+            "that made them: it diverged, or it was fed broken items."
+        )

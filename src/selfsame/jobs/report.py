@@ -130,7 +130,7 @@ def readable(value: Any) -> Any:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no"}.get(value, "")
+        return "" if value is None else "yes" if value else "no"
     if isinstance(value, list | tuple):
         if not value:
             return "none"

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,7 +19,7 @@ from PIL import Image
 from selfsame.errors import UnreadableItem
 from selfsame.report.curves import COLOURS
 
-__all__ = ["data_uri", "layout", "map_of_items", "nearest", "neighbours", "sheet_uri"]
+__all__ = ["Tile", "data_uri", "layout", "map_of_items", "nearest", "neighbours", "sheet_uri", "tiled"]
 
 Picture = Callable[[int], Image.Image]
 
@@ -26,6 +27,16 @@ BYTES = {"sheet": 1_500_000, "neighbours": 1_500_000, "map": 2_500_000}  # of da
 BLOCK = 65_536  # vectors compared at once
 WIDTH, HEIGHT, THUMBNAIL = 1000, 640, 34  # the map, in units of its SVG
 NO_PICTURE = (128, 128, 128)
+
+
+class Tile(NamedTuple):
+    """An item in a strip of pictures."""
+
+    item: int
+    name: str
+    below: str  # stands under its picture
+    kind: str = ""  # words: query (stands out), same (underlined), end (a gap behind it)
+    about: str = ""  # shows with the name under the pointer
 
 
 def data_uri(image: Image.Image, quality: int = 75) -> str:
@@ -84,29 +95,55 @@ def neighbours(
         return _note(f"No neighbours to show: {len(vectors)} item(s), {len(queries)} of them asked about.")
     found, cosines = nearest(vectors, queries, k)
     rows = [[int(query), *(int(i) for i in row)] for query, row in zip(queries, found, strict=True)]
-    wanted = sorted({i for row in rows for i in row})
-    sizes = [(112, 78), (96, 70), (72, 60), (48, 50), (32, 40)]
-    repeats = sum(map(len, rows)) / len(wanted)
-    own = {i: _fragment(fragment, i) for i in wanted}
-    drawn = [i for i in wanted if not own[i]]
-    uris = _within(BYTES["neighbours"] / repeats, [_picture(picture, i) for i in drawn], sizes)
-    shown = own | {i: f'<img src="{uri}" alt="{escape(names[i])}"/>' for i, uri in zip(drawn, uris, strict=True)}
-    strips = []
+    shown = []
     for row, near in zip(rows, cosines, strict=True):
-        tiles = [_tile(shown[row[0]], names[row[0]], labels[row[0]] if labels else names[row[0]], "query")]
+        tiles = [Tile(row[0], names[row[0]], labels[row[0]] if labels else names[row[0]], "query")]
         for i, cosine in zip(row[1:], near, strict=True):
             told = f"{cosine:.3f}" if math.isfinite(cosine) else "no vector"
             same = "same" if labels and labels[i] == labels[row[0]] else ""
-            tiles.append(
-                _tile(shown[i], f"{names[i]}, cosine {told}", f"{labels[i]} · {told}" if labels else told, same)
-            )
-        strips.append(f'<div class="strip">{"".join(tiles)}</div>')
+            below = f"{labels[i]} · {told}" if labels else told
+            tiles.append(Tile(i, names[i], below, same, f", cosine {told}"))
+        shown.append(tiles)
     counted = ""
     if labels:
         right = sum(labels[i] == labels[row[0]] for row in rows for i in row[1:])
         asked = sum(len(row) - 1 for row in rows)
         counted = _note(f"{right} of {asked} neighbours carry the label of their query (underlined).")
-    return f'<div class="strips">{"".join(strips)}</div>{counted}'
+    return tiled(shown, picture, fragment) + counted
+
+
+def tiled(
+    rows: Sequence[Sequence[Tile]],
+    picture: Picture,
+    fragment: Callable[[int], str] | None = None,
+    headings: Sequence[str] | None = None,
+) -> str:
+    """HTML strips of items, one below the other, each under its heading where there are headings.
+
+    `fragment` gives HTML that shows an item in place of its picture, or "" where the picture is to stand.
+    """
+    wanted = sorted({tile.item for row in rows for tile in row})
+    if not wanted:
+        return ""
+    sizes = [(112, 78), (96, 70), (72, 60), (48, 50), (32, 40)]
+    repeats = sum(map(len, rows)) / len(wanted)
+    own = {i: _fragment(fragment, i) for i in wanted}
+    drawn = [i for i in wanted if not own[i]]
+    uris = dict(
+        zip(drawn, _within(BYTES["neighbours"] / repeats, [_picture(picture, i) for i in drawn], sizes), strict=True)
+    )
+
+    def inner(tile: Tile) -> str:
+        if tile.item in uris:
+            return f'<img src="{uris[tile.item]}" alt="{escape(tile.name)}"/>'
+        return own[tile.item]
+
+    html = []
+    for k, row in enumerate(rows):
+        tiles = "".join(_tile(inner(tile), tile.name + tile.about, tile.below, tile.kind) for tile in row)
+        heading = f"<h3>{escape(headings[k])}</h3>" if headings else ""
+        html.append(f'{heading}<div class="strip">{tiles}</div>')
+    return f'<div class="strips">{"".join(html)}</div>'
 
 
 def layout(vectors: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.ndarray, "n 2"]:

@@ -3,6 +3,7 @@
 The network of an encoder may be the user's own: it is named by its factory, or given as a module.
 """
 
+import hashlib
 import importlib
 import json
 import os
@@ -103,3 +104,16 @@ def rebuilt(name: str, own: bool, module: nn.Module | None, make: Callable[[], n
             "name. Make the module and pass it: ss.load(run, encoder=module)."
         )
     return own_network(name)
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """32 hexadecimal digits of SHA-256 over the spec and all weights: equal for encoders that give equal vectors.
+
+    The same before `save` and after `load`, and on every device.
+    """
+    digest = hashlib.sha256(json.dumps(encoder.spec, sort_keys=True).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        kept = tensor.detach().cpu().contiguous()
+        digest.update(f"\n{name} {kept.dtype} {tuple(kept.shape)}\n".encode())
+        digest.update(kept.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]

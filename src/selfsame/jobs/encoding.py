@@ -1,0 +1,218 @@
+"""From a run and a path to vectors: those of its encoder, of random weights, and of the trivial feature."""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from rich.table import Table
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from selfsame.engine import dist
+from selfsame.engine.plan import workers_for
+from selfsame.engine.state import check_writable, write_text
+from selfsame.engine.watch import console, say
+from selfsame.errors import NO_LABEL, UserError
+from selfsame.jobs.data import Data, all_vectors, check_share, open_like, printable
+from selfsame.jobs.evaluating import CALIBRATED, PARTS, labels_of, plain, redrawn
+from selfsame.jobs.runs import load
+from selfsame.jobs.vectors import OfVectors
+from selfsame.nn.norm import calibrated
+from selfsame.types import Encoder, mixed
+
+Kind = Literal["encoder", "random", "raw"]
+Figures = dict[str, float]
+Row = dict[str, Any]  # {"features": Kind, "seeds": int, "figures": {name: {"mean": float, "std": float}}}
+
+
+class Encoded:
+    """Some items of a path and their vectors, by an encoder and whatever stands in its place.
+
+    `items` are their numbers in the source; vectors, names and labels are in their order.
+    """
+
+    def __init__(self, job: OfVectors, encoder: Encoder, data: Data, items: Sequence[int]) -> None:
+        """Encode `items`; those that cannot be read are left out. Raises UserError where these are too many."""
+        self.encoder, self.data = encoder, data
+        self.on = dist.device(job.device)
+        self.views = data.modality.recipe("weak", encoder.spec["size"], data.stats)
+        self.workers, _ = workers_for(data.source.array is not None, job.workers)
+        self.items, found = all_vectors(encoder, data, self.views, items, self.on, self.workers)
+        check_share(data, job.max_skipped)
+        self.vectors: Float[Tensor, "n d"] = torch.from_numpy(found)
+        check_finite(self.vectors)
+        check_spread(self.vectors)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [printable(self.data.source.name(i)) for i in self.items]
+
+    def by(self, other: Encoder) -> Float[Tensor, "n d"]:
+        """Vectors of the same items by another encoder."""
+        kept, found = all_vectors(other, self.data, self.views, self.items, self.on, self.workers)
+        if kept != self.items:
+            raise UserError(
+                f"{len(self.items) - len(kept)} items of {self.data.path} could be read at first and now cannot. Is "
+                "something changing them? Run the same command again."
+            )
+        return torch.from_numpy(found)
+
+    def untrained(self, seed: int) -> list[Float[Tensor, "n d"]]:
+        """Vectors of random weights: with batch-norm statistics as they are made, and with those of some items.
+
+        Either can be far better. One, where there is no batch norm.
+        """
+
+        def fresh() -> Encoder:
+            return redrawn(self.encoder, self.data.modality, seed, self.on)
+
+        found = [self.by(fresh())]
+        if any(isinstance(part, _BatchNorm) for part in self.encoder.modules()):
+            chosen = np.random.default_rng(mixed(seed, 4)).permutation(self.items)[:CALIBRATED].tolist()
+            met = plain(self.data, self.views, chosen, chunk=-(-len(chosen) // -(-len(chosen) // 128)))
+            found.append(self.by(calibrated(fresh(), (view.to(self.on) for view in met))))
+        return found
+
+    def raw(self) -> Float[Tensor, "n d"]:
+        """The trivial feature of the kind; what it fits, without labels, it fits on these items."""
+        (found,) = self.data.modality.raw_vectors([(self.data.source, self.items)], self.data.stats)
+        return found
+
+    def picture(self, k: int) -> Image.Image:
+        return self.data.modality.picture(self.data.source, self.items[k])
+
+    def fragment(self, k: int) -> str:
+        return self.data.modality.fragment(self.data.source, self.items[k])
+
+    def paths(self) -> list[str] | None:
+        """The file of each item; None where some are no files of their own."""
+        root = getattr(self.data.source, "place", None)
+        if not isinstance(root, str):
+            return None
+        found = [Path(root, self.data.source.name(i)) for i in self.items]
+        return [printable(str(path.absolute())) for path in found] if all(map(Path.is_file, found)) else None
+
+
+def opened(job: OfVectors, module: torch.nn.Module | None = None) -> tuple[Encoder, Data]:
+    """The encoder of the run, and the data read as it was trained. Raises UserError where no result can be written."""
+    encoder = load(job.run_folder, module)
+    first = job.place.absolute()
+    check_writable(next(place for place in (first, *first.parents) if place.is_dir()))
+    return encoder, open_like(job.data, encoder, job.labels)
+
+
+def labels_if_any(job: OfVectors, data: Data) -> list[str] | None:
+    """The labels that were asked for, or else those that the data bring; None where these are no classes."""
+    if job.labels is not None:
+        return labels_of(data)
+    found = data.source.labels
+    known = set(found or ()) - {NO_LABEL}
+    return None if len(known) < 2 or {name.lower() for name in known} <= PARTS else found
+
+
+def numbers_of(labels: Sequence[str]) -> tuple[list[str], Int[np.ndarray, "n"]]:
+    """The labels there are, sorted, and the number of each item's."""
+    names, numbers = np.unique(np.array(labels, dtype=object).astype(str), return_inverse=True)
+    return names.tolist(), numbers
+
+
+def check_finite(vectors: Float[Tensor, "n d"]) -> None:
+    """Raise UserError where vectors are not finite."""
+    bad = int((~torch.isfinite(vectors).all(dim=1)).sum())
+    if bad:
+        raise UserError(
+            f"the vectors of {bad:,} of {len(vectors):,} items hold NaN or infinity. The encoder diverged, or was fed "
+            "broken items: see its report.html."
+        )
+
+
+def check_spread(vectors: Float[Tensor, "n d"]) -> None:
+    """Raise UserError where all vectors are one."""
+    if len(vectors) > 1 and (vectors == vectors[0]).all():
+        raise UserError(
+            f"the encoder gives all {len(vectors):,} items the same vector, so none can be told apart: it has "
+            "collapsed, or the items are copies of one. See its report.html."
+        )
+
+
+def beside(
+    items: Encoded, measure: Callable[[Tensor, int], tuple[float, Figures]], seeds: Sequence[int], steady: bool
+) -> list[Row]:
+    """Figures of the encoder, of random weights and of the trivial feature, each measured in the same way.
+
+    `measure` gives, of vectors and a seed, what the better of two kinds of random weights is chosen by (the larger),
+    and the figures. `steady`: the seed matters to random weights alone, so that others are measured once.
+    """
+    few = seeds[:1] if steady else seeds
+    raw = items.raw()
+    found: dict[Kind, list[Figures]] = {
+        "encoder": [measure(items.vectors, seed)[1] for seed in few],
+        "random": [
+            max((measure(vectors, seed) for vectors in items.untrained(seed)), key=lambda one: one[0])[1]
+            for seed in seeds
+        ],
+        "raw": [measure(raw, seed)[1] for seed in few],
+    }
+    return [row_of(kind, figures) for kind, figures in found.items()]
+
+
+def row_of(kind: str, figures: Sequence[Figures]) -> Row:
+    """Mean and standard deviation (n - 1; 0 of one) of each figure."""
+
+    def summed(values: list[float]) -> dict[str, float]:
+        return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
+
+    named = {name: summed([one[name] for one in figures]) for name in figures[0]}
+    return {"features": kind, "seeds": len(figures), "figures": named}
+
+
+def show(rows: Sequence[Row], names: Mapping[str, str], first: str = "features") -> None:
+    """The rows on the screen. `names` says which figures, and how they are called."""
+    table = Table(first, box=None, padding=(0, 2, 0, 0))
+    for name in names.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [told(row["figures"][name], row["seeds"]) for name in names]
+        table.add_row(row["features"], *cells, style="bold" if row is rows[0] else None)
+    console.print(table)
+
+
+def told(figure: Mapping[str, float], seeds: int) -> str:
+    return f"{figure['mean']:.3f}" + (f" ± {figure['std']:.3f}" if seeds > 1 else "")
+
+
+def warn_if_behind(rows: Sequence[Row], name: str, called: str) -> None:
+    """A line where a baseline is as good as the encoder or better."""
+    own, *others = rows
+    ahead = [row for row in others if row["figures"][name]["mean"] >= own["figures"][name]["mean"]]
+    for row in ahead:
+        say(
+            f"by {called} the encoder ({told(own['figures'][name], 1)}) is not above {row['features']} "
+            f"({told(row['figures'][name], 1)}): its training does not help here.",
+            "yellow",
+        )
+
+
+def keep(place: Path, name: str, result: Mapping[str, Any]) -> None:
+    write_text(place / f"{name}.json", json.dumps(result, indent=1) + "\n")
+
+
+def keep_table(place: Path, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+    """A CSV of columns of equal length."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(columns)
+    rows.writerows(zip(*columns.values(), strict=True))
+    write_text(place / f"{name}.csv", text.getvalue())
