@@ -21,6 +21,7 @@ _PLACES = {
     "evaluate": "selfsame.jobs.evaluate",
     "embed": "selfsame.jobs.embed",
     "export": "selfsame.jobs.export",
+    "duplicates": "selfsame.jobs.duplicates",
     "views": "selfsame.jobs.views",
     "profile": "selfsame.jobs.profile",
     "plan": "selfsame.jobs.plan",

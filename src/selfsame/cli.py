@@ -29,12 +29,14 @@ JOBS = {  # command -> the record that is its definition
     "evaluate": "Evaluate",
     "embed": "Embed",
     "export": "Export",
+    "duplicates": "Duplicates",
     "views": "Views",
     "profile": "Profile",
     "plan": "Plan",
     "methods": "Methods",
 }
 NAMED = ("method", "views")  # flags that name a set of settings, which `--method.x` changes one by one
+SPELT = {"run_folder": "--run"}  # flags, of jobs that take it by flag, that are called other than their field
 SHOWN_AS = {"method": str, "views": str, "encoder": str}  # what Python takes more kinds of
 
 
@@ -132,7 +134,10 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
         if name == "reading":  # settings alone, without a name: `--reading.x`
             continue
         kind = SHOWN_AS.get(name, field.annotation)
-        note = Parameter(help=field.description, negative="", show_default=field.default not in (None, False))
+        spelt = None if field.is_required() else SPELT.get(name)
+        note = Parameter(
+            name=spelt, help=field.description, negative="", show_default=field.default not in (None, False)
+        )
         if field.is_required():
             default = "" if from_file else inspect.Parameter.empty
         else:

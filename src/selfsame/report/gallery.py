@@ -18,7 +18,7 @@ from PIL import Image
 from selfsame.errors import UnreadableItem
 from selfsame.report.curves import COLOURS
 
-__all__ = ["data_uri", "layout", "map_of_items", "nearest", "neighbours", "sheet_uri"]
+__all__ = ["data_uri", "layout", "map_of_items", "nearest", "neighbours", "sheet_uri", "strips"]
 
 Picture = Callable[[int], Image.Image]
 
@@ -107,6 +107,29 @@ def neighbours(
         asked = sum(len(row) - 1 for row in rows)
         counted = _note(f"{right} of {asked} neighbours carry the label of their query (underlined).")
     return f'<div class="strips">{"".join(strips)}</div>{counted}'
+
+
+def strips(
+    rows: Sequence[Sequence[tuple[int, str]]],
+    picture: Picture,
+    names: Callable[[int], str],
+    fragment: Callable[[int], str] | None = None,
+) -> str:
+    """HTML strips of (item, what stands under it); the first of each strip is set apart, with its name under it."""
+    wanted = sorted({item for row in rows for item, _ in row})
+    sizes = [(112, 78), (96, 70), (72, 60), (48, 50), (32, 40)]
+    own = {i: _fragment(fragment, i) for i in wanted}
+    drawn = [i for i in wanted if not own[i]]
+    uris = _within(BYTES["neighbours"], [_picture(picture, i) for i in drawn], sizes)
+    shown = own | {i: f'<img src="{uri}" alt="{escape(names(i))}"/>' for i, uri in zip(drawn, uris, strict=True)}
+    made = []
+    for row in rows:
+        tiles = [
+            _tile(shown[item], f"{names(item)}{', ' if below else ''}{below}", below or names(item), kind)
+            for (item, below), kind in zip(row, ("query", *("",) * len(row)), strict=False)
+        ]
+        made.append(f'<div class="strip">{"".join(tiles)}</div>')
+    return f'<div class="strips">{"".join(made)}</div>'
 
 
 def layout(vectors: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.ndarray, "n 2"]:
