@@ -14,8 +14,8 @@ OTHERS = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.15, 0.25, 0.05, 0.65, 0.45])
 @pytest.mark.parametrize(("far", "accepted", "false"), [(0.0, 0.6, 0), (0.1, 0.8, 1), (0.2, 0.8, 2)])
 def test_the_example_of_the_fact_sheet(far, accepted, false):
     threshold = threshold_at(OTHERS, far)
-    assert (SAME >= threshold).mean() == pytest.approx(accepted)
-    assert (OTHERS >= threshold).sum() == false
+    assert (threshold <= SAME).mean() == pytest.approx(accepted)
+    assert (threshold <= OTHERS).sum() == false
 
 
 def test_the_largest_scores_are_enough_and_equal_ones_are_refused_together():
@@ -47,14 +47,31 @@ def test_enough_pairs_are_compared_not_all(monkeypatch):
     monkeypatch.setattr(calibration, "ASKED", 100)
     x = unit(3000, 16, 0)
     threshold, _ = calibrated(x, 0.05)
-    assert threshold.compared == 100 * 200 - 100  # 1,000 false accepts at 5 %
+    assert threshold.compared == 100 * 200 - 100 and not threshold.extrapolated  # 1,000 false accepts
     fresh = unit(1000, 16, 1)
     assert ((fresh @ fresh.T)[np.triu_indices(1000, 1)] >= threshold.value).mean() == pytest.approx(0.05, rel=0.2)
 
 
-def test_a_rate_too_small_for_so_few_items_is_refused_with_what_is_possible():
-    with pytest.raises(UserError, match=r"--far 1e-06: among 380 pairs .* at least 0\.005"):
-        calibrated(unit(20, 8, 0), 1e-6)
-    with pytest.raises(UserError, match="1 items"):
+@pytest.mark.parametrize("n", [60, 1000])
+def test_unknown_copies_do_not_lift_the_threshold(n):
+    x = unit(n, 16, 0)
+    copies = x[: n // 3] + 0.02 * unit(n // 3, 16, 1)
+    copies /= np.linalg.norm(copies, axis=1, keepdims=True)
+    clean, _ = calibrated(x, far_of(n))
+    mixed, _ = calibrated(np.concatenate([x, copies]), far_of(n))
+    assert mixed.extrapolated and abs(mixed.value - clean.value) < 0.1
+    assert (copies * x[: n // 3]).sum(axis=1).min() > mixed.value  # all copies are found
+    assert mixed.accepted >= 2 * (n // 3) > 10 * mixed.far * mixed.compared  # and that is far more than by chance
+
+
+def test_a_small_rate_is_kept_among_other_items():
+    threshold, _ = calibrated(unit(500, 32, 0), far_of(500))
+    cosines = np.concatenate([(unit(2000, 32, k) @ unit(2000, 32, k + 100).T).ravel() for k in range(1, 4)])
+    assert 0.2 * threshold.far < (cosines >= threshold.value).mean() < 3 * threshold.far
+
+
+def test_too_few_items_are_refused():
+    with pytest.raises(UserError, match="1 item: a threshold needs pairs"):
         calibrated(unit(1, 8, 0), 0.1)
     assert far_of(1001) == pytest.approx(2e-5)
+    assert -1 <= calibrated(unit(2, 8, 0), far_of(2))[0].value <= 1

@@ -1,7 +1,8 @@
 """A threshold from the user's own data: from how alike different items are, at a stated rate of false alarms.
 
 Source: the operating point of biometric verification, ISO/IEC 19795-1: of scores of different items, the least
-threshold that accepts no larger share than the false-accept rate.
+threshold that accepts no larger share than the false-accept rate. Rates too small to be counted are extrapolated by an
+exponential tail (peaks over threshold, Pickands 1975, with shape 0).
 Raises: UserError where there are too few items to compare.
 """
 
@@ -20,6 +21,7 @@ __all__ = ["Threshold", "calibrated", "far_of", "threshold_at"]
 ASKED = 2000  # items whose cosines with others are taken
 ENOUGH = 1000  # false accepts: with more the rate is known to a few per cent, and no further pairs are compared
 ROWS = 8192
+DECADE = 10  # how far apart the two rates lie from which smaller ones are extrapolated
 SPARED = 100  # items to one false pair, where no rate is given
 
 
@@ -31,9 +33,11 @@ class Threshold:
     far: float
     """false-accept rate: of pairs of different items, the share that reaches it"""
     compared: int
-    """pairs of different items it was found on"""
+    """pairs it was found on"""
     accepted: int
-    """of these, how many reach it"""
+    """of these, how many reach it; beyond `far` times `compared` they are copies that were not known"""
+    extrapolated: bool
+    """whether it lies beyond what could be measured among unknown copies"""
 
 
 def far_of(items: int) -> float:
@@ -62,27 +66,25 @@ def calibrated(
 ) -> tuple[Threshold, Float32[np.ndarray, "m"]]:
     """The threshold of a false-accept rate among different items, and a sample of their cosines.
 
-    Some items are compared with all others, or with as many as it takes. Copies among them count as different items:
-    the threshold then is higher than it need be, never lower. Leave out those that are known.
+    Some items are compared with all others, or with as many as it takes. The highest of these cosines may be those of
+    unknown copies, which would lift the threshold above all copies. There cannot be many of them beside all pairs: so
+    rates below 2 / n, one partner for each item, are extrapolated from those above, where copies hardly count. If the
+    threshold that was counted is lower, that one is taken.
 
     Args:
         vectors: of unit length, a row an item. far: false-accept rate, above 0.
 
-    Raises UserError where no pair can be compared, or so few that none may be accepted.
+    Raises UserError where there is no pair.
     """
     n, rng = len(vectors), np.random.default_rng(seed)
     if n < 2:
-        raise UserError(f"{n} items: a threshold needs pairs of different items.")
+        raise UserError(f"{n} item{'s' if n != 1 else ''}: a threshold needs pairs of different items.")
     order = rng.permutation(n)
     asked = order[:ASKED]
     others = order[: max(ASKED, min(n, math.ceil(ENOUGH / far / len(asked))))]
     compared = len(asked) * len(others) - len(asked)
-    allowed = math.floor(far * compared)
-    if allowed < 1:
-        raise UserError(
-            f"--far {far:g}: among {compared:,} pairs of these items no false one could be told from none. Give at "
-            f"least {2 / compared:.1g}, or the threshold itself by --threshold."
-        )
+    low = min(0.5 / DECADE, 2 / n)  # one partner for each item
+    wanted = math.ceil(max(far, DECADE * low) * compared) + 1
     queries = torch.from_numpy(vectors[asked]).to(on)
     top, some = np.zeros(0, np.float32), []
     for start in range(0, len(others), ROWS):
@@ -90,18 +92,32 @@ def calibrated(
         # `others` begins with those asked, in the same order: their cosines with themselves say nothing.
         cosines[start : start + cosines.shape[1]].fill_diagonal_(-2)
         some.append(cosines.flatten()[:: max(1, compared // 200_000)].cpu().numpy())
-        top = largest(np.concatenate([top, above(cosines, top, allowed)]), allowed + 1)
+        top = largest(np.concatenate([top, above(cosines, top, wanted)]), wanted)
+    top = top[top > -1.5]
     value = threshold_at(top, far, compared)
+    beyond = extrapolated(top, far, low, compared) if far < low else math.inf
     scores = np.concatenate(some)
-    return Threshold(value, far, compared, int((top >= value).sum())), scores[scores > -1.5]
+    accepted = int((top >= min(value, beyond)).sum())
+    return Threshold(min(value, beyond), far, compared, accepted, beyond < value), scores[scores > -1.5]
 
 
-def above(cosines: Float[Tensor, "q n"], top: np.ndarray, allowed: int) -> np.ndarray:
-    """Of these cosines those that can be among the `allowed` + 1 largest of all."""
+def extrapolated(top: Float[np.ndarray, "m"], far: float, low: float, total: int) -> float:
+    """The threshold of a rate below `low`, from those of `low` and of ten times as much.
+
+    Of Fisher's transform of a cosine the logarithm of the rate is taken as a line, which is an exponential tail: a
+    normal one is lighter, so that of different items fewer will reach the threshold.
+    """
+    rates = (DECADE * low, low)
+    near, far_off = (np.arctanh(np.clip(threshold_at(top, rate, total), -1 + 1e-7, 1 - 1e-7)) for rate in rates)
+    return float(np.tanh(far_off + (far_off - near) * math.log(low / far) / math.log(DECADE)))
+
+
+def above(cosines: Float[Tensor, "q n"], top: np.ndarray, count: int) -> np.ndarray:
+    """Of these cosines those that can be among the `count` largest of all."""
     flat = cosines.flatten()
-    if len(top) > allowed:
+    if len(top) >= count:
         return flat[flat > float(top.min())].cpu().numpy()
-    return flat.topk(min(allowed + 1, len(flat))).values.cpu().numpy()
+    return flat.topk(min(count, len(flat))).values.cpu().numpy()
 
 
 def largest(values: np.ndarray, count: int) -> np.ndarray:

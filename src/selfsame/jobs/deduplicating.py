@@ -280,23 +280,24 @@ class Deduplicating:
             raise UserError(f"{n} items are too few to calibrate a threshold on. Give one with --threshold.")
         alone = np.ones(n, bool)
         alone[known[:, 1]] = False  # the worse item of each pair that the hash found
-        far = self.job.far or max(far_of(n), 2 / (n * (n - 1)))
+        far = self.job.far or far_of(n)
         threshold, others = calibrated(vectors[alone] if alone.sum() > 2 else vectors, far, self.job.seed, self.on)
         own = self.of_views(vectors, items)
         value = threshold.value
         self.calibration |= {
             "threshold": value,
             "far": far,
+            "extrapolated": threshold.extrapolated,
             "compared": threshold.compared,
+            "reached": threshold.accepted,
             "false_pairs_expected": far * n * (n - 1) / 2,
             "views_accepted": float((own >= value).mean()),
             "others": quantiles(others),
             "views": quantiles(own),
         }
         say(
-            f"threshold {value:.4f}: {far:.2g} of {threshold.compared:,} pairs of different items reach it, so about "
-            f"{far * n * (n - 1) / 2:,.1f} of all pairs may be false; {(own >= value).mean():.0%} of the views of an "
-            "item reach it"
+            f"threshold {value:.4f}: false-accept rate {far:.2g}, so about {far * n * (n - 1) / 2:,.1f} false pairs are "
+            f"to be expected; {(own >= value).mean():.0%} of random views reach it with their item"
         )
         return value
 

@@ -112,7 +112,12 @@ def threshold(encoder: Mapping[str, Any] | None) -> str:
     rows: list[tuple[str, Any]] = [("cosine from which on items are copies", short(encoder["threshold"]))]
     if "far" in encoder:
         rows += [
-            ("false-accept rate", f"{short(encoder['far'])}, on {encoder['compared']:,} pairs of different items"),
+            (
+                "false-accept rate",
+                f"{short(encoder['far'])}, {'extrapolated' if encoder['extrapolated'] else 'counted'} on "
+                f"{encoder['compared']:,} pairs of items, {encoder['reached']:,} of which reach the threshold: what "
+                f"is more than {short(encoder['far'] * encoder['compared'])} of these are copies",
+            ),
             ("false pairs to expect among all", short(encoder["false_pairs_expected"])),
             ("random views of an item that reach it", f"{encoder['views_accepted']:.1%}"),
         ]
