@@ -296,8 +296,8 @@ class Deduplicating:
             "views": quantiles(own),
         }
         say(
-            f"threshold {value:.4f}: false-accept rate {far:.2g}, so about {far * n * (n - 1) / 2:,.1f} false pairs are "
-            f"to be expected; {(own >= value).mean():.0%} of random views reach it with their item"
+            f"threshold {value:.4f}, false-accept rate {far:.2g}, so about {far * n * (n - 1) / 2:,.1f} false pairs "
+            f"are to be expected; {(own >= value).mean():.0%} of random views reach it with their item"
         )
         return value
 
