@@ -247,9 +247,10 @@ class Deduplicating:
         return join.pairs, join.scores
 
     def vectors(self, items: Int64[np.ndarray, "u"]) -> Float32[np.ndarray, "u d"]:
-        """Unit vectors of items, less the mean of all."""
+        """Unit vectors of items, less the mean of all; 0 of an item that can no longer be read."""
         assert self.encoder is not None
         found = np.zeros((len(items), self.encoder.dim), np.float32)
+        lost = np.ones(len(items), bool)
         for number, data in enumerate(self.items.parts):
             here = np.flatnonzero(self.items.part[items] == number)
             mine = items[here] - self.items.starts[number]
@@ -257,18 +258,17 @@ class Deduplicating:
             workers, _ = workers_for(data.source.array is not None, self.job.workers)
             views = data.modality.recipe("weak", self.encoder.spec["size"], data.stats)
             chunks = encoded(self.encoder, data, views, mine[order], self.on, workers, self.job.batch_size)
-            done = 0
             with closing(chunks):
                 for kept, some in chunks:
                     at = here[order][np.searchsorted(mine[order], kept)]
-                    found[at] = some
-                    done += len(kept)
-            if done < len(mine):
-                raise UserError(f"{data.path}: {len(mine) - done} items changed while they were read. Run it again.")
+                    found[at], lost[at] = some, False
+            check_share(data, self.job.max_skipped, self.job.out)
         if not np.isfinite(found).all():
             raise UserError(f"{self.job.run_folder}: its encoder gives vectors that are not finite for these data.")
-        self.mean = found.mean(axis=0)
-        return unit(found, self.mean)
+        self.mean = found[~lost].mean(axis=0) if lost.any() else found.mean(axis=0)
+        vectors = unit(found, self.mean)
+        vectors[lost] = 0
+        return vectors
 
     def threshold(self, vectors: np.ndarray, known: np.ndarray, items: np.ndarray) -> float:
         """The cosine from which on items are copies: given, or calibrated without the copies known already."""
@@ -304,7 +304,8 @@ class Deduplicating:
     def of_views(self, vectors: np.ndarray, items: np.ndarray) -> Float32[np.ndarray, "v"]:
         """Cosines of some items with a random view of them."""
         assert self.encoder is not None
-        some = np.sort(np.random.default_rng(self.job.seed).permutation(len(items))[:VIEWED])
+        there = np.flatnonzero(vectors.any(axis=1))
+        some = np.sort(np.random.default_rng(self.job.seed).permutation(there)[:VIEWED])
         cosines = []
         for number, data in enumerate(self.items.parts):
             here = some[self.items.part[items[some]] == number]
@@ -455,10 +456,12 @@ def quantiles(scores: np.ndarray) -> dict[str, float]:
 
 
 def unit(vectors: Float32[np.ndarray, "n d"], mean: Float32[np.ndarray, "d"]) -> Float32[np.ndarray, "n d"]:
-    """Less the mean, at unit length; a vector of 0 stays 0 and is like nothing."""
-    vectors = vectors - mean
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
+    """Less the mean, at unit length, in place: there may be a million."""
+    vectors -= mean
+    for some in np.array_split(vectors, 1 + len(vectors) // 65536):
+        lengths = np.linalg.norm(some, axis=1, keepdims=True)
+        some /= np.where(lengths > 0, lengths, 1)
+    return vectors
 
 
 def write_all_skipped(items: Items, folder: Path) -> None:

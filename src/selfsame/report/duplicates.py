@@ -84,7 +84,7 @@ def groups(
 
 def below(member: Mapping[str, Any]) -> str:
     if member["keep"]:
-        return ""
+        return "kept"
     return member["kind"] if member["kind"] == "exact" else f"{member['kind']} {member['score']:.3f}"
 
 

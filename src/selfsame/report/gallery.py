@@ -115,7 +115,7 @@ def strips(
     names: Callable[[int], str],
     fragment: Callable[[int], str] | None = None,
 ) -> str:
-    """HTML strips of (item, what stands under it); the first of each strip is set apart, with its name under it."""
+    """HTML strips of (item, what stands under its name); the first of each strip is set apart."""
     wanted = sorted({item for row in rows for item, _ in row})
     sizes = [(112, 78), (96, 70), (72, 60), (48, 50), (32, 40)]
     own = {i: _fragment(fragment, i) for i in wanted}
@@ -125,7 +125,7 @@ def strips(
     made = []
     for row in rows:
         tiles = [
-            _tile(shown[item], f"{names(item)}{', ' if below else ''}{below}", below or names(item), kind)
+            _tile(f"{shown[item]}<span>{escape(names(item))}</span>", f"{names(item)}, {below}", below, kind)
             for (item, below), kind in zip(row, ("query", *("",) * len(row)), strict=False)
         ]
         made.append(f'<div class="strip">{"".join(tiles)}</div>')
