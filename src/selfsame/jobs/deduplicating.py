@@ -27,6 +27,7 @@ from selfsame.index.calibration import calibrated, far_of
 from selfsame.index.groups import components, stars
 from selfsame.index.hamming import pairs_within
 from selfsame.index.pairs import Found, near_pairs
+from selfsame.index.whitening import Whitening
 from selfsame.jobs.data import (
     SKIPPED,
     Data,
@@ -247,7 +248,7 @@ class Deduplicating:
         return join.pairs, join.scores
 
     def vectors(self, items: Int64[np.ndarray, "u"]) -> Float32[np.ndarray, "u d"]:
-        """Unit vectors of items, less the mean of all; 0 of an item that can no longer be read."""
+        """Whitened vectors of items; 0 of an item that can no longer be read."""
         assert self.encoder is not None
         found = np.zeros((len(items), self.encoder.dim), np.float32)
         lost = np.ones(len(items), bool)
@@ -265,8 +266,8 @@ class Deduplicating:
             check_share(data, self.job.max_skipped, self.job.out)
         if not np.isfinite(found).all():
             raise UserError(f"{self.job.run_folder}: its encoder gives vectors that are not finite for these data.")
-        self.mean = found[~lost].mean(axis=0) if lost.any() else found.mean(axis=0)
-        vectors = unit(found, self.mean)
+        self.whitening = Whitening.fitted(found[~lost] if lost.any() else found)
+        vectors = self.whitening(found)
         vectors[lost] = 0
         return vectors
 
@@ -317,7 +318,7 @@ class Deduplicating:
             encoder = self.encoder.to(self.on).eval()
             with torch.inference_mode():
                 seen = torch.cat([encoder(part) for part in made.split(self.job.batch_size)]).float().cpu().numpy()
-            cosines.append((unit(seen, self.mean) * vectors[here]).sum(axis=1))
+            cosines.append((self.whitening(seen) * vectors[here]).sum(axis=1))
         return np.concatenate(cosines)
 
     # Groups
@@ -453,15 +454,6 @@ def of_content(content: Int64[np.ndarray, "u"], part: np.ndarray | None) -> Foun
 
 def quantiles(scores: np.ndarray) -> dict[str, float]:
     return {f"{share:g}": float(np.quantile(scores, share)) for share in (0.01, 0.05, 0.5, 0.95, 0.99)}
-
-
-def unit(vectors: Float32[np.ndarray, "n d"], mean: Float32[np.ndarray, "d"]) -> Float32[np.ndarray, "n d"]:
-    """Less the mean, at unit length, in place: there may be a million."""
-    vectors -= mean
-    for some in np.array_split(vectors, 1 + len(vectors) // 65536):
-        lengths = np.linalg.norm(some, axis=1, keepdims=True)
-        some /= np.where(lengths > 0, lengths, 1)
-    return vectors
 
 
 def write_all_skipped(items: Items, folder: Path) -> None:
