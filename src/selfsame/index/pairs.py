@@ -26,7 +26,7 @@ LIMIT = 2**24  # pairs collected before they are thinned
 MOST = 32  # better partners of an item that are kept where pairs are thinned
 PROBES = (1, 2, 4, 8, 16)  # nearest cells of an item that are looked into
 WANTED = 0.99  # of the true pairs: as few cells as find so many
-ASKED = 1000  # items that are compared with all others to measure what is found
+ASKED = 2000  # items that are compared with all others to measure what is found
 ENOUGH = 50_000  # true pairs on which it is measured, at most
 
 Found = tuple[Int64[np.ndarray, "m 2"], Float32[np.ndarray, "m"]]
