@@ -91,7 +91,7 @@ def calibrated(
         cosines = queries @ torch.from_numpy(vectors[others[start : start + ROWS]]).to(on).T
         # `others` begins with those asked, in the same order: their cosines with themselves say nothing.
         cosines[start : start + cosines.shape[1]].fill_diagonal_(-2)
-        some.append(cosines.flatten()[:: max(1, compared // 200_000)].cpu().numpy())
+        some.append(cosines.flatten()[:: max(1, compared // 200_000)].cpu().numpy().copy())  # a view would keep all
         top = largest(np.concatenate([top, above(cosines, top, wanted)]), wanted)
     top = top[top > -1.5]
     value = threshold_at(top, far, compared)

@@ -20,7 +20,7 @@ class Duplicates(Record):
     out: Path = Path("duplicates")
     """folder for duplicates.csv, duplicates.json and report.html"""
     run_folder: Path | None = None
-    """folder of a run, whose encoder finds near copies of any kind of data; without it those of images by their hash"""
+    """folder of a run: its encoder too finds near copies, of any kind of data"""
     by: str = "auto"
     """of exact, hash, encoder, separated by commas [all that these data and --run allow]"""
     distance: Annotated[int, Field(ge=0, le=11)] = 4
