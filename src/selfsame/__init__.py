@@ -27,6 +27,7 @@ _PLACES = {
     "clusters": "selfsame.jobs.clusters",
     "select": "selfsame.jobs.select",
     "export": "selfsame.jobs.export",
+    "duplicates": "selfsame.jobs.duplicates",
     "views": "selfsame.jobs.views",
     "profile": "selfsame.jobs.profile",
     "plan": "selfsame.jobs.plan",

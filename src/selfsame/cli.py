@@ -35,12 +35,14 @@ JOBS = {  # command -> the record that is its definition
     "clusters": "Clusters",
     "select": "Select",
     "export": "Export",
+    "duplicates": "Duplicates",
     "views": "Views",
     "profile": "Profile",
     "plan": "Plan",
     "methods": "Methods",
 }
 NAMED = ("method", "views", "task")  # flags that name a set of settings, which `--method.x` changes one by one
+SPELT = {"run_folder": "--run"}  # flags, of jobs that take it by flag, that are called other than their field
 SHOWN_AS = {"method": str, "task": str, "views": str, "encoder": str}  # what Python takes more kinds of
 
 
@@ -145,7 +147,10 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
         kind: Any = SHOWN_AS.get(name, field.annotation)
         if name in SHOWN_AS and field.default is None:
             kind = kind | None
-        note = Parameter(help=field.description, negative="", show_default=field.default not in (None, False))
+        spelt = None if field.is_required() else SPELT.get(name)
+        note = Parameter(
+            name=spelt, help=field.description, negative="", show_default=field.default not in (None, False)
+        )
         if field.is_required():
             default = "" if from_file else inspect.Parameter.empty
         else:

@@ -10,7 +10,7 @@ Shape letters, the same in the whole package:
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -247,6 +247,19 @@ class Learner(nn.Module):
         counted before this step, so it starts at 0."""
 
 
+class Fingerprint(NamedTuple):
+    """What tells copies of an item."""
+
+    content: bytes
+    """the item as it lies at rest: exact copies are equal in it"""
+    stored: int
+    """bytes at rest"""
+    resolution: int
+    """how much of it there is, as pixels: of copies the one with most is the best"""
+    codes: tuple[int, int] | None
+    """perceptual hashes of the item and of its mirror image, 64 bits each; None where there is nothing to tell it by"""
+
+
 @runtime_checkable
 class Source(Protocol):
     """Items at rest, read by number. Nothing is random here."""
@@ -454,6 +467,10 @@ class Further(Protocol):
 
     def cached(self, source: Any, items: Any, plan: Any) -> Any:
         """The source, reading from and filling the cache that was planned; `sync()` forces it to disk."""
+        ...
+
+    def fingerprint(self, source: Any, i: int) -> Fingerprint:
+        """What tells copies of an item without an encoder, for `duplicates`. Raises UnreadableItem."""
         ...
 
     def timed_sample(

@@ -33,6 +33,7 @@ _PLACES = {
     "plan_cache": "cache",
     "cached": "cache",
     "timed_sample": "timing",
+    "fingerprint": "hashing",
 }
 
 __getattr__, __dir__ = lazily(__name__, {key: f"{__name__}.{module}" for key, module in _PLACES.items()})

@@ -1,0 +1,145 @@
+"""The page of a search for copies: what was found, by what, with pictures of the groups."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from selfsame.report.curves import short
+from selfsame.report.gallery import Tile, tiled
+from selfsame.report.page import written
+
+__all__ = ["write_duplicates"]
+
+GROUPS, MEMBERS = 100, 9  # shown, at most
+WAYS = {"exact": "same content", "hash": "perceptual hash", "encoder": "vectors of the encoder"}
+
+
+def write_duplicates(
+    folder: Path,
+    result: Mapping[str, Any],
+    items: Sequence[Sequence[int]],
+    picture: Callable[[int], Image.Image],
+    name: Callable[[int], str],
+    fragment: Callable[[int], str],
+) -> Path:
+    """report.html of what duplicates.json holds.
+
+    Args:
+        items: of each group the numbers of its items, as they stand in `result`.
+        picture, name, fragment: of an item by its number; a fragment is HTML, or "" where the picture is to stand.
+    """
+    counts = result["counts"]
+    title = f"Copies in {result['data']}"
+    if result["across"]:
+        first, second = result["across"]
+        title = f"Copies of {second} in {first}"
+        lead = f"{counts['groups']:,} items of {second} have copies in {first}: {counts['copies']:,} items there."
+    else:
+        lead = (
+            f"{counts['items']:,} items, {counts['groups']:,} groups of copies. Beside what is kept there are "
+            f"{counts['copies']:,} copies, {counts['bytes_of_copies'] / 1e6:,.1f} MB."
+        )
+    header = (
+        f"<h1>{escape(title)}</h1><p class='lead'>{escape(lead)} Kept: {escape(result['kept'])}. Nothing was deleted: "
+        "<code>duplicates.csv</code> says what could be.</p>"
+    )
+    sections = [
+        ("groups", "Groups", groups(result, items, picture, name, fragment)),
+        ("found", "How they were found", found(result)),
+        ("threshold", "The threshold of the encoder", threshold(result["encoder"])),
+    ]
+    return written(folder, title, header, sections)
+
+
+def groups(
+    result: Mapping[str, Any],
+    items: Sequence[Sequence[int]],
+    picture: Callable[[int], Image.Image],
+    name: Callable[[int], str],
+    fragment: Callable[[int], str],
+) -> str:
+    if not items:
+        return '<p class="note">There are no copies.</p>'
+    rows = [
+        [
+            Tile(item, name(item), f"{name(item)}, {below(member)}", "" if k else "query")
+            for k, (item, member) in enumerate(zip(numbers, group, strict=True))
+        ][:MEMBERS]
+        for numbers, group in zip(items[:GROUPS], result["groups"], strict=False)
+    ]
+    left = len(items) - len(rows)
+    cut = sum(len(group) > MEMBERS for group in items[:GROUPS])
+    notes = [
+        f"The largest {len(rows)} of {len(items):,} groups; all are in duplicates.csv." if left else "",
+        f"Of {cut} group{'s' if cut > 1 else ''} the first {MEMBERS} items are shown." if cut else "",
+    ]
+    told = "".join(f'<p class="note">{note}</p>' for note in notes if note)
+    lead = (
+        "Each row: what is kept, then its copies, with what they were found by and their score: cosine of the vectors, "
+        "or share of equal bits of the hashes."
+    )
+    return f'<p class="lead">{lead}</p>{tiled(rows, picture, fragment)}{told}'
+
+
+def below(member: Mapping[str, Any]) -> str:
+    if member["keep"]:
+        return "kept"
+    return member["kind"] if member["kind"] == "exact" else f"{member['kind']} {member['score']:.3f}"
+
+
+def found(result: Mapping[str, Any]) -> str:
+    counts = result["counts"]
+    rows = [(WAYS[kind], f"{counts[kind]:,} copies") for kind in result["by"]]
+    if result["distance"] is not None:
+        rows.append(("hashes differ in at most", f"{result['distance']} of 64 bits"))
+    if counts["divided_chains"]:
+        rows.append(
+            (
+                "chains divided",
+                f"{counts['divided_chains']:,}: their items are linked through others, but not all with the one that "
+                "is kept. Each item of a group is linked with the one that is kept.",
+            )
+        )
+    if result["skipped"]:
+        rows.append(("unreadable", f"{result['skipped']:,}, listed in skipped.csv"))
+    return pairs(rows)
+
+
+def threshold(encoder: Mapping[str, Any] | None) -> str:
+    if not encoder:
+        return ""
+    rows: list[tuple[str, Any]] = [("cosine from which on items are copies", short(encoder["threshold"]))]
+    if "far" in encoder:
+        rows += [
+            (
+                "false-accept rate",
+                f"{short(encoder['far'])}, {'extrapolated' if encoder['extrapolated'] else 'counted'} on "
+                f"{encoder['compared']:,} pairs of items, {encoder['reached']:,} of which reach the threshold: what "
+                f"is more than {short(encoder['far'] * encoder['compared'])} of these are copies",
+            ),
+            ("false pairs to expect among all", short(encoder["false_pairs_expected"])),
+            ("random views of an item that reach it", f"{encoder['views_accepted']:.1%}"),
+        ]
+        for title, key in (("cosines of different items", "others"), ("cosines of an item with its view", "views")):
+            parts = [f"{float(share):.0%}: {value:.3f}" for share, value in encoder[key].items()]
+            rows.append((f"{title}, quantiles", ", ".join(parts)))
+    search = encoder.get("search", {})
+    if search.get("exact"):
+        rows.append(("search", "exact: all pairs compared"))
+    elif search:
+        share = "unknown, no pair in the sample" if search["recall"] is None else f"{search['recall']:.1%}"
+        rows.append(("search", f"approximate, {search['cells']:,} cells, {search['probes']} looked into"))
+        rows.append(("true pairs found, measured on a sample", f"{share} of {search['judged']:,}"))
+    return pairs(rows)
+
+
+def pairs(rows: Sequence[tuple[str, Any]]) -> str:
+    cells = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(value if isinstance(value, str) else json.dumps(value))}</td></tr>"
+        for name, value in rows
+    )
+    return f'<div class="wide"><table class="pairs"><tbody>{cells}</tbody></table></div>'
