@@ -1,5 +1,6 @@
 """Encoders at rest: encoder.safetensors, and encoder.json with all that is needed to build one again."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -64,3 +65,16 @@ def load(folder: str | Path, build: Callable[[dict[str, Any]], E]) -> E:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{tensors} is damaged or of another network: {reason}") from None
     return encoder.eval()
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """32 hexadecimal digits of SHA-256 over the spec and all weights: equal for encoders that give equal vectors.
+
+    The same before `save` and after `load`, and on every device.
+    """
+    digest = hashlib.sha256(json.dumps(encoder.spec, sort_keys=True).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        kept = tensor.detach().cpu().contiguous()
+        digest.update(f"\n{name} {kept.dtype} {tuple(kept.shape)}\n".encode())
+        digest.update(kept.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
