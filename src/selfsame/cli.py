@@ -29,12 +29,16 @@ JOBS = {  # command -> the record that is its definition
     "evaluate": "Evaluate",
     "embed": "Embed",
     "export": "Export",
+    "index": "IndexItems",
+    "search": "Search",
+    "remove": "Remove",
     "views": "Views",
     "profile": "Profile",
     "plan": "Plan",
     "methods": "Methods",
 }
 NAMED = ("method", "views")  # flags that name a set of settings, which `--method.x` changes one by one
+FLAGS = {"run_folder": "--run", "k": "-k"}  # where a field has another name: `run` is what a record does
 SHOWN_AS = {"method": str, "views": str, "encoder": str}  # what Python takes more kinds of
 
 
@@ -132,7 +136,10 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
         if name == "reading":  # settings alone, without a name: `--reading.x`
             continue
         kind = SHOWN_AS.get(name, field.annotation)
-        note = Parameter(help=field.description, negative="", show_default=field.default not in (None, False))
+        flag = None if field.is_required() else FLAGS.get(name)
+        note = Parameter(
+            name=flag, help=field.description, negative="", show_default=field.default not in (None, False)
+        )
         if field.is_required():
             default = "" if from_file else inspect.Parameter.empty
         else:

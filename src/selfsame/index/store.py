@@ -19,6 +19,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +121,11 @@ class Index(ABC):
     made: Made
     place: str  # where it lies, as shown to people
 
+    @staticmethod
+    def open(place: str | Path) -> "Index":
+        """`opened`, for those who have the class at hand."""
+        return opened(place)
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -160,12 +166,39 @@ class Index(ABC):
         """Take out items, all or none; how many went. Raises UserError for a name that is not there."""
 
     @abstractmethod
+    def known(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that are there, in their order."""
+
+    @abstractmethod
+    def together(self) -> AbstractContextManager[None]:
+        """A block whose additions and removals count all or not at all, where the place can do that; a folder counts
+        each by itself, so that what was done before a stop need not be done again."""
+
+    @abstractmethod
+    def mark(self, data: str | None) -> None:
+        """Note which data is being embedded into it; None: all of it is there."""
+
+    @property
+    @abstractmethod
+    def unfinished(self) -> str | None:
+        """The data that was being embedded into it when the work was stopped."""
+
+    @abstractmethod
     def vector(self, name: str) -> Float[np.ndarray, "d"]:
         """The unit vector of an item. Raises UserError where there is none of this name."""
 
     @abstractmethod
-    def origins(self, items: Sequence[int]) -> list[Origin | None]:
-        """Where each of these items came from, by number; None where it is not known."""
+    def labels_of(self, names: Sequence[str]) -> list[str]:
+        """The label of each of these items, NO_LABEL where there is none."""
+
+    @abstractmethod
+    def origins_of(self, names: Sequence[str]) -> list[Origin | None]:
+        """Where each of these items came from; None where it is not known, or there is no such item."""
+
+    @property
+    def runs(self) -> list[Path]:
+        """Where the run that made it may be."""
+        return [Path(self.made.run)] if self.made.run else []
 
     @property
     @abstractmethod
@@ -182,11 +215,15 @@ class Index(ABC):
         Raises UserError for vectors of another width, and for k above the number of items.
         """
         queries = unit(np.atleast_2d(np.asarray(vectors, dtype=np.float32)), self.made.dim, "the query")
+        self.check(k, label)
+        return self._search(queries, k, label)
+
+    def check(self, k: int, label: str | None = None) -> None:
+        """Raise UserError where `search` could not find k items."""
         of_label = "" if label is None else f" with the label {label!r}"
         there = len(self) if label is None else self.count(label)
         if not 1 <= k <= there:
             raise UserError(f"k is {k}; {self.place} holds {there:,} items{of_label}. Give 1 to {there:,}.")
-        return self._search(queries, k, label)
 
     def accept(self, other: Made | Encoder) -> None:
         """Raise UserError where vectors of another encoder are about to meet those of this index."""
@@ -360,8 +397,20 @@ class Folder(Index):
                 return row
         return None
 
-    def has(self, name: str) -> bool:
-        return self._row(name) is not None
+    def known(self, names: Sequence[str]) -> list[str]:
+        marks = np.fromiter(map(hash, names), np.int64, len(names))
+        maybe = np.flatnonzero(np.isin(marks, self._marks)).tolist()
+        rows = self._rows_of([names[i] for i in maybe])
+        return [names[i] for i, row in zip(maybe, rows, strict=True) if row is not None]
+
+    def _rows_of(self, names: Sequence[str]) -> list[int | None]:
+        if len(names) < 64:
+            return [self._row(name) for name in names]
+        rows = {
+            self._all_names[int(row)]: int(row)
+            for row in self._live[np.isin(self._marks[self._live], list(map(hash, names)))]
+        }
+        return [rows.get(name) for name in names]
 
     def vector(self, name: str) -> Float[np.ndarray, "d"]:
         row = self._row(name)
@@ -369,11 +418,20 @@ class Folder(Index):
             raise not_there(self, name)
         return np.array(self._rows[row])
 
-    def origins(self, items: Sequence[int]) -> list[Origin | None]:
+    def labels_of(self, names: Sequence[str]) -> list[str]:
+        classes = [*self.contents.classes, NO_LABEL]
+        return [classes[-1 if row is None else self._codes[row]] for row in self._rows_of(names)]
+
+    def origins_of(self, names: Sequence[str]) -> list[Origin | None]:
         ends = [part.rows for part in self.contents.parts]
-        of_row = np.searchsorted(ends, self._live[list(items)], side="right")
         parts = [Origin(path=part.path, prefix=part.prefix) if part.path else None for part in self.contents.parts]
-        return [parts[int(part)] for part in of_row]
+        rows = self._rows_of(names)
+        return [None if row is None else parts[int(np.searchsorted(ends, row, side="right"))] for row in rows]
+
+    @property
+    def runs(self) -> list[Path]:
+        near = [(self.folder / self.contents.near).resolve()] if self.contents.near else []
+        return [*super().runs, *near]
 
     @property
     def sources(self) -> list[Origin]:
@@ -431,12 +489,10 @@ class Folder(Index):
     def remove(self, names: Sequence[str]) -> int:
         with held(self.folder):
             self._follow()
-            rows = []
-            for name in dict.fromkeys(names):
-                row = self._row(name)
-                if row is None:
-                    raise not_there(self, name, "Nothing was removed.")
-                rows.append(row)
+            once = list(dict.fromkeys(names))
+            rows = self._rows_of(once)
+            if None in rows:
+                raise not_there(self, once[rows.index(None)], "Nothing was removed.")
             now = self.contents
             with self._appending():
                 with self._at_end("removed") as file:
@@ -482,8 +538,14 @@ class Folder(Index):
                 self._file(kind, now.number).unlink(missing_ok=True)
             self._read()
 
-    def unfinished(self, data: str | None) -> None:
-        """Note which data is being embedded into it, or, by None, that all of it is there."""
+    def together(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    @property
+    def unfinished(self) -> str | None:
+        return self.contents.unfinished
+
+    def mark(self, data: str | None) -> None:
         with held(self.folder):
             self._follow()
             save(self.folder, self.contents.changed(unfinished=data))
@@ -499,18 +561,11 @@ class Folder(Index):
             raise UserError(
                 f"the name {twice[0]!r} is given twice; each item of an index has its own. Nothing was added."
             )
-        known = [name for name in names if self.has(name)] if len(names) < 64 else self._known(names)
-        if known:
+        if known := self.known(names):
             raise UserError(
                 f"{self.place} holds {len(known):,} of these names already, {known[0]!r} for one. Remove them first, "
                 "or give others. Nothing was added."
             )
-
-    def _known(self, names: Sequence[str]) -> list[str]:
-        """Which of many names are there."""
-        marks = np.fromiter(map(hash, names), np.int64, len(names))
-        maybe = np.flatnonzero(np.isin(marks, self._marks))
-        return [names[int(i)] for i in maybe if self.has(names[int(i)])]
 
     @contextlib.contextmanager
     def _at_end(self, kind: str) -> Iterator[Any]:
@@ -537,6 +592,16 @@ class Folder(Index):
 def opened(place: str | Path) -> Index:
     """The index in a folder. Raises UserError where there is none, or it is damaged."""
     return Folder(place)
+
+
+def created(place: str | Path, made: Made) -> Index:
+    """An empty index. Raises UserError where there is one, or the place holds other things."""
+    return Folder.create(place, made)
+
+
+def exists(place: str | Path) -> bool:
+    """Whether an index is there, whole or damaged."""
+    return (Path(place).expanduser() / CONTENTS).exists()
 
 
 def contents(folder: Path) -> Contents:
