@@ -38,7 +38,7 @@ JOBS = {  # command -> the record that is its definition
     "methods": "Methods",
 }
 NAMED = ("method", "views")  # flags that name a set of settings, which `--method.x` changes one by one
-FLAGS = {"run_folder": "--run", "k": "-k"}  # where a field has another name: `run` is what a record does
+FLAGS = {"run_folder": "--run", "k": ("-k", "--k")}  # where a field has another name: `run` is what a record does
 SHOWN_AS = {"method": str, "views": str, "encoder": str}  # what Python takes more kinds of
 
 

@@ -41,6 +41,7 @@ from selfsame.types import Encoder
 FORMAT = 1  # of index.json
 CONTENTS = "index.json"
 AT_ONCE = 16_384  # rows that are worked on at once: 32 MB of 512 numbers
+COMPARED = 20_000  # names that a wrong one is compared with
 PRIVATE = "c"  # kind of map: torch takes it without a warning, and what is written to it never reaches the file
 SPARSE = 0.25  # share of rows taken out at which the rest is moved together
 
@@ -687,5 +688,10 @@ def lengthened(parts: Sequence[Part], origin: Origin, rows: int) -> list[Part]:
     return [*parts, Part(path=origin.path, prefix=origin.prefix, rows=rows)]
 
 
-def not_there(index: Index, name: str, end: str = "") -> UserError:
-    return unknown("item", name, index.names, f"These are in {index.place}.{' ' + end if end else ''}")
+def not_there(index: Index, name: str, advice: str = "", kind: str = "item") -> UserError:
+    """The error for a name that no item has; with the nearest ones, where they are few enough to be gone through."""
+    if len(index) <= COMPARED:
+        return unknown(kind, name, index.names, advice or f"These are in {index.place}.")
+    return UserError(
+        f"unknown {kind} {name!r}; {index.place} holds {len(index):,} others.{' ' + advice if advice else ''}"
+    )

@@ -11,8 +11,8 @@ import numpy as np
 from selfsame.engine import dist
 from selfsame.engine.plan import workers_for
 from selfsame.engine.watch import say
-from selfsame.errors import UserError, unknown
-from selfsame.index.store import Index, Made, Origin, created, exists, opened
+from selfsame.errors import UserError
+from selfsame.index.store import Index, Made, Origin, created, exists, not_there, opened
 from selfsame.jobs.data import Data, check_share, encoded, open_like, printable
 from selfsame.jobs.index import IndexItems
 from selfsame.jobs.remove import Remove
@@ -52,7 +52,7 @@ def built(job: IndexItems, encoder: Encoder | None = None, module: Any = None) -
             for kept, vectors in gathered(chunks):
                 names = [origin.prefix + data.source.name(i) for i in kept]
                 index.add(names, vectors, None if labels is None else [labels[i] for i in kept], origin)
-                if len(index) - before < len(items):
+                if len(items) > PART:
                     say(f"{len(index) - before:,} of {len(items):,} items")
         check_share(data, job.max_skipped)
         if index.unfinished == place:
@@ -128,4 +128,4 @@ def named(index: Index, items: str) -> list[str]:
         if not found:
             raise UserError(f"no item of {index.place} is called like {items!r}. Nothing was removed.")
         return found
-    raise unknown("item", items, index.names, f"These are in {index.place}. A pattern or a file of names will do too.")
+    raise not_there(index, items, "A pattern as 'cats/*' or a text file of names will do too. Nothing was removed.")

@@ -15,8 +15,8 @@ from selfsame import modalities
 from selfsame.engine import dist
 from selfsame.engine.state import write_whole
 from selfsame.engine.watch import say
-from selfsame.errors import NO_LABEL, UnreadableItem, UserError, unknown
-from selfsame.index.store import Found, Index, opened
+from selfsame.errors import NO_LABEL, UnreadableItem, UserError
+from selfsame.index.store import Found, Index, not_there, opened
 from selfsame.jobs.data import Data, all_vectors, open_like, printable
 from selfsame.jobs.runs import load
 from selfsame.jobs.search import Search
@@ -108,8 +108,8 @@ def check_query(query: str, index: Index) -> None:
     if not there(query):
         if wanted == "text":
             return
-        advice = f"Nor is it a file. Names of items of {index.place} are known, and files of {wanted}."
-        raise unknown("query", query, index.names, advice)
+        advice = f"Give a file of {wanted}, or the name of an item of {index.place}."
+        raise not_there(index, query, advice, "file or item")
     if modalities.load(wanted).reads(query):
         return
     held = [name for name in modalities.names() if name != wanted and modalities.load(name).reads(query)]
