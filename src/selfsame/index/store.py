@@ -109,7 +109,7 @@ class Found:
 
     names: list[list[str]]  # q lists of k
     cosines: Float[np.ndarray, "q k"]  # in [-1, 1]
-    items: Int[np.ndarray, "q k"]  # numbers of the items: places in `names`, `labels` and `vectors` of the index
+    items: Int[np.ndarray, "q k"] | None  # places in `names`, `labels` and `vectors`; None for an index on a server
     labels: list[list[str]] | None  # q lists of k, NO_LABEL where an item has none; None where no item has one
 
     def __len__(self) -> int:
@@ -242,6 +242,10 @@ class Index(ABC):
                 f"it{self._run()}, or make another index."
             )
 
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what it holds, as a connection; it goes by itself with the object too."""
+
     def _run(self) -> str:
         return f" ({self.made.run})" if self.made.run else ""
 
@@ -283,9 +287,13 @@ class Folder(Index):
     def _read(self) -> None:
         self.contents = contents(self.folder)
         self.made = self.contents.made
+        self._forget()
+        self._check_files()
+
+    def _forget(self) -> None:
+        """Let go of what was read; it is read again where it is needed."""
         for name in ("_rows", "_all_names", "_codes", "_removed", "_marks", "_live", "_gathered", "_names"):
             self.__dict__.pop(name, None)
-        self._check_files()
 
     def _check_files(self) -> None:
         now, wanted = self.contents, self._bytes()
@@ -439,6 +447,9 @@ class Folder(Index):
         found = {part.path: Origin(path=part.path, prefix=part.prefix) for part in reversed(self.contents.parts)}
         return [found[path] for path in dict.fromkeys(part.path for part in self.contents.parts) if path]
 
+    def close(self) -> None:
+        self._forget()
+
     def _search(self, queries: Float[np.ndarray, "q d"], k: int, label: str | None) -> Found:
         rows = None if label is None else self._live[self._codes[self._live] == self._code(label)]
         if rows is None and self.contents.removed:
@@ -591,18 +602,40 @@ class Folder(Index):
 
 
 def opened(place: str | Path) -> Index:
-    """The index in a folder. Raises UserError where there is none, or it is damaged."""
-    return Folder(place)
+    """The index in a folder or at a postgresql:// address. Raises UserError where there is none, or it is damaged."""
+    found = database(str(place))
+    return Folder(place) if found is None else found
 
 
 def created(place: str | Path, made: Made) -> Index:
     """An empty index. Raises UserError where there is one, or the place holds other things."""
-    return Folder.create(place, made)
+    found = database(str(place), made)
+    return Folder.create(place, made) if found is None else found
 
 
 def exists(place: str | Path) -> bool:
     """Whether an index is there, whole or damaged."""
-    return (Path(place).expanduser() / CONTENTS).exists()
+    from selfsame.index.postgres import is_database, there_is
+
+    return there_is(str(place)) if is_database(place) else (Path(place).expanduser() / CONTENTS).exists()
+
+
+def shown(place: str | Path) -> str:
+    """A place as people may see it: an address without its password."""
+    from selfsame.index.postgres import is_database, parts_of
+
+    return parts_of(str(place))[2] if is_database(place) else str(place)
+
+
+def database(place: str, made: Made | None = None) -> Index | None:
+    """The index on a server, opened or new; None for a place that is no address of one."""
+    from selfsame.index.postgres import Table, is_database  # it needs what is above
+
+    if is_database(place):
+        return Table(place, made)
+    if "://" in place:
+        raise UserError(f"{place}: an index lies in a folder of this machine, or at postgresql://. Give one of these.")
+    return None
 
 
 def contents(folder: Path) -> Contents:

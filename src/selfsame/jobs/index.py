@@ -22,7 +22,7 @@ class IndexItems(Record):
     data: str
     """folder, glob, list, array, zip, table, shards or address of items"""
     out: Annotated[str, Field(min_length=1)]
-    """folder of the index"""
+    """folder of the index, or postgresql://USER@HOST/DATABASE?table=NAME"""
     add: bool = False
     """to an index that is there: the items of the data that it does not hold yet"""
     labels: str | None = None

@@ -12,7 +12,7 @@ from selfsame.engine import dist
 from selfsame.engine.plan import workers_for
 from selfsame.engine.watch import say
 from selfsame.errors import UserError
-from selfsame.index.store import Index, Made, Origin, created, exists, not_there, opened
+from selfsame.index.store import Index, Made, Origin, created, exists, not_there, opened, shown
 from selfsame.jobs.data import Data, check_share, encoded, open_like, printable
 from selfsame.jobs.index import IndexItems
 from selfsame.jobs.remove import Remove
@@ -32,9 +32,9 @@ def built(job: IndexItems, encoder: Encoder | None = None, module: Any = None) -
     if index is not None:
         index.accept(made)
         if not job.add and index.unfinished != place:
-            raise UserError(f"{job.out} is an index already. Add to it with --add, or choose another --out.")
+            raise UserError(f"{index.place} is an index already. Add to it with --add, or choose another --out.")
     elif job.add:
-        raise UserError(f"--add: there is no index at {job.out} yet. Leave --add out to make it.")
+        raise UserError(f"--add: there is no index at {shown(job.out)} yet. Leave --add out to make it.")
     data = open_like(job.data, encoder, job.labels)
     on = dist.device(job.device)
     if index is None:
@@ -60,14 +60,16 @@ def built(job: IndexItems, encoder: Encoder | None = None, module: Any = None) -
     skipped = {printable(data.source.name(i)): why for i, why in sorted(data.skipped.items())}
     known = len(data.source) - len(items)
     there = f", {known:,} were there already" if known else ""
-    say(f"{len(index) - before:,} items added{there}; {job.out} holds {len(index):,} vectors of width {encoder.dim}")
+    say(
+        f"{len(index) - before:,} items added{there}; {index.place} holds {len(index):,} vectors of width {encoder.dim}"
+    )
     return index, skipped
 
 
 def told(job: IndexItems, index: Index, skipped: dict[str, str]) -> dict[str, Any]:
     for name, why in skipped.items():
         say(f"skipped {name}: {why}", "yellow")
-    return {"out": job.out, "items": len(index), "dim": index.made.dim, "skipped": len(skipped)}
+    return {"out": index.place, "items": len(index), "dim": index.made.dim, "skipped": len(skipped)}
 
 
 def absolute(path: str) -> str:
@@ -112,8 +114,8 @@ def removed(job: Remove) -> dict[str, Any]:
     index = opened(job.index)
     names = named(index, job.items)
     count = index.remove(names)
-    say(f"{count:,} items removed; {job.index} holds {len(index):,}")
-    return {"index": job.index, "removed": count, "items": len(index)}
+    say(f"{count:,} items removed; {index.place} holds {len(index):,}")
+    return {"index": index.place, "removed": count, "items": len(index)}
 
 
 def named(index: Index, items: str) -> list[str]:

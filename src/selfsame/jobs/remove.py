@@ -11,7 +11,7 @@ class Remove(Record):
     """Take items out of an index, by name; nothing else is touched, and nothing made anew."""
 
     index: str
-    """folder of an index"""
+    """folder of an index, or its postgresql:// address"""
     items: str
     """name of an item, a pattern as 'cats/*', or a text file of names, one a line"""
 

@@ -20,7 +20,7 @@ class Search(Record):
     """Find the items of an index that are nearest to a query, by cosine."""
 
     index: str
-    """folder of an index"""
+    """folder of an index, or its postgresql:// address"""
     query: str
     """a file (or several items: a folder, a list, ...), the name of an item of the index, or a text where texts lie"""
     k: Annotated[int, Field(ge=1)] = 10

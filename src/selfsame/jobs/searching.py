@@ -86,7 +86,7 @@ def of_item(job: Search, index: Index) -> tuple[Queries, Found]:
     return Queries([job.query], vector), Found(
         names=[[found.names[0][place] for place in keep]],
         cosines=found.cosines[:, keep],
-        items=found.items[:, keep],
+        items=None if found.items is None else found.items[:, keep],
         labels=None if found.labels is None else [[found.labels[0][place] for place in keep]],
     )
 

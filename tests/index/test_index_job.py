@@ -16,10 +16,10 @@ from tests.test_cli import error_of
 
 
 @pytest.fixture(scope="module")
-def made(finished, pictures, tmp_path_factory):
+def made(encoded_by, pictures, tmp_path_factory):
     """The folder of an index of `pictures`. To be looked at only."""
     folder = tmp_path_factory.mktemp("index") / "idx"
-    assert main(["index", str(finished), str(pictures), "--out", str(folder), "--workers", "0"]) == 0
+    assert main(["index", str(encoded_by), str(pictures), "--out", str(folder), "--workers", "0"]) == 0
     return folder
 
 
@@ -29,8 +29,8 @@ def index(made, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def other_run(finished, tmp_path_factory):
-    folder, encoder = tmp_path_factory.mktemp("runs") / "other", ss.load(finished)
+def other_run(encoded_by, tmp_path_factory):
+    folder, encoder = tmp_path_factory.mktemp("runs") / "other", ss.load(encoded_by)
     with torch.no_grad():
         next(encoder.parameters()).add_(1e-3)
     image.save_encoder(encoder, folder)
@@ -44,13 +44,13 @@ def answer(capsys, *words):
     return json.loads(shown.out), shown.err
 
 
-def test_an_index_holds_what_embed_gives_under_its_names_with_the_labels_of_folders(made, finished, pictures):
-    index, known = opened(made), ss.embed(finished, pictures, workers=0)
+def test_an_index_holds_what_embed_gives_under_its_names_with_the_labels_of_folders(made, encoded_by, pictures):
+    index, known = opened(made), ss.embed(encoded_by, pictures, workers=0)
     assert list(index.names) == known.names
     lengths = np.linalg.norm(known.vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(index.vectors, known.vectors / lengths, atol=1e-6)
     assert index.labels == [name.split("/")[0] for name in known.names]
-    assert index.unfinished is None and index.made.run == str(finished)
+    assert index.unfinished is None and index.made.run == str(encoded_by)
 
 
 def test_an_item_finds_its_nearest_and_not_itself(made, capsys):
@@ -65,14 +65,14 @@ def test_an_item_finds_its_nearest_and_not_itself(made, capsys):
     assert all(one["name"] in shown and one["label"] == one["name"].split("/")[0] for one in found)
 
 
-def test_a_file_finds_its_copy(made, finished, pictures, tmp_path, capsys):
+def test_a_file_finds_its_copy(made, encoded_by, pictures, tmp_path, capsys):
     shutil.copy(pictures / "down" / "07.png", tmp_path / "mine.png")
     told, _ = answer(capsys, "search", made, tmp_path / "mine.png", "-k", "3")
     assert told["queries"][0]["query"] == str(tmp_path / "mine.png")
     assert told["queries"][0]["found"][0] == {"name": "down/07.png", "cosine": 1.0, "label": "down"}
     found = ss.search(made, tmp_path / "mine.png", 3)
     assert found.names[0] == [one["name"] for one in told["queries"][0]["found"]]
-    by_vector = ss.search(ss.Index.open(made), ss.embed(finished, tmp_path, workers=0).vectors, 3)
+    by_vector = ss.search(ss.Index.open(made), ss.embed(encoded_by, tmp_path, workers=0).vectors, 3)
     assert by_vector.names == found.names
 
 
@@ -115,27 +115,29 @@ def test_pictures_that_are_gone_are_grey_and_said(index, capsys, tmp_path):
     assert "ends with .png" in error_of(capsys, "search", index, "disc/03.png", "--picture", "x.jpg")
 
 
-def test_items_that_came_later_are_added_and_the_others_left(index, finished, pictures, tmp_path, capsys):
+def test_items_that_came_later_are_added_and_the_others_left(index, encoded_by, pictures, tmp_path, capsys):
     grown = shutil.copytree(pictures, tmp_path / "grown")
     Image.fromarray(paint(0, 999)).save(grown / "across" / "new.png")
     noted = json.loads((index / "index.json").read_text())
     noted["parts"][0]["path"] = str(grown)
     (index / "index.json").write_text(json.dumps(noted))
     before = opened(index).vectors.copy()
-    told, shown = answer(capsys, "index", finished, grown, "--out", index, "--add", "--workers", 0)
+    told, shown = answer(capsys, "index", encoded_by, grown, "--out", index, "--add", "--workers", 0)
     assert told == {"out": str(index), "items": 65, "dim": 8, "skipped": 0} and "64 were there already" in shown
     after = opened(index)
     assert after.names[-1] == "across/new.png" and after.labels[-1] == "across"
     np.testing.assert_array_equal(after.vectors[:64], before)
 
 
-def test_items_of_further_data_carry_its_path_in_their_names(index, finished, pictures, tmp_path, monkeypatch, capsys):
+def test_items_of_further_data_carry_its_path_in_their_names(
+    index, encoded_by, pictures, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(pictures.parent)
     more = shutil.copytree(pictures / "disc", tmp_path / "more")
     monkeypatch.chdir(tmp_path)
-    ss.index(finished, "more/", index, add=True, workers=0)
+    ss.index(encoded_by, "more/", index, add=True, workers=0)
     assert list(opened(index).names[64:]) == [f"more/{k:02d}.png" for k in range(16)]
-    assert len(ss.index(finished, more, index, add=True, workers=0)) == 80  # the same data, spelt otherwise
+    assert len(ss.index(encoded_by, more, index, add=True, workers=0)) == 80  # the same data, spelt otherwise
     found = ss.search(index, "more/03.png", 1, picture=tmp_path / "x.png")
     assert found.names == [["disc/03.png"]] and found.cosines[0, 0] > 0.9999
     assert (np.asarray(Image.open(tmp_path / "x.png").convert("RGB")) == 128).all(-1).mean() < 0.01
@@ -168,8 +170,8 @@ def test_vectors_of_two_encoders_never_meet(index, other_run, pictures, capsys):
     assert {path.name: path.read_bytes() for path in index.iterdir()} == before
 
 
-def test_a_run_that_was_moved_is_found_beside_the_index_or_where_it_is_said(finished, pictures, tmp_path, capsys):
-    run = shutil.copytree(finished, tmp_path / "a" / "run")
+def test_a_run_that_was_moved_is_found_beside_the_index_or_where_it_is_said(encoded_by, pictures, tmp_path, capsys):
+    run = shutil.copytree(encoded_by, tmp_path / "a" / "run")
     ss.index(run, pictures, tmp_path / "a" / "idx", workers=0)
     query = str(pictures / "disc" / "00.png")
     shutil.move(tmp_path / "a", tmp_path / "b")
@@ -182,8 +184,8 @@ def test_a_run_that_was_moved_is_found_beside_the_index_or_where_it_is_said(fini
     assert ss.search(tmp_path / "b" / "idx", "disc/00.png", 1).names  # an item needs no encoder
 
 
-def test_an_encoder_without_a_run_makes_and_searches_an_index(finished, pictures, tmp_path):
-    encoder = ss.load(finished)
+def test_an_encoder_without_a_run_makes_and_searches_an_index(encoded_by, pictures, tmp_path):
+    encoder = ss.load(encoded_by)
     index = ss.index(encoder, pictures, tmp_path / "idx", workers=0)
     query = pictures / "disc" / "00.png"
     assert ss.search(index, query, 1, run=encoder).names == [["disc/00.png"]]
@@ -204,15 +206,15 @@ def test_wrong_queries_are_told(made, tmp_path, capsys):
     assert "holds 64 items" in error_of(capsys, "search", made, tmp_path / "song.txt", "-k", 100)
 
 
-def test_an_index_that_is_there_is_not_made_anew(made, finished, pictures, tmp_path, capsys):
-    assert "Add to it with --add" in error_of(capsys, "index", finished, pictures, "--out", made)
-    assert "no index at" in error_of(capsys, "index", finished, pictures, "--out", tmp_path / "x", "--add")
-    assert "no such file" in error_of(capsys, "index", finished, tmp_path / "empty", "--out", tmp_path / "y")
+def test_an_index_that_is_there_is_not_made_anew(made, encoded_by, pictures, tmp_path, capsys):
+    assert "Add to it with --add" in error_of(capsys, "index", encoded_by, pictures, "--out", made)
+    assert "no index at" in error_of(capsys, "index", encoded_by, pictures, "--out", tmp_path / "x", "--add")
+    assert "no such file" in error_of(capsys, "index", encoded_by, tmp_path / "empty", "--out", tmp_path / "y")
     assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
-    assert "is not empty, and no index" in error_of(capsys, "index", finished, pictures, "--out", pictures)
+    assert "is not empty, and no index" in error_of(capsys, "index", encoded_by, pictures, "--out", pictures)
 
 
-def test_a_stopped_command_goes_on(finished, pictures, tmp_path, monkeypatch, capsys):
+def test_a_stopped_command_goes_on(encoded_by, pictures, tmp_path, monkeypatch, capsys):
     from selfsame.jobs import indexing
 
     monkeypatch.setattr(indexing, "PART", 16)
@@ -231,25 +233,25 @@ def test_a_stopped_command_goes_on(finished, pictures, tmp_path, monkeypatch, ca
     indexing_encoded = indexing.encoded
     monkeypatch.setattr(indexing, "encoded", stopping)
     with pytest.raises(Stopped):
-        ss.index(finished, pictures, tmp_path / "idx", workers=0, batch_size=8)
+        ss.index(encoded_by, pictures, tmp_path / "idx", workers=0, batch_size=8)
     monkeypatch.setattr(indexing, "encoded", indexing_encoded)
     part = opened(tmp_path / "idx")
     assert len(part) == 32 and part.unfinished == str(pictures)
     _, shown = answer(capsys, "search", tmp_path / "idx", part.names[0], "-k", 1)
     assert "is not finished" in shown
-    told, _ = answer(capsys, "index", finished, pictures, "--out", tmp_path / "idx", "--workers", 0)
+    told, _ = answer(capsys, "index", encoded_by, pictures, "--out", tmp_path / "idx", "--workers", 0)
     assert told["items"] == 64 and opened(tmp_path / "idx").unfinished is None
-    whole = ss.index(finished, pictures, tmp_path / "whole", workers=0)
+    whole = ss.index(encoded_by, pictures, tmp_path / "whole", workers=0)
     assert list(whole.names) == list(opened(tmp_path / "idx").names)
     np.testing.assert_allclose(whole.vectors, opened(tmp_path / "idx").vectors, atol=1e-6)
 
 
-def test_unreadable_items_are_left_out_and_too_many_refused(finished, pictures, tmp_path, capsys):
+def test_unreadable_items_are_left_out_and_too_many_refused(encoded_by, pictures, tmp_path, capsys):
     some = shutil.copytree(pictures, tmp_path / "some")
     (some / "disc" / "00.png").write_bytes(b"no picture")
-    refused = error_of(capsys, "index", finished, some, "--out", tmp_path / "idx", "--workers", 0)
+    refused = error_of(capsys, "index", encoded_by, some, "--out", tmp_path / "idx", "--workers", 0)
     assert "1 of 64 items" in refused and "--max-skipped" in refused
-    words = ["index", finished, some, "--out", tmp_path / "idx", "--workers", 0, "--max-skipped", 0.1]
+    words = ["index", encoded_by, some, "--out", tmp_path / "idx", "--workers", 0, "--max-skipped", 0.1]
     told, shown = answer(capsys, *words)
     assert told["items"] == 63 and told["skipped"] == 1 and "skipped disc/00.png" in shown
 
@@ -262,7 +264,7 @@ def test_a_text_is_a_query_itself_where_texts_lie(tmp_path, capsys):
     source = text.open_source(str(tmp_path / "said.txt"))
     stats, _ = text.measure(source)
     torch.manual_seed(0)
-    text.save_encoder(text.make_encoder("bert-tiny@0.25", 16, stats), tmp_path / "run")
+    text.save_encoder(text.make_encoder("conv-tiny", 16, stats), tmp_path / "run")
     ss.index(tmp_path / "run", tmp_path / "said.txt", tmp_path / "idx", workers=0)
     told, _ = answer(capsys, "search", tmp_path / "idx", "he sees the car", "-k", 2)
     assert told["queries"][0]["query"] == "he sees the car"
