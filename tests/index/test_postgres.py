@@ -223,3 +223,19 @@ def test_the_commands_work_with_an_address(encoded_by, pictures, address, capsys
     assert main(["remove", address, "disc/*"]) == 0
     assert "48" in capsys.readouterr().err
     assert len(opened(address)) == 48
+
+
+def test_approximate_search_is_measured_and_labels_are_answered_exactly(address):
+    index = created(address, MADE)
+    index.add(words(1500), cloud(1500), ["rare", *["common"] * 1499])
+    graph = index.approximate()
+    assert graph.kind == "HNSW of pgvector" and graph.recall >= 0.95 and graph.items == 1500
+    again = opened(address)
+    assert again.graph == graph
+    one, two = again.search(cloud(50, 1), 10), again.search(cloud(50, 1), 10, exact=True)
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(one.names, two.names, strict=True)]) > 9
+    assert again.search(cloud(1, 1), 1, label="rare").names == [["item 0"]]
+    again.remove(words(1450, 50))
+    assert len(again.search(cloud(1, 1), 50).names[0]) == 50  # a walk alone would find few
+    again.close()
+    index.close()

@@ -23,6 +23,8 @@ from jaxtyping import Float
 from pydantic import ValidationError
 
 from selfsame.errors import NO_LABEL, UserError, missing, unknown
+from selfsame.index import approximate
+from selfsame.index.approximate import Graph
 from selfsame.index.store import (
     AT_ONCE,
     FORMAT,
@@ -42,6 +44,8 @@ SCHEMES = ("postgresql://", "postgres://")
 PATIENCE = 10  # seconds to wait for a server
 TABLE = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 WIDEST = 16_000  # numbers that pgvector's type holds
+WIDEST_GRAPH = 2_000  # that its index takes
+MOST_IN_VIEW = 1_000  # hnsw.ef_search
 A = TypeVar("A", bound=Callable[..., Any])
 
 
@@ -53,6 +57,7 @@ class Card(Record):
     sources: tuple[Origin, ...] = ()
     """where items came from; the column `source` counts in it from 0"""
     unfinished: str | None = None
+    graph: Graph | None = None
 
 
 def is_database(place: str | Path) -> bool:
@@ -275,14 +280,28 @@ class Table(Index):
         return self.card.unfinished
 
     @told
-    def _search(self, queries: Float[np.ndarray, "q d"], k: int, label: str | None) -> Found:
+    def _items(self, places: Any) -> tuple[list[str], Float[np.ndarray, "m d"]]:
+        ids = self._column("SELECT id FROM {table} ORDER BY id")
+        chosen = [ids[int(place)] for place in places]
+        rows = self._rows("SELECT name, vector FROM {table} WHERE id = ANY(%s) ORDER BY id", [chosen])
+        return [row[0] for row in rows], np.stack([as_array(row[1]) for row in rows])
+
+    @told
+    def _search(self, queries: Float[np.ndarray, "q d"], k: int, label: str | None, view: int) -> Found:
         where = "" if label is None else "WHERE label = %(label)s "
-        order = "ORDER BY vector <#> %(query)s LIMIT %(k)s"  # <#> is minus the inner product
-        text = f"SELECT name, label, -(vector <#> %(query)s) FROM {{table}} {where}{order}"
+        walks = bool(view) and max(view, k) <= MOST_IN_VIEW
+        # <#> is minus the inner product; an order by more than it cannot be had from the graph.
+        order = "vector <#> %(query)s" if walks else "(vector <#> %(query)s) + 0"
+        text = f"SELECT name, label, -(vector <#> %(query)s) FROM {{table}} {where}ORDER BY {order} LIMIT %(k)s"
         lines = []
         with self.connection.transaction():
+            if walks:
+                self.connection.execute(f"SET LOCAL hnsw.ef_search = {max(view, k)}")
+                self.connection.execute("SET LOCAL enable_seqscan = off")
             for query in queries:
                 lines.append(self._rows(text, {"query": query, "label": label, "k": k}))
+        if walks and any(len(line) < k for line in lines):  # items that were removed stand in the way
+            return self._search(queries, k, label, 0)
         labels = [[label_of(row[1]) for row in line] for line in lines]
         return Found(
             names=[[row[0] for row in line] for line in lines],
@@ -290,6 +309,35 @@ class Table(Index):
             items=None,
             labels=labels if any(one != NO_LABEL for line in labels for one in line) else None,
         )
+
+    @property
+    def graph(self) -> Graph | None:
+        return self.card.graph
+
+    def approximate(self) -> Graph:
+        if self.made.dim > WIDEST_GRAPH:
+            raise UserError(
+                f"pgvector's approximate search takes up to {WIDEST_GRAPH:,} numbers a vector; {self.place} has "
+                f"{self.made.dim:,}. Leave --approximate-above out: search is exact then."
+            )
+        with self._told_whole():
+            name = self.table + "_graph"
+            self.connection.execute(self._sql("DROP INDEX IF EXISTS {name}", name=identifier(name)))
+            self.connection.execute(
+                self._sql(
+                    "CREATE INDEX {name} ON {table} USING hnsw (vector vector_ip_ops) "
+                    "WITH (m = {links}, ef_construction = {building})",
+                    name=identifier(name),
+                    links=approximate.LINKS,
+                    building=approximate.BUILDING,
+                )
+            )
+            self.connection.execute(self._sql("ANALYZE {table}"))
+            view, k, recall = approximate.widened(len(self), self._recall)
+            asked = min(approximate.ASKED, len(self))
+            graph = Graph(kind="HNSW of pgvector", view=view, recall=recall, k=k, asked=asked, items=len(self))
+            self._write_card(self.card.changed(graph=graph))
+        return graph
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
@@ -341,6 +389,12 @@ class Table(Index):
             self._write_card(self.card.changed(unfinished=data))
 
 
+def identifier(name: str) -> Any:
+    from psycopg import sql
+
+    return sql.Identifier(name)
+
+
 def there_is(address: str) -> bool:
     """Whether the table is there. Raises UserError where the server cannot be reached."""
     if not all(map(importlib.util.find_spec, ("psycopg", "pgvector"))):
@@ -354,7 +408,8 @@ def connected(url: str, place: str) -> Any:
     import psycopg
 
     try:
-        return psycopg.connect(url, autocommit=True, connect_timeout=PATIENCE)
+        # Not prepared: a plan made for approximate search would be kept for exact search.
+        return psycopg.connect(url, autocommit=True, connect_timeout=PATIENCE, prepare_threshold=None)
     except psycopg.Error as error:
         raise explained(error, place) from error
 

@@ -6,11 +6,13 @@
         ends-1.i64          where each name ends
         labels-1.i32        the number of each label among the classes of index.json; -1 for none
         removed-1.i64       rows that were taken out
+        graph-1.faiss       where search is approximate, the graph, and
+        graph-1.i64         the row of each of its items; -1 for those that are gone
 
-All files but index.json only ever grow, and count as far as it says. So an addition that is cut short, by a full disk
-or a kill, leaves the index as it was: what lies behind the last row that counts is written over by the next one. Rows
-that were taken out stay where they are until they are a quarter of all; then the rest moves to files of the next
-number, in blocks.
+The files of vectors, names and labels only ever grow, and count as far as index.json says. So an addition that is cut
+short, by a full disk or a kill, leaves the index as it was: what lies behind the last row that counts is written over
+by the next one. Rows that were taken out stay where they are until they are a quarter of all; then the rest moves to
+files of the next number, in blocks.
 """
 
 import contextlib
@@ -23,16 +25,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import Float, Int
 from pydantic import ValidationError
 
-from selfsame.engine.state import write_text, writing
+from selfsame.engine.state import write_text, write_whole, writing
 from selfsame.errors import NO_LABEL, UserError, unknown
-from selfsame.index import exact
+from selfsame.index import approximate, exact
+from selfsame.index.approximate import Graph
 from selfsame.records import Record
 from selfsame.storage.encoders import fingerprint
 from selfsame.storage.names import Names, repeated
@@ -42,7 +45,9 @@ FORMAT = 1  # of index.json
 CONTENTS = "index.json"
 AT_ONCE = 16_384  # rows that are worked on at once: 32 MB of 512 numbers
 COMPARED = 20_000  # names that a wrong one is compared with
-PRIVATE = "c"  # kind of map: torch takes it without a warning, and what is written to it never reaches the file
+PRIVATE: Literal["c"] = (
+    "c"  # kind of map: torch takes it without a warning, and what is written to it never reaches the file
+)
 SPARSE = 0.25  # share of rows taken out at which the rest is moved together
 
 
@@ -99,8 +104,7 @@ class Contents(Record):
     parts: tuple[Part, ...] = ()
     unfinished: str | None = None
     """the data that is being embedded"""
-    graph: dict[str, Any] | None = None
-    """how approximate search was built, and what was measured"""
+    graph: Graph | None = None
 
 
 @dataclass
@@ -206,18 +210,48 @@ class Index(ABC):
     def sources(self) -> list[Origin]:
         """Where items came from, each place once, in the order of the first addition."""
 
+    @property
     @abstractmethod
-    def _search(self, queries: Float[np.ndarray, "q d"], k: int, label: str | None) -> Found:
-        """`search` with everything checked: unit queries, 1 <= k <= items."""
+    def graph(self) -> Graph | None:
+        """How it is searched approximately, and what that misses; None where it is searched exactly."""
 
-    def search(self, vectors: Float[np.ndarray, "q d"], k: int = 10, label: str | None = None) -> Found:
+    @abstractmethod
+    def approximate(self) -> Graph:
+        """Make search approximate, or bring it up to date with what was added; recall@10 is measured, and kept.
+
+        Raises UserError where what it takes is not installed.
+        """
+
+    @abstractmethod
+    def _search(self, queries: Float[np.ndarray, "q d"], k: int, label: str | None, view: int) -> Found:
+        """`search` with everything checked: unit queries, 1 <= k <= items; `view` 0 is exact."""
+
+    def search(
+        self, vectors: Float[np.ndarray, "q d"], k: int = 10, label: str | None = None, exact: bool = False
+    ) -> Found:
         """The k items nearest to each vector ([d] or [q d], of any length) by cosine; of one label, if it is given.
 
-        Raises UserError for vectors of another width, and for k above the number of items.
+        Approximate where the index has a graph, unless it is to be `exact` or one label is asked for. Raises UserError
+        for vectors of another width, and for k above the number of items.
         """
         queries = unit(np.atleast_2d(np.asarray(vectors, dtype=np.float32)), self.made.dim, "the query")
         self.check(k, label)
-        return self._search(queries, k, label)
+        view = 0 if exact or label is not None or self.graph is None else self.graph.view
+        return self._search(queries, k, label, view)
+
+    def _recall(self, view: int, k: int) -> float:
+        """Of approximate search with a view, on some items drawn with a fixed seed."""
+        drawn = np.random.default_rng(0).permutation(len(self))[: approximate.ASKED]
+        names, vectors = self._items(np.sort(drawn))
+
+        def finding(view: int) -> approximate.Search:
+            return lambda queries, k: self._search(queries, k, None, view).names
+
+        return approximate.measured(names, vectors, finding(view), finding(0), k)
+
+    @abstractmethod
+    def _items(self, places: Int[np.ndarray, "m"]) -> tuple[list[str], Float[np.ndarray, "m d"]]:
+        """Names and vectors of the items at these places in the order of `names`."""
 
     def check(self, k: int, label: str | None = None) -> None:
         """Raise UserError where `search` could not find k items."""
@@ -292,7 +326,7 @@ class Folder(Index):
 
     def _forget(self) -> None:
         """Let go of what was read; it is read again where it is needed."""
-        for name in ("_rows", "_all_names", "_codes", "_removed", "_marks", "_live", "_gathered", "_names"):
+        for name in ("_rows", "_all_names", "_codes", "_removed", "_marks", "_live", "_gathered", "_names", "_net"):
             self.__dict__.pop(name, None)
 
     def _check_files(self) -> None:
@@ -450,11 +484,18 @@ class Folder(Index):
     def close(self) -> None:
         self._forget()
 
-    def _search(self, queries: Float[np.ndarray, "q d"], k: int, label: str | None) -> Found:
-        rows = None if label is None else self._live[self._codes[self._live] == self._code(label)]
-        if rows is None and self.contents.removed:
-            rows = self._live
-        cosines, places = exact.search(self._rows, queries, k, rows)
+    def _items(self, places: Int[np.ndarray, "m"]) -> tuple[list[str], Float[np.ndarray, "m d"]]:
+        rows = self._live[places]
+        return [self._all_names[int(row)] for row in rows], np.array(self._rows[rows])
+
+    def _search(self, queries: Float[np.ndarray, "q d"], k: int, label: str | None, view: int) -> Found:
+        found = self._walked(queries, k, view) if view else None
+        if found is None:
+            rows = None if label is None else self._live[self._codes[self._live] == self._code(label)]
+            if rows is None and self.contents.removed:
+                rows = self._live
+            found = exact.search(self._rows, queries, k, rows)
+        cosines, places = found
         classes = [*self.contents.classes, NO_LABEL]
         return Found(
             names=[[self._all_names[int(row)] for row in line] for line in places],
@@ -462,6 +503,95 @@ class Folder(Index):
             items=np.searchsorted(self._live, places) if self.contents.removed else places,
             labels=[[classes[code] for code in self._codes[line]] for line in places] if classes[:-1] else None,
         )
+
+    # Approximate search ----------------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> Graph | None:
+        return self.contents.graph
+
+    @cached_property
+    def _net(self) -> tuple[Any, Int[np.ndarray, "m"], Any, Int[np.ndarray, "t"]]:
+        """The graph, the row of each of its items, which of them are still there, and the rows that are not in it."""
+        known = self.contents.graph
+        assert known is not None
+        net = approximate.read(self.folder / known.file)
+        rows = self._graph_rows(net.ntotal)
+        alive = np.zeros(self.contents.rows + 1, dtype=bool)  # the last for -1
+        alive[self._live] = True
+        return net, rows, approximate.kept(alive[rows]), self._live[self._live >= known.covered]
+
+    def _graph_rows(self, count: int) -> Int[np.ndarray, "m"]:
+        known = self.contents.graph
+        assert known is not None
+        return np.fromfile(self.folder / known.rows_file, "<i8", count)
+
+    def _walked(
+        self, queries: Float[np.ndarray, "q d"], k: int, view: int
+    ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]] | None:
+        """What the graph finds, and exact search among what came after it; None where that is too little."""
+        net, rows, alive, late = self._net
+        cosines, places = approximate.search(net, queries, k, view, alive)
+        found = np.where(places < 0, -1, rows[places])
+        cosines = np.where(places < 0, -np.inf, cosines)
+        if len(late):
+            more, at = exact.search(self._rows, queries, min(k, len(late)), late)
+            cosines, found = np.concatenate([cosines, more], axis=1), np.concatenate([found, at], axis=1)
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+        cosines, found = np.take_along_axis(cosines, order, 1), np.take_along_axis(found, order, 1)
+        return None if (found < 0).any() else (cosines.clip(-1, 1).astype(np.float32), found)
+
+    def approximate(self) -> Graph:
+        with held(self.folder):
+            self._follow()
+            old, number = self.contents.graph, 1
+            net = rows = None
+            if old is not None:
+                number = int(old.file.removeprefix("graph-").removesuffix(".faiss")) + 1
+                grown = approximate.read(self.folder / old.file, whole=True)
+                at = self._graph_rows(grown.ntotal)
+                if np.isin(at, self._live).mean() >= 0.5:  # of a graph that is mostly of items long gone a new one
+                    net, rows = grown, at
+            covered = 0 if net is None or old is None else old.covered
+            late = self._live[self._live >= covered]
+            net = approximate.new(self.made.dim) if net is None else net
+            approximate.grown(net, self._rows, late)
+            rows = late if rows is None else np.concatenate([rows, late])
+            file, rows_file = f"graph-{number}.faiss", f"graph-{number}.i64"
+            approximate.written(net, self.folder / file)
+            write_whole(self.folder / rows_file, lambda draft: draft.write_bytes(rows.astype("<i8").tobytes()))
+            known = Graph(
+                kind="HNSW of faiss",
+                view=1,
+                recall=0,
+                k=1,
+                asked=1,
+                items=len(self),
+                file=file,
+                rows_file=rows_file,
+                covered=self.contents.rows,
+            )
+            before = self.contents
+            self.contents = before.changed(graph=known)
+            self._forget()
+            try:
+                view, k, recall = approximate.widened(len(self), self._recall)
+            finally:
+                self.contents = before
+                self._forget()
+            asked = min(approximate.ASKED, len(self))
+            save(self.folder, before.changed(graph=known.changed(view=view, k=k, recall=recall, asked=asked)))
+            self._read()
+            self._sweep()
+            assert self.contents.graph is not None
+            return self.contents.graph
+
+    def _sweep(self) -> None:
+        """Remove the files of older graphs."""
+        known = self.contents.graph
+        for path in self.folder.glob("graph-*"):
+            if known is None or path.name not in (known.file, known.rows_file):
+                path.unlink(missing_ok=True)
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
@@ -541,6 +671,8 @@ class Folder(Index):
                 ends = np.searchsorted(self._live, [part.rows for part in now.parts])
                 parts = [part.changed(rows=int(end)) for part, end in zip(now.parts, ends, strict=True)]
                 known = {"rows": len(self), "removed": 0, "text": len(kept.text), "number": number, "parts": parts}
+                if now.graph is not None:
+                    known["graph"] = self._moved(now.graph, number)
                 save(self.folder, now.changed(**known))
             except BaseException:
                 for kind in self.KINDS:
@@ -549,6 +681,16 @@ class Folder(Index):
             for kind in self.KINDS:
                 self._file(kind, now.number).unlink(missing_ok=True)
             self._read()
+            self._sweep()
+
+    def _moved(self, graph: Graph, number: int) -> Graph:
+        """The graph as it is when the rows have moved together: its items are the same, at other rows."""
+        rows = self._graph_rows((self.folder / graph.rows_file).stat().st_size // 8)
+        place = np.full(self.contents.rows + 1, -1, dtype="<i8")  # the last for -1
+        place[self._live] = np.arange(len(self))
+        file = graph.rows_file.replace(".i64", f"-{number}.i64")
+        write_whole(self.folder / file, lambda draft: draft.write_bytes(place[rows].tobytes()))
+        return graph.changed(rows_file=file, covered=int(np.searchsorted(self._live, graph.covered)))
 
     def together(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()

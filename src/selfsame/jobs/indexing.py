@@ -20,6 +20,7 @@ from selfsame.jobs.runs import load
 from selfsame.storage.disk import is_address, plain_path
 from selfsame.types import Encoder
 
+MEASURED = {"kind", "recall", "k", "asked", "view"}
 PART = 16_384  # items that are added at once: what a stopped command keeps, and has in memory
 
 
@@ -63,13 +64,20 @@ def built(job: IndexItems, encoder: Encoder | None = None, module: Any = None) -
     say(
         f"{len(index) - before:,} items added{there}; {index.place} holds {len(index):,} vectors of width {encoder.dim}"
     )
+    if job.approximate_above is not None and len(index) >= job.approximate_above:
+        graph = index.approximate()
+        say(
+            f"approximate search ({graph.kind}): recall@{graph.k} {graph.recall:.3f} against exact search, of "
+            f"{graph.asked:,} items, {graph.view} kept in view"
+        )
     return index, skipped
 
 
 def told(job: IndexItems, index: Index, skipped: dict[str, str]) -> dict[str, Any]:
     for name, why in skipped.items():
         say(f"skipped {name}: {why}", "yellow")
-    return {"out": index.place, "items": len(index), "dim": index.made.dim, "skipped": len(skipped)}
+    result = {"out": index.place, "items": len(index), "dim": index.made.dim, "skipped": len(skipped)}
+    return result if index.graph is None else {**result, "approximate": index.graph.model_dump(include=MEASURED)}
 
 
 def absolute(path: str) -> str:
@@ -84,7 +92,7 @@ def origin_of(index: Index, given: str, place: str) -> Origin:
     return known or Origin(path=place, prefix=prefix)
 
 
-def missing(index: Index, data: Data, prefix: str) -> np.ndarray:
+def missing(index: Index, data: Data, prefix: str) -> Any:
     """The items whose names the index does not hold, ascending."""
     keep = np.ones(len(data.source), dtype=bool)
     if len(index):

@@ -27,6 +27,8 @@ class Search(Record):
     """items to find"""
     label: str | None = None
     """find only items with this label"""
+    exact: bool = False
+    """compare with every vector, also where the index has a graph for approximate search"""
     picture: Path | None = None
     """.png to draw the query and what was found in"""
     run_folder: Path | None = None
@@ -69,7 +71,7 @@ def search(
 
     there = index if isinstance(index, Index) else opened(index)
     if not isinstance(query, (str, Path)):
-        return there.search(query, k, settings.get("label"))
+        return there.search(query, k, settings.get("label"), settings.get("exact", False))
     folder = None if run is None or isinstance(run, Encoder) else getattr(run, "folder", run)
     job = checked(Search, {"index": there.place, "query": str(query), "k": k, "run_folder": folder, **settings})
     _, queries, found = searched(job, there, run if isinstance(run, Encoder) else None, encoder)

@@ -66,7 +66,7 @@ def searched(
         say(f"skipped {printable(data.source.name(item))}: {why}", "yellow")
     names = [job.query] if len(data.source) == 1 else [data.source.name(i) for i in items]
     queries = Queries(names, vectors, None if typed else data, items, encoder)
-    return index, queries, index.search(vectors, job.k, job.label)
+    return index, queries, index.search(vectors, job.k, job.label, job.exact)
 
 
 def of_item(job: Search, index: Index) -> tuple[Queries, Found]:
@@ -81,7 +81,7 @@ def of_item(job: Search, index: Index) -> tuple[Queries, Found]:
             f"k is {job.k}; beside {job.query!r} {index.place} holds {others:,} items{of_label}. Give at most "
             f"{others:,}."
         )
-    found = index.search(vector, min(job.k + 1, others + (job.label in (None, *labels))), job.label)
+    found = index.search(vector, min(job.k + 1, others + (job.label in (None, *labels))), job.label, job.exact)
     keep = [place for place, name in enumerate(found.names[0]) if name != job.query][: job.k]
     return Queries([job.query], vector), Found(
         names=[[found.names[0][place] for place in keep]],
@@ -165,7 +165,9 @@ def shown(job: Search, index: Index, queries: Queries, found: Found) -> dict[str
         result.append({"query": printable(query), "found": rows})
     if dist.first():
         Console(stderr=True, highlight=False, markup=False).print(Group(*tables))
-    told: dict[str, Any] = {"index": index.place, "k": job.k, "label": job.label, "queries": result}
+    told: dict[str, Any] = {"index": index.place, "k": job.k, "label": job.label, "exact": True, "queries": result}
+    if index.graph is not None and not job.exact and job.label is None:
+        told |= {"exact": False, "recall": index.graph.recall}
     if job.picture is not None:
         drawn(job, index, queries, found)
         told["picture"] = str(job.picture)
@@ -209,10 +211,10 @@ def pictures_of(job: Search, index: Index, names: list[str], encoder: Encoder | 
             say(f"no pictures of the items of {path}: {error}", "yellow")
             continue
         for i in range(len(data.source)):
-            name = some.get(data.source.name(i))
-            drawing = None if name is None else picture(data, i)
-            if name is not None and drawing is not None:
-                found[name] = drawing
+            known = some.get(data.source.name(i))
+            drawing = None if known is None else picture(data, i)
+            if known is not None and drawing is not None:
+                found[known] = drawing
     return found
 
 
