@@ -28,6 +28,9 @@ _PLACES = {
     "select": "selfsame.jobs.select",
     "export": "selfsame.jobs.export",
     "duplicates": "selfsame.jobs.duplicates",
+    "search": "selfsame.jobs.search",
+    "remove": "selfsame.jobs.remove",
+    "Index": "selfsame.index.store",
     "views": "selfsame.jobs.views",
     "profile": "selfsame.jobs.profile",
     "plan": "selfsame.jobs.plan",
@@ -37,13 +40,15 @@ _PLACES = {
     "UserError": "selfsame.errors",
 }
 
-__all__ = [*_PLACES, "__version__", "methods"]
+_ROOMS = ("methods", "index")  # packages; the second is a job too
+
+__all__ = [*_PLACES, *_ROOMS, "__version__"]
 
 _get, _ = lazily(__name__, _PLACES)
 
 
 def __getattr__(name: str) -> Any:
-    return importlib.import_module("selfsame.methods") if name == "methods" else _get(name)
+    return importlib.import_module(f"selfsame.{name}") if name in _ROOMS else _get(name)
 
 
 def __dir__() -> list[str]:

@@ -36,13 +36,16 @@ JOBS = {  # command -> the record that is its definition
     "select": "Select",
     "export": "Export",
     "duplicates": "Duplicates",
+    "index": "IndexItems",
+    "search": "Search",
+    "remove": "Remove",
     "views": "Views",
     "profile": "Profile",
     "plan": "Plan",
     "methods": "Methods",
 }
 NAMED = ("method", "views", "task")  # flags that name a set of settings, which `--method.x` changes one by one
-SPELT = {"run_folder": "--run"}  # flags, of jobs that take it by flag, that are called other than their field
+FLAGS = {"run_folder": "--run", "k": ("-k", "--k")}  # where a field has another name: `run` is what a record does
 SHOWN_AS = {"method": str, "task": str, "views": str, "encoder": str}  # what Python takes more kinds of
 
 
@@ -147,9 +150,9 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
         kind: Any = SHOWN_AS.get(name, field.annotation)
         if name in SHOWN_AS and field.default is None:
             kind = kind | None
-        spelt = None if field.is_required() else SPELT.get(name)
+        flag = None if field.is_required() else FLAGS.get(name)
         note = Parameter(
-            name=spelt, help=field.description, negative="", show_default=field.default not in (None, False)
+            name=flag, help=field.description, negative="", show_default=field.default not in (None, False)
         )
         if field.is_required():
             default = "" if from_file else inspect.Parameter.empty

@@ -1,0 +1,225 @@
+"""What `search` does: the query made a vector, what was found shown as a table and in pictures."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console, Group
+from rich.table import Table
+
+from selfsame import modalities
+from selfsame.engine import dist
+from selfsame.engine.state import write_whole
+from selfsame.engine.watch import say
+from selfsame.errors import NO_LABEL, UnreadableItem, UserError
+from selfsame.index.store import Found, Index, not_there, opened
+from selfsame.jobs.data import Data, all_vectors, open_like, printable
+from selfsame.jobs.runs import load
+from selfsame.jobs.search import Search
+from selfsame.report.strips import strips
+from selfsame.storage.disk import is_address
+from selfsame.types import Encoder
+
+TYPED = "typed"  # name of a text that is itself the query
+
+
+@dataclass
+class Queries:
+    """The items that were asked about."""
+
+    names: list[str]
+    vectors: np.ndarray
+    data: Data | None = None  # where they come from, if not from the index
+    items: Sequence[int] = ()  # their numbers there
+    encoder: Encoder | None = None
+
+
+def searched(
+    job: Search, index: Index | None = None, encoder: Encoder | None = None, module: Any = None
+) -> tuple[Index, Queries, Found]:
+    """The index, the queries, and what is nearest to each. Raises UserError."""
+    index = index if index is not None else opened(job.index)
+    if index.unfinished is not None:
+        say(f"{index.place} is not finished: of {index.unfinished} it holds {len(index):,} items so far.", "yellow")
+    if index.known([job.query]):
+        queries, found = of_item(job, index)
+        queries.encoder = encoder
+        return index, queries, found
+    index.check(job.k, job.label)
+    check_query(job.query, index)
+    encoder = made_by(index, job.run_folder, encoder, module)
+    with tempfile.TemporaryDirectory() as folder:
+        path, typed = job.query, not there(job.query)
+        if typed:  # a text
+            path = str(Path(folder) / f"{TYPED}.txt")
+            Path(path).write_text(" ".join(job.query.split()) + "\n", encoding="utf-8")
+        # A file of lines has no columns, whatever the encoder learned from.
+        changes = {"column": None} if index.made.modality == "text" and Path(path).suffix == ".txt" else {}
+        data = open_like(path, encoder, **changes)
+        views = data.modality.recipe("weak", encoder.spec["size"], data.stats)
+        items, vectors = all_vectors(encoder, data, views, range(len(data.source)), dist.device(job.device))
+    for item, why in sorted(data.skipped.items()):
+        say(f"skipped {printable(data.source.name(item))}: {why}", "yellow")
+    names = [job.query] if len(data.source) == 1 else [data.source.name(i) for i in items]
+    queries = Queries(names, vectors, None if typed else data, items, encoder)
+    return index, queries, index.search(vectors, job.k, job.label, job.exact)
+
+
+def of_item(job: Search, index: Index) -> tuple[Queries, Found]:
+    """What is nearest to an item of the index, itself left out."""
+    vector = index.vector(job.query)[None]
+    labels, others = index.labels_of([job.query]), len(index) - 1
+    if job.label is not None:
+        others = index.count(job.label) - (labels == [job.label])
+    if job.k > others:
+        of_label = "" if job.label is None else f" with the label {job.label!r}"
+        raise UserError(
+            f"k is {job.k}; beside {job.query!r} {index.place} holds {others:,} items{of_label}. Give at most "
+            f"{others:,}."
+        )
+    found = index.search(vector, min(job.k + 1, others + (job.label in (None, *labels))), job.label, job.exact)
+    keep = [place for place, name in enumerate(found.names[0]) if name != job.query][: job.k]
+    return Queries([job.query], vector), Found(
+        names=[[found.names[0][place] for place in keep]],
+        cosines=found.cosines[:, keep],
+        items=None if found.items is None else found.items[:, keep],
+        labels=None if found.labels is None else [[found.labels[0][place] for place in keep]],
+    )
+
+
+def there(query: str) -> bool:
+    """Whether a query is a place where data may lie."""
+    if is_address(query):
+        return True
+    file = Path(query.partition("::")[0]).expanduser()
+    try:
+        return file.exists() or (any(sign in query for sign in "*{") and file.parent.exists())
+    except OSError:  # a long text is no name of a file
+        return False
+
+
+def check_query(query: str, index: Index) -> None:
+    """Raise UserError for a query that is nothing, or of another modality."""
+    wanted = index.made.modality
+    if not there(query):
+        if wanted == "text":
+            return
+        advice = f"Give a file of {wanted}, or the name of an item of {index.place}."
+        raise not_there(index, query, advice, "file or item")
+    if modalities.load(wanted).reads(query):
+        return
+    held = [name for name in modalities.names() if name != wanted and modalities.load(name).reads(query)]
+    if held:
+        raise UserError(
+            f"{query} is {' or '.join(held)}; {index.place} holds {wanted}. Give a query of {wanted}, or search an "
+            f"index of {held[0]}."
+        )
+
+
+def made_by(index: Index, given: Path | None, encoder: Encoder | None, module: Any) -> Encoder:
+    """The encoder that made the index: the one given, or that of the run, where it was or beside the index."""
+    if encoder is not None:
+        index.accept(encoder)
+        return encoder
+    if given is not None:
+        encoder = load(given, module)
+        index.accept(encoder)
+        return encoder
+    places = index.runs
+    if not places:
+        raise UserError(f"{index.place} was made by an encoder without a run folder. Give the encoder, or --run.")
+    place = next((place for place in places if (place / "encoder.json").is_file()), None)
+    if place is None:
+        raise UserError(f"the run that made {index.place} is not at {places[0]}. Say where it is now with --run.")
+    encoder = load(place, module)
+    index.accept(encoder)
+    return encoder
+
+
+def shown(job: Search, index: Index, queries: Queries, found: Found) -> dict[str, Any]:
+    """What was found, for --json; shown as a table."""
+    result = []
+    tables = []
+    for q, query in enumerate(queries.names):
+        table = Table(title=printable(query), title_justify="left", show_edge=False, pad_edge=False)
+        table.add_column("", justify="right")
+        table.add_column("cosine", justify="right")
+        table.add_column("name", overflow="fold")
+        if found.labels is not None:
+            table.add_column("label")
+        rows = []
+        for place, name in enumerate(found.names[q]):
+            row = {"name": printable(name), "cosine": round(float(found.cosines[q, place]), 6)}
+            cells = [str(place + 1), f"{row['cosine']:.4f}", str(row["name"])]
+            if found.labels is not None:
+                label = found.labels[q][place]
+                row["label"] = None if label == NO_LABEL else label
+                cells.append("" if label == NO_LABEL else label)
+            rows.append(row)
+            table.add_row(*cells)
+        tables.append(table)
+        result.append({"query": printable(query), "found": rows})
+    if dist.first():
+        Console(stderr=True, highlight=False, markup=False).print(Group(*tables))
+    told: dict[str, Any] = {"index": index.place, "k": job.k, "label": job.label, "exact": True, "queries": result}
+    if index.graph is not None and not job.exact and job.label is None:
+        told |= {"exact": False, "recall": index.graph.recall}
+    if job.picture is not None:
+        drawn(job, index, queries, found)
+        told["picture"] = str(job.picture)
+    return told
+
+
+# Pictures ------------------------------------------------------------------------------------------------------------
+
+
+def drawn(job: Search, index: Index, queries: Queries, found: Found) -> None:
+    """The queries and what was found, a line each, as a PNG; grey where an item can no longer be read."""
+    assert job.picture is not None
+    names = {name for line in found.names for name in line}
+    pictures = pictures_of(job, index, sorted(names if queries.data else names | set(queries.names)), queries.encoder)
+    rows = []
+    for q, query in enumerate(queries.names):
+        own = pictures.get(query) if queries.data is None else picture(queries.data, queries.items[q])
+        row = [(own, printable(query))]
+        for place, name in enumerate(found.names[q]):
+            label = NO_LABEL if found.labels is None else found.labels[q][place]
+            told = printable(Path(name).name) if label == NO_LABEL else label
+            row.append((pictures.get(name), f"{found.cosines[q, place]:.3f} {told}"))
+        rows.append(row)
+    page = strips(rows)
+    write_whole(job.picture, lambda draft: page.save(draft, format="PNG"))
+    say(f"drawn in {job.picture}")
+
+
+def pictures_of(job: Search, index: Index, names: list[str], encoder: Encoder | None) -> dict[str, Image.Image]:
+    """Pictures of items of the index, by name, as far as they can be read where they came from."""
+    wanted: dict[str, dict[str, str]] = {}  # path -> name there -> name in the index
+    for name, origin in zip(names, index.origins_of(names), strict=True):
+        if origin is not None:
+            wanted.setdefault(origin.path, {})[name.removeprefix(origin.prefix)] = name
+    found: dict[str, Image.Image] = {}
+    for path, some in wanted.items():
+        try:
+            encoder = made_by(index, job.run_folder, encoder, None)  # it knows how its items are read
+            data = open_like(path, encoder)
+        except UserError as error:
+            say(f"no pictures of the items of {path}: {error}", "yellow")
+            continue
+        for i in range(len(data.source)):
+            known = some.get(data.source.name(i))
+            drawing = None if known is None else picture(data, i)
+            if known is not None and drawing is not None:
+                found[known] = drawing
+    return found
+
+
+def picture(data: Data, item: int) -> Image.Image | None:
+    try:
+        return data.modality.picture(data.source, item)
+    except UnreadableItem:
+        return None
