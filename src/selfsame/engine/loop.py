@@ -115,7 +115,7 @@ def train(
 
     def examine() -> str | None:
         """Look and log; the verdict where there is no hope."""
-        signs = health.look(step / loop.steps)
+        signs = health.look(step / loop.steps, step)
         more = probe() if probe is not None else {}
         watch.row(step, **{f"health/{k}": v for k, v in vars(signs).items()}, verdict=health.verdict, **more)
         return health.verdict if health.hopeless else None
