@@ -24,7 +24,7 @@ def written_out() -> Iterator[None]:
     torch's function is exchanged by name: a torch function mode would not see it inside of `nn.MultiheadAttention`.
     """
     before = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = chosen  # type: ignore[assignment]
+    F.scaled_dot_product_attention = chosen
     try:
         yield
     finally:
