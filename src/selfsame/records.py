@@ -132,6 +132,10 @@ class Method(Record):
         """The same method with the fields the user left alone fitted to the budget. By default nothing changes."""
         return self
 
+    def pace(self, budget: Budget) -> float:
+        """Factor on the learning rate that is derived, where the method learns better at another one; by default 1."""
+        return 1.0
+
     def cautions(self) -> list[str]:
         """Settings that are known to end badly, each with its reason; empty when there are none."""
         return []

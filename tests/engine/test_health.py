@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from selfsame.engine.health import ADVICE, ENDS_BADLY, Health, Output, Signs, judge, look, own_statistics
+from selfsame.engine.health import ADVICE, ENDS_BADLY, TOO_EARLY, Health, Output, Signs, judge, look, own_statistics
 from selfsame.errors import TrainingStopped
 from selfsame.types import Draws
 from tests.conftest import Tiny
@@ -31,13 +31,22 @@ def verdicts(folder, learner, plan, **settings):
 
 
 def test_a_run_with_good_settings_is_healthy_all_the_way(tmp_path):
-    assert set(verdicts(tmp_path, room.learner(), room.loop(120, health_every=20))) == {"healthy"}
+    found = verdicts(tmp_path, room.learner(), room.loop(120, health_every=20))
+    assert found == [TOO_EARLY] + 6 * ["healthy"]
+
+
+@pytest.mark.parametrize(("steps", "items"), [(2, 16), (120, 4)])
+def test_of_few_steps_or_few_items_nothing_good_is_said(tmp_path, steps, items):
+    learner = room.learner()
+    health = room.health_of(learner)
+    few = Health(learner.encoder, lambda: [view[:items] for view in health.views()])
+    assert set(verdicts(tmp_path, learner, room.loop(steps, health_every=60), health=few)) == {TOO_EARLY}
 
 
 def test_a_learning_rate_near_nothing_is_called_slow_once_a_quarter_is_done(tmp_path):
     """Its batch norms meet the data, so everything looks better than at the first step; the weights stay as drawn."""
     found = verdicts(tmp_path, room.learner(), room.loop(80, lr=1e-9, health_every=10))
-    assert found == ["healthy"] * 2 + ["slow"] * 7
+    assert found == [TOO_EARLY] * 2 + ["slow"] * 7
 
 
 def test_without_predictor_and_with_momentum_0_the_head_collapses_behind_an_encoder_with_batch_norm(tmp_path):
@@ -68,7 +77,7 @@ def test_views_that_share_too_little_leave_few_directions(tmp_path):
     learner = room.learner(encoder=Wide)
     plan = room.loop(201, lr=0.01, health_every=67)
     found = verdicts(tmp_path, learner, plan, views=bright, health=Health(learner.encoder, held_out))
-    assert found[0] == "healthy" and found[-1] == "dimensional collapse"
+    assert found[0] == TOO_EARLY and found[-1] == "dimensional collapse"
 
 
 def test_the_dot_product_of_free_vectors_diverges(tmp_path):
@@ -93,8 +102,9 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("now", "progress", "verdict"),
     [
-        (START, 0.0, "healthy"),
-        (START, 0.2, "healthy"),  # too early to say
+        (START, 0.0, TOO_EARLY),
+        (START, 0.2, TOO_EARLY),
+        (GOOD, 0.01, "healthy"),
         (START, 0.25, "slow"),
         (GOOD, 1.0, "healthy"),
         (replace(GOOD, agreement=0.2), 1.0, "healthy"),  # agreement is no better, but items lie further apart
@@ -111,6 +121,12 @@ NAN = float("nan")
 )
 def test_the_verdict_follows_from_the_signs(now, progress, verdict):
     assert judge(now, START, progress) == verdict
+
+
+@pytest.mark.parametrize("now", [START, GOOD])
+def test_without_enough_to_go_by_neither_good_nor_slow_is_said_but_what_ends_badly_is(now):
+    assert judge(now, START, 1.0, enough=False) == TOO_EARLY
+    assert judge(replace(now, spread=0.01), START, 1.0, enough=False) == "full collapse"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +164,7 @@ def test_looking_changes_nothing(views):
     encoder = Tiny().train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     health = Health(encoder, lambda: views)
-    first, second = health.look(0.0), health.look(0.1)
+    first, second = health.look(0.0, 0), health.look(0.1, 20)
     assert encoder.training and all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
     assert not any(part._forward_pre_hooks for part in encoder.modules())
     assert first != second  # the first look lends the batch norms the statistics of what they see
@@ -167,13 +183,13 @@ def test_under_own_statistics_a_batch_norm_normalises_what_it_is_given():
 def test_two_bad_looks_in_a_row_are_hopeless_and_one_is_not(views, tiny):
     encoder = tiny
     health = Health(encoder, lambda: views)
-    health.look(0.0)
+    health.look(0.0, 0)
     good = {name: value.clone() for name, value in encoder.state_dict().items()}
     bad = {name: torch.zeros_like(value) for name, value in good.items()}
     hopeless = []
     for state in (bad, good, bad, bad):
         encoder.load_state_dict(state)
-        health.look(0.1)
+        health.look(0.1, 20)
         hopeless.append((health.verdict, health.hopeless))
     assert [verdict == "full collapse" for verdict, _ in hopeless] == [True, False, True, True]
     assert [end for _, end in hopeless] == [False, False, False, True]
@@ -181,7 +197,7 @@ def test_two_bad_looks_in_a_row_are_hopeless_and_one_is_not(views, tiny):
 
 def test_health_goes_on_after_a_stop_as_if_there_had_been_none(views):
     one = Health(Tiny(), lambda: views)
-    one.look(0.0)
+    one.look(0.0, 0)
     one.step({"loss": 3.0, "spread": 0.5})
     one.step({"loss": 2.0, "spread": 0.4})
     one.bad, one.verdict = 1, "full collapse"

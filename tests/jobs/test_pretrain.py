@@ -625,3 +625,19 @@ def test_without_a_cache_nothing_is_kept_and_a_run_keeps_what_it_decided(tmp_pat
     assert ss.pretrain(photos, out=tmp_path / "on", **longer).plan["cache"] == before  # made anew where it is gone
     assert (tmp_path / "caches").exists()
     refused(photos, "cache was unset, now 0", out=tmp_path / "on", cache=0, **settings)
+
+
+def test_a_method_may_change_the_derived_learning_rate_but_not_a_given_one(pictures, tmp_path):
+    settings = {"data": str(pictures), "method": {"name": "msn"}, "encoder": "vit_tiny_patch4_32", "size": 32}
+
+    def decided(name, **given):
+        work = Pretraining(Pretrain(**settings, out=tmp_path / name, **given))
+        work.opened()
+        work.decided()
+        return work.loop.lr, next(line for line in work.lines_of_loop if line.name == "learning rate")
+
+    lr, line = decided("derived", epochs=20, batch_size=16)
+    assert lr == pytest.approx(4 * 5e-4 * (16 / 256) ** 0.5) and line.value == f"{lr:g}"
+    assert line.why == "0.0005 × √(batch / 256), times 4 for the method"
+    lr, line = decided("given", epochs=20, batch_size=16, lr=0.1)
+    assert (lr, line.why) == (0.1, "given")

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from selfsame.errors import UserError
 from selfsame.methods.msn import MSN, sharpened, short_of_uniform
 from selfsame.nn.sinkhorn import sinkhorn
+from selfsame.nn.whiten import Whiten
 from selfsame.records import Budget
 from tests.conftest import TinyTokens
 from tests.methods.room import views_for
@@ -144,6 +145,32 @@ def test_the_papers_settings_and_what_small_data_makes_of_them():
     small = m.fitted(Budget(items=10_000, batch=64, steps=600, dim=192))
     assert (small.prototypes, small.part_views) == (500, 0) and small.momentum < 0.9
     assert m.fitted(Budget(items=4, batch=4, steps=60, dim=8)).prototypes == 4
+
+
+def test_short_runs_get_whitened_vectors_and_sharper_targets_and_long_ones_are_the_papers():
+    short = Budget(items=10_000, batch=64, steps=600, dim=192)
+    m = MSN().fitted(short)
+    assert (m.out, m.head_norm, m.output_norm, m.whiten_input) == (128, "batch", "whiten", True)
+    assert (m.sharpness, m.entropy_weight) == (0.2, 0.0)
+    assert MSN(balanced=False).fitted(short).entropy_weight == 1.0  # or nothing keeps the items apart
+    long = MSN().fitted(Budget(items=10**6, batch=1024, steps=10**6, dim=384))
+    assert all(getattr(long, name) == getattr(MSN(), name) for name in MSN.model_fields if name != "hidden")
+    given = MSN(out=64, head_norm="none", output_norm="plain", whiten_input=False, sharpness=0.25, entropy_weight=1.0)
+    assert all(getattr(given.fitted(short), name) == getattr(given, name) for name in given.model_fields_set)
+
+
+def test_the_head_ends_with_whitened_vectors_and_begins_with_them_where_that_is_asked_for():
+    z = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, 0.5, 8)
+    head = MSN(hidden=16, out=8, prototypes=4, output_norm="whiten", whiten_input=True).build(TinyTokens()).head
+    assert_close(head[0](z).T.cov(correction=0), torch.eye(8), rtol=0, atol=0.2)
+    assert isinstance(head[-1], Whiten)
+    assert len(head) == 2 + len(MSN(hidden=16, out=8, prototypes=4).build(TinyTokens()).head)
+
+
+def test_small_encoders_learn_faster_in_short_runs_alone():
+    assert MSN().pace(Budget(items=10_000, batch=64, steps=600, dim=128)) == 4
+    assert MSN().pace(Budget(items=10_000, batch=64, steps=600, dim=384)) == 1
+    assert MSN().pace(Budget(items=10**6, batch=64, steps=10**6, dim=128)) == 1
 
 
 def test_what_does_not_fit_is_refused_with_the_cure():

@@ -130,3 +130,25 @@ def test_calibration_gives_batch_norms_the_statistics_of_the_data_and_nothing_el
     assert all(torch.equal(p, weights[name]) for name, p in net.named_parameters())
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(4), atol=0.05, rtol=0)
     torch.testing.assert_close(out.std((0, 2, 3)), torch.ones(4), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_channels_that_come_last_are_normed_as_torch_does_and_still_come_last(dtype):
+    torch.manual_seed(0)
+    norm = use_group_norm(nn.Sequential(nn.BatchNorm2d(8)))[0]
+    nn.init.uniform_(norm.weight)
+    x = torch.randn(2, 8, 4, 4).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    made = norm(x)
+    golden = nn.functional.group_norm(x.float(), 8, norm.weight, norm.bias, norm.eps)
+    torch.testing.assert_close(made.float(), golden, atol=0.02, rtol=0.02)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    slope = torch.randn(2, 8, 4, 4)
+    mine = torch.autograd.grad((made.float() * slope).sum(), x)[0]
+    wanted = torch.autograd.grad((golden * slope).sum(), x)[0]
+    assert nn.functional.cosine_similarity(mine.float().flatten(), wanted.float().flatten(), dim=0) > 0.999
+
+
+def test_the_activation_of_a_fused_layer_follows_its_group_norm():
+    net = use_group_norm(nn.Sequential(timm.layers.BatchNormAct2d(4)))
+    x = torch.randn(2, 4, 3, 3)
+    torch.testing.assert_close(net(x), nn.functional.group_norm(x, 4).relu())

@@ -117,6 +117,7 @@ def test_levels_of_verdicts():
     found = {verdict: level(verdict) for verdict in ADVICE}
     assert found == {
         "healthy": "healthy",
+        "too early to tell": "warning",
         "slow": "warning",
         "dimensional collapse": "warning",
         "full collapse": "bad",

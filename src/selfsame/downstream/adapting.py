@@ -198,7 +198,7 @@ class Validation:
     def step(self, logs: Mapping[str, float]) -> None:
         self.first = self.first or dict(logs)
 
-    def measured(self, progress: float) -> dict[str, Any]:
+    def measured(self, progress: float, step: int) -> dict[str, Any]:
         task = self.model.task
         found = judged(self.model, self.examples, self.items, self.on, self.workers)
         score = found[task.chosen_by(self.model.facts)]

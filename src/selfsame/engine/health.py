@@ -19,8 +19,15 @@ from selfsame.types import Encoder
 
 Verdict = str  # one of the keys of ADVICE
 
+LEAST_STEPS = 20  # before it is said that a run learns, or that it does not
+LEAST_ITEMS = 8  # held out; of two, one in two finds its own other view by chance
+
+TOO_EARLY = "too early to tell"
 ADVICE = {
     "healthy": "The embedding is spread out, uses many directions, and tells items apart better than at the start.",
+    TOO_EARLY: "Nothing speaks against it, but it is not shown yet that it learns. Likely cause: fewer than "
+    f"{LEAST_STEPS} steps, fewer than {LEAST_ITEMS} held-out items (one item in twenty is held out), or no clear gain "
+    "yet in the first quarter of the run. Cure: more --epochs, or more items.",
     "slow": "It does not yet tell items apart better than random weights do. Likely cause: too few steps, a learning "
     "rate that is too low, or views so strong that nothing is left in common. Cure: more --epochs, a higher --lr, or "
     "weaker views (selfsame views PATH shows them).",
@@ -107,11 +114,17 @@ def look(encoder: Encoder, views: list[Tensor]) -> tuple[Signs, Float[Tensor, "n
 
 
 def judge(
-    now: Signs, start: Signs, progress: float, last: Output | None = None, first: Output | None = None
+    now: Signs,
+    start: Signs,
+    progress: float,
+    last: Output | None = None,
+    first: Output | None = None,
+    enough: bool = True,
 ) -> Verdict:
     """The verdict on a look, beside the look before the first step; `progress` is the share of the run done.
 
-    `last` and `first`: what the learner logged of the latest step and of the first one.
+    `last` and `first`: what the learner logged of the latest step and of the first one. `enough`: steps were made and
+    items looked at to tell whether it learns; what ends badly is said all the same.
     """
     last, first = last or Output(0.0), first or Output(0.0)
     numbers = [*vars(now).values(), last.loss]
@@ -129,10 +142,12 @@ def judge(
         return "dimensional collapse"
     if now.rank < 0.25 * start.rank and now.agreement <= start.agreement:
         return "dimensional collapse"
+    if not enough:
+        return TOO_EARLY
     # Agreement alone is coarse on few items, and near 1 from the start where views are weak.
-    if progress >= 0.25 and now.agreement < start.agreement + 0.04 and apart(now) > 0.9 * apart(start):
-        return "slow"
-    return "healthy"
+    if now.agreement >= start.agreement + 0.04 or apart(now) <= 0.9 * apart(start):
+        return "healthy"
+    return "slow" if progress >= 0.25 else TOO_EARLY
 
 
 def apart(signs: Signs) -> float:
@@ -154,7 +169,7 @@ class Health:
         self.start: Signs | None = None
         self.first: Output | None = None
         self.last: Output | None = None
-        self.verdict: Verdict = "healthy"
+        self.verdict: Verdict = TOO_EARLY
         self.bad = 0
 
     def step(self, logs: Mapping[str, float]) -> None:
@@ -162,20 +177,22 @@ class Health:
         self.last = Output(logs["loss"], logs.get("spread"))
         self.first = self.first or self.last
 
-    def look(self, progress: float) -> Signs:
+    def look(self, progress: float, step: int) -> Signs:
+        """Measure and judge after `step` steps, which are the share `progress` of the run."""
         if self.start is None:
             with torch.no_grad(), own_statistics(self.encoder):
-                self.start, _ = look(self.encoder, self.views())
+                self.start, vectors = look(self.encoder, self.views())
             signs = self.start
         else:
-            signs, _ = look(self.encoder, self.views())
-        self.verdict = judge(signs, self.start, progress, self.last, self.first)
+            signs, vectors = look(self.encoder, self.views())
+        enough = step >= LEAST_STEPS and len(vectors) >= LEAST_ITEMS
+        self.verdict = judge(signs, self.start, progress, self.last, self.first, enough)
         self.bad = self.bad + 1 if self.verdict in ENDS_BADLY else 0
         return signs
 
-    def measured(self, progress: float) -> dict[str, float]:
+    def measured(self, progress: float, step: int) -> dict[str, float]:
         """The signs of a look, as they are logged."""
-        return {f"health/{name}": value for name, value in vars(self.look(progress)).items()}
+        return {f"health/{name}": value for name, value in vars(self.look(progress, step)).items()}
 
     @property
     def hopeless(self) -> bool:
@@ -193,6 +210,6 @@ class Health:
         start, first = state.get("start"), state.get("first")
         self.start = Signs(**start) if isinstance(start, dict) else None
         self.first = Output(**first) if isinstance(first, dict) else None
-        self.verdict = str(state.get("verdict", "healthy"))
+        self.verdict = str(state.get("verdict", TOO_EARLY))
         bad = state.get("bad", 0)
         self.bad = bad if isinstance(bad, int) else 0

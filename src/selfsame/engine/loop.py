@@ -6,7 +6,7 @@ Everything random or scheduled is a function of the step, so that a run stopped 
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from selfsame.engine.optim import Name, Schedule, clip, decay_at, lr_at, make_op
 from selfsame.engine.state import resume, save, write_text, write_whole
 from selfsame.engine.watch import Watch
 from selfsame.errors import TrainingStopped, UserError
+from selfsame.nn.attention import written_out
 from selfsame.records import Record
 from selfsame.types import Draws, Encoder, Learner, mixed
 
@@ -71,8 +72,8 @@ class Looks(Protocol):
         """Take note of what the learner logged of a step."""
         ...
 
-    def measured(self, progress: float) -> dict[str, Any]:
-        """Look, and return what is to be logged beside the verdict; `progress` is the share of the run done."""
+    def measured(self, progress: float, step: int) -> dict[str, Any]:
+        """Look after so many steps, the share `progress` of the run; return what is to be logged beside the verdict."""
         ...
 
     @property
@@ -141,7 +142,7 @@ def train(
 
     def examine() -> str | None:
         """Look and log; the verdict where there is no hope."""
-        seen = health.measured(step / loop.steps)
+        seen = health.measured(step / loop.steps, step)
         more = probe() if probe is not None else {}
         watch.row(step, **seen, verdict=health.verdict, **more)
         return health.verdict if health.hopeless else None
@@ -243,7 +244,9 @@ def one_step(
         lap("move")
         views = make_views(moved, draws)
         lap("views")
-        with dist.summing(forward, last=number == loop.accumulate):
+        # Around the backward pass too: what is recomputed there must be computed in the same way.
+        quick = written_out() if on.type == "cpu" and loop.precision == "bf16" else nullcontext()
+        with dist.summing(forward, last=number == loop.accumulate), quick:
             with torch.autocast(on.type, torch.bfloat16, enabled=loop.precision == "bf16"):
                 out = forward(views) if items is None else forward(views, items)
             lap("forward")

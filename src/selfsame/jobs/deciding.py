@@ -225,6 +225,7 @@ class Deciding:
             piece_axes=encoder.piece_axes,
         )
         self.method: Method = job.method.fitted(budget)
+        self.paced(self.method.pace(budget))
         if self.before is not None:
             self.method = checked(type(self.method), self.before.method_settings, ["method"])
         check_fit(self.method, encoder, budget, self.name_of_encoder(name))
@@ -233,6 +234,18 @@ class Deciding:
         self.cache, self.line_of_cache = dist.by_first(self.planned_cache)
         self.name = self.name_of_encoder(name)
         return encoder
+
+    def paced(self, factor: float) -> None:
+        """Change the derived learning rate by the method's factor; one that was given stays."""
+        if factor == 1 or self.job.lr is not None or self.before is not None:
+            return
+        self.loop = self.loop.changed(lr=round(factor * self.loop.lr, 8))
+        self.lines_of_loop = [
+            line.changed(value=f"{self.loop.lr:g}", why=f"{line.why}, times {factor:g} for the method")
+            if line.name == "learning rate"
+            else line
+            for line in self.lines_of_loop
+        ]
 
     def name_of_encoder(self, name: Any) -> str:
         return name if self.module is None else type(self.module).__name__

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import BatchNormAct2d, GroupNormAct
 from torch import Tensor, nn
@@ -58,6 +59,30 @@ def use_group_norm(module: M, groups: int = 16) -> M:
     return module
 
 
+def group_norm(
+    x: Float[Tensor, "b c *rest"], groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Float[Tensor, "b c *rest"]:
+    """torch's group norm. On a processor bfloat16 is laid out channel by channel for it, and back.
+
+    Where channels come last, torch 2.14 needs eight times as long there: 85 ms for 3,136 pieces of 8 x 8 with 16
+    channels, forward and backward.
+    """
+    last = x.ndim == 4 and x.dtype == torch.bfloat16 and x.device.type == "cpu" and not x.is_contiguous()
+    if not last:
+        return F.group_norm(x, groups, weight, bias, eps)
+    return F.group_norm(x.contiguous(), groups, weight, bias, eps).contiguous(memory_format=torch.channels_last)
+
+
+class GroupNorm(nn.GroupNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class ActiveGroupNorm(GroupNormAct):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(group_norm(x, self.num_groups, self.weight, self.bias, self.eps)))
+
+
 def largest_divisor(width: int, most: int) -> int:
     """The largest number up to `most` that divides `width`."""
     return max(number for number in range(1, most + 1) if width % number == 0)
@@ -68,10 +93,10 @@ def _group_norm(old: _BatchNorm, groups: int) -> nn.GroupNorm:
     count = 1 if isinstance(old, nn.BatchNorm1d) else largest_divisor(channels, groups)
     new: nn.GroupNorm
     if isinstance(old, BatchNormAct2d):
-        new = GroupNormAct(channels, count, eps=old.eps, affine=old.affine, apply_act=False)
+        new = ActiveGroupNorm(channels, count, eps=old.eps, affine=old.affine, apply_act=False)
         new.drop, new.act = old.drop, old.act
     else:
-        new = nn.GroupNorm(count, channels, eps=old.eps, affine=old.affine)
+        new = GroupNorm(count, channels, eps=old.eps, affine=old.affine)
     if old.affine:
         new.weight, new.bias = old.weight, old.bias
     return new.train(old.training)
