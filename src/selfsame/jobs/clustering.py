@@ -114,7 +114,7 @@ def page(
         shown.append([*central, *(tile(k) for k in last.tolist())])
         common = Counter(labels[k] for k in members).most_common(3) if labels else []
         of = f" · {', '.join(f'{name} {n / len(members):.0%}' for name, n in common)}" if common else ""
-        headings.append(f"{number + 1} · {len(members):,} items{of}")
+        headings.append(f"Cluster {number + 1} · {len(members):,} items{of}")
     pictures = (
         f'<p class="lead">Of each cluster the {CENTRAL} items nearest to its centre, then, behind the gap, the '
         f"{FRINGE} that lie furthest from it; below, their distances to it.</p>"
