@@ -129,8 +129,10 @@ def readable(value: Any) -> Any:
     """A value of the statistics in words: the first of a long list, of a long text, as a tokenizer is, its begin."""
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, bool) or value is None:
-        return "" if value is None else "yes" if value else "no"
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list | tuple):
         if not value:
             return "none"
