@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from selfsame.errors import UserError
 from selfsame.methods.dinov2 import DINOv2, hidden_places, koleo, of_hidden
+from selfsame.nn.whiten import Whiten
 from selfsame.records import Budget
 from selfsame.types import Hidden
 from tests.conftest import TinyTokens
@@ -183,6 +184,38 @@ def test_the_codes_settings_and_what_small_data_makes_of_them():
     small = m.fitted(Budget(items=10_000, batch=64, steps=600, dim=192))
     assert (small.out, small.part_views) == (833, 0) and small.momentum < 0.9
     assert DINOv2(targets="sinkhorn").fitted(Budget(items=40, batch=8, steps=60, dim=8)).out == 40
+
+
+def test_short_runs_get_the_cure_of_dino_and_long_ones_are_the_papers():
+    short = Budget(items=10_000, batch=64, steps=600, dim=192)
+    m = DINOv2().fitted(short)
+    assert (m.narrow, m.head_norm, m.output_norm, m.targets) == (128, "batch", "whiten", "sinkhorn")
+    assert m.target_temperature == m.target_temperature_end == 0.02
+    assert DINOv2(target_temperature=0.03).fitted(short).target_temperature_end == 0.03
+    assert DINOv2(out=20_000).fitted(short).targets == "centre"  # more outputs than items cannot be used alike
+    long = DINOv2().fitted(Budget(items=10**6, batch=1024, steps=10**6, dim=1024))
+    same = set(DINOv2.model_fields) - {"momentum", "freeze"}
+    assert all(getattr(long, name) == getattr(DINOv2(), name) for name in same)
+
+
+def test_small_encoders_learn_faster_in_short_runs_alone():
+    short, wide, long = (
+        Budget(items=10**4, batch=64, steps=n, dim=d) for n, d in ((600, 128), (600, 384), (10**6, 128))
+    )
+    assert [DINOv2().pace(budget) for budget in (short, wide, long)] == [4, 1, 1]
+
+
+def test_norms_of_the_heads_come_from_the_settings():
+    sizes = {"hidden": 16, "narrow": 8, "out": 12}
+    plain, normed = (
+        DINOv2(**sizes, shared_head=False, **norms).build(TinyTokens()).heads
+        for norms in ({}, {"head_norm": "batch", "output_norm": "whiten"})
+    )
+    assert [len(heads) for heads in (plain, normed)] == [2, 2]
+    for heads, norms, whiteners in ((plain, 0, 0), (normed, 2, 1)):
+        for head in heads:
+            assert sum(isinstance(part, torch.nn.BatchNorm1d) for part in head) == norms
+            assert sum(isinstance(part, Whiten) for part in head) == whiteners
 
 
 def test_what_does_not_fit_is_refused_with_the_cure():

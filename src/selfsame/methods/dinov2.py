@@ -7,6 +7,11 @@ random: so each process has as many, and no device is waited for to count them. 
 each of equal parts of the range. The nearest vector is sought among the rows of all processes, where the code looks at
 its own. No stochastic depth, no layer decay of the learning rate, one learning rate for the patch embedding too; the
 gradient is clipped as a whole; the last layer's lengths stay 1. The temperature warms up by steps.
+Short runs (ours, `fitted` and `pace`): what helped DINO there, for the reasons that its module gives: batch norm in
+the heads' hidden layers, a narrower and whitened vector, a target's temperature of 0.02, Sinkhorn's algorithm in place
+of the centres; and small encoders learn at four times the usual rate. CIFAR-10, 624 steps of 64 images, a vision
+transformer of 6 blocks, 128 wide, one seed, k-NN / probe: 38.4 / 40.8; random weights 28.6 / 31.4. Nothing else was
+tried, and the changes not one by one.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
@@ -22,6 +27,7 @@ from selfsame.nn.blockmasks import block_masks, most_hidden
 from selfsame.nn.centre import Centre
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, able_to_follow, cosine
+from selfsame.nn.heads import Norm, OutputNorm
 from selfsame.nn.joint import by_size
 from selfsame.nn.prototypes import across_views, prototype_head, warming
 from selfsame.nn.sinkhorn import sinkhorn
@@ -35,6 +41,8 @@ EPS = 1e-8  # of the distance to the nearest, and of its logarithm
 CROPS = {
     "name": "dino", "one": {"area": [0.32, 1.0]}, "two": {"area": [0.32, 1.0]}, "part": {"area": [0.05, 0.32]},
 }  # fmt: skip
+
+SMALL = 192  # width of encoders that short runs train at four times the usual rate
 
 
 class DINOv2(types.Method):
@@ -66,9 +74,13 @@ class DINOv2(types.Method):
     hidden: Annotated[int, Field(ge=1)] = 2048
     """width of the head's two hidden layers (table 17); fitted to the encoder unless given"""
     narrow: Annotated[int, Field(ge=2)] = 256
-    """width of the unit vector before the last layer (reference code)"""
+    """width of the unit vector before the last layer (reference code); 128 in short runs unless given"""
     out: Annotated[int, Field(ge=2)] = 65_536
     """outputs to sort items and patches into (reference code); fitted to the number of items unless given"""
+    head_norm: Literal["none", "batch"] = "none"
+    """of the heads' hidden layers: none, or batch norm (its code's use_bn); batch in short runs unless given"""
+    output_norm: OutputNorm = "none"
+    """end of the narrow vector: no norm as in the paper, plain or whiten; whiten in short runs unless given"""
     shared_head: bool = True
     """one head for vectors and patches, as for ImageNet; large runs have two (6.3)"""
     patch_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -78,13 +90,13 @@ class DINOv2(types.Method):
     koleo_weight: Annotated[float, Field(ge=0)] = 0.1
     """of the loss that keeps each vector away from the nearest one (table 17)"""
     targets: Literal["centre", "sinkhorn"] = "centre"
-    """how outputs are kept in use alike: centring as for ImageNet, or Sinkhorn as in the paper's large runs"""
+    """how outputs are kept in use alike: centring as for ImageNet, or Sinkhorn as in large and short runs"""
     temperature: Annotated[float, Field(gt=0)] = 0.1
     """of the student's softmax (reference code)"""
     target_temperature: Annotated[float, Field(gt=0)] = 0.04
-    """of the target's softmax at the start (reference code)"""
+    """of the target's softmax at the start (reference code); 0.02 in short runs unless given"""
     target_temperature_end: Annotated[float, Field(gt=0)] = 0.07
-    """of the target's softmax after its warm-up (reference code)"""
+    """of the target's softmax after its warm-up (reference code); that of the start in short runs unless given"""
     temperature_warmup: Annotated[float, Field(ge=0, le=1)] = 0.3
     """share of the run in which it rises (reference code: 30 epochs of 100)"""
     momentum: Annotated[float, Field(ge=0, le=1)] = 0.992
@@ -131,6 +143,9 @@ class DINOv2(types.Method):
             if true
         ]
 
+    def pace(self, budget: Budget) -> float:
+        return 4.0 if budget.short and budget.dim <= SMALL else 1.0
+
     def misfits(self, budget: Budget) -> list[str]:
         if self.targets == "sinkhorn" and self.out > budget.items:
             return [
@@ -140,12 +155,22 @@ class DINOv2(types.Method):
         return []
 
     def fitted(self, budget: Budget) -> Self:
-        """Outputs by items, a target that can follow, no part views in short runs."""
+        """Outputs by items, a target that can follow; in short runs no part views, and what the module's text says."""
+        short, given = budget.short, self.model_fields_set
+        even = short and ("out" not in given or self.out <= budget.items)  # more outputs cannot be used alike
+        targets = self.targets if "targets" in given or not even else "sinkhorn"
+        start = self.target_temperature if "target_temperature" in given or not short else 0.02
         derived = {
             "hidden": min(2048, max(512, 4 * budget.dim)),
-            "out": min(65_536, max(256, budget.items // 12), budget.items if self.targets == "sinkhorn" else 65_536),
+            "narrow": 128 if short else 256,
+            "out": min(65_536, max(256, budget.items // 12), budget.items if targets == "sinkhorn" else 65_536),
             "momentum": able_to_follow(0.992, budget.steps),
-            "part_views": 0 if budget.short else 8,
+            "part_views": 0 if short else 8,
+            "head_norm": "batch" if short else "none",
+            "output_norm": "whiten" if short else "none",
+            "targets": targets,
+            "target_temperature": start,
+            "target_temperature_end": start if short else 0.07,
             "freeze": round(min(0.05, 1 / budget.passes), 6),
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
@@ -161,7 +186,10 @@ class Learner(types.Learner):
         self.method = method
         self.encoder = encoder
         sizes = (encoder.dim, method.hidden, method.narrow, method.out)
-        self.heads: Any = nn.ModuleList([prototype_head(*sizes) for _ in range(1 if method.shared_head else 2)])
+        norm: Norm | None = "batch" if method.head_norm == "batch" else None
+        self.heads: Any = nn.ModuleList(
+            [prototype_head(*sizes, method.output_norm, norm) for _ in range(1 if method.shared_head else 2)]
+        )
         self.stand_in = nn.Parameter(torch.zeros(encoder.dim))
         self.target = Target(self.student)
         self.centre, self.patch_centre = (Centre(method.out, method.centre_momentum) for _ in range(2))
