@@ -57,9 +57,15 @@ def test_the_command_prints_one_json_document_and_nothing_else(finished, tmp_pat
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"to": "tim"}, r"--to 'tim': input should be 'timm', 'torchvision', 'onnx' or 'torch'"),
+        (
+            {"to": "tim"},
+            r"--to 'tim': input should be 'timm', 'torchvision', 'transformers', 'ultralytics', .* 'onnx' or 'torch'",
+        ),
         ({"run": "none"}, "there is no folder none"),
         ({"to": "timm"}, "tests.nets:tiny"),  # no network of timm
+        ({"to": "transformers"}, "no network like tests.nets:tiny"),
+        ({"preprocessing": "whc"}, r"--preprocessing 'whc': input should be 'hwc' or 'chw'"),
+        ({"to": "timm", "maps": True}, "--to timm has no options, and maps was asked for"),
     ],
 )
 def test_wrong_input_is_said_in_one_line(finished, tmp_path, given, message):
@@ -80,3 +86,24 @@ def test_a_network_given_in_python_is_exported_with_it(pictures, tmp_path):
         ss.export(run, "torch")
     result = ss.export(run, "torch", tmp_path / "net", encoder=tiny())
     assert result["out"] == str(tmp_path / "net.pt2") == result["files"][0]
+
+
+def test_options_name_the_file_and_are_passed_on(finished, capfd):
+    command = ["export", str(finished), "--to", "torch", "--maps", "--preprocessing", "hwc", "--json"]
+    assert main(command) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert result["out"] == str(finished / "export" / "torch-maps-preprocessing.pt2")
+    pictures = torch.randint(0, 256, (2, 20, 30, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        vector, *maps = torch.export.load(result["out"]).module()(pictures)
+    assert vector.shape == (2, 8) and [one.shape[1] for one in maps] == [one["channels"] for one in result["maps"]]
+
+
+def test_a_folder_is_the_result_of_a_folder_and_what_is_not_compared_is_said(pictures, tmp_path, capsys):
+    run = ss.pretrain(pictures, out=tmp_path / "run", **{**QUICK, "encoder": "resnet18@0.125", "size": 72})
+    capsys.readouterr()
+    result = ss.export(run, "mmdetection")
+    folder = run.folder / "export" / "mmdetection"
+    assert result["out"] == str(folder) and str(folder / "config.py") in result["files"]
+    if result["difference"] is None:
+        assert "so nothing was compared" in capsys.readouterr().err

@@ -212,7 +212,7 @@ class Exporter:
                 (fed.example(2),),
                 str(file),
                 dynamo=True,
-                dynamic_shapes=(varying(fed, wanted),),
+                dynamic_shapes=(varying(fed, wanted, named=True),),
                 input_names=[fed.name],
                 output_names=["vectors", *names],
                 external_data=False,
@@ -226,7 +226,7 @@ class Exporter:
         into = "vectors, *maps" if wanted.maps else "vectors"
         use = f"with torch.inference_mode():\n    {into} = model({fed.name})\n"
         with understood(to, encoder, wanted):
-            axes = varying(fed, wanted)
+            axes = varying(fed, wanted, named=False)
             program = torch.export.export(whole, (fed.example(2),), dynamic_shapes=(axes,), strict=False)
         torch.export.save(program, file)  # not within: a full disk is another matter
         with understood(to, encoder, wanted):
@@ -258,17 +258,31 @@ class Whole(nn.Module):
         return vector.float(), *(one.float() for one in maps)
 
 
-def varying(fed: Fed, wanted: Wanted) -> dict[int, Any]:
-    """The axes of the input whose length may vary, as torch.export names them."""
+def varying(fed: Fed, wanted: Wanted, named: bool) -> dict[int, Any]:
+    """The axes of the input whose length may vary, as torch.export calls them.
+
+    Named ones must be shown to fit at all lengths; the others are let vary as far as the network's own code allows,
+    which the file then checks: `compared` tries whether that is as far as is wanted.
+    """
     axes: dict[int, Any] = {0: torch.export.Dim("batch")}
     if wanted.any_size or wanted.preprocessing:
-        usual = fed.example(1).shape
         for number, axis in fed.axes.items():
-            least = 2 if wanted.preprocessing else max(2, usual[number] // SMALLER // axis.multiple)
-            most = None if axis.most is None else axis.most // axis.multiple
+            least, most = (
+                None if end is None else end // axis.multiple for end in (shortest(fed, number, wanted), axis.most)
+            )
             dim = torch.export.Dim(axis.name, min=least, max=most)
-            axes[number] = dim if axis.multiple == 1 else axis.multiple * dim
+            if axis.multiple == 1:
+                axes[number] = dim if named else torch.export.Dim.AUTO
+            else:
+                axes[number] = axis.multiple * dim
     return axes
+
+
+def shortest(fed: Fed, number: int, wanted: Wanted) -> int:
+    """The least length of an axis that may vary."""
+    multiple = fed.axes[number].multiple
+    usual = fed.example(1).shape[number]
+    return multiple * max(2, 1 if wanted.preprocessing else usual // SMALLER // multiple)
 
 
 @contextlib.contextmanager
@@ -331,7 +345,12 @@ def compared(reference: nn.Module, fed: Fed, load: str, use: str, wanted: Wanted
     if wanted.half:
         facts["cosine"] = cosine
     if wanted.maps:
-        facts["maps"] = [told(one, fed) for one in reference(fed.example(1))[1:]]
+        facts["maps"] = [told(one, None if wanted.preprocessing else fed) for one in reference(fed.example(1))[1:]]
+    if wanted.any_size:
+        facts["axes"] = {
+            axis.name: {"least": shortest(fed, number, wanted), "multiple_of": axis.multiple, "most": axis.most}
+            for number, axis in fed.axes.items()
+        }
     return facts
 
 
@@ -340,11 +359,11 @@ def apart(one: Tensor, other: Tensor) -> float:
     return float((one.float() - other).abs().max() / other.abs().max().clamp_min(1e-12))
 
 
-def told(features: Float[Tensor, "b c ..."], fed: Fed) -> dict[str, Any]:
-    """Channels and places of a map, and of how many steps of the input one place is."""
+def told(features: Float[Tensor, "b c ..."], fed: Fed | None) -> dict[str, Any]:
+    """Channels and places of a map, and where the input has one size, of how many steps of it one place is."""
     places = list(features.shape[2:])
     facts: dict[str, Any] = {"channels": features.shape[1], "places": places}
-    lengths = [fed.example(1).shape[axis] for axis in fed.axes]
+    lengths = [] if fed is None else [fed.example(1).shape[axis] for axis in fed.axes]
     if lengths and len(places) >= len(lengths):
         facts["stride"] = [length / place for length, place in zip(lengths, places[-len(lengths) :], strict=True)]
     return facts

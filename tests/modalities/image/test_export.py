@@ -271,6 +271,9 @@ def test_the_middle_square_is_cut_and_resized_as_torch_does():
 def test_a_file_of_any_size_takes_larger_and_smaller_views(name, conv, tmp_path):
     encoder = conv if name == "conv" else own_encoder(nets.tokens(), 32, RGB)
     facts = export(encoder, "torch", tmp_path / "net", any_size=True)
+    multiple = 1 if name == "conv" else 8
+    axis = {"least": 8 if name == "conv" else 16, "multiple_of": multiple, "most": None}
+    assert facts["axes"] == {"rows": axis, "columns": axis}
     for height, width in ((16, 24), (40, 32)):
         pixels = torch.rand(2, 3, height, width)
         (vectors,) = outputs(facts["files"][0], "torch", pixels)

@@ -325,5 +325,5 @@ def test_a_program_of_any_length_gives_maps_too_and_no_other_library_holds_serie
     assert [one["channels"] for one in done["maps"]] == list(net.map_widths)
     with pytest.raises(UserError, match="transformers does not hold this kind of encoder"):
         signal.export(net, "transformers", tmp_path / "other")
-    with pytest.raises(UserError, match="--any-size: .* takes views of one size alone"):
+    with pytest.raises(UserError, match=r"--any-size: .* takes views of one size alone"):
         signal.export(encoder(TINY_TOKENS), "torch", tmp_path / "other", any_size=True)

@@ -36,7 +36,7 @@ def encoder(stats, name=TINY_TOKENS, causal=False):
     ("name", "causal"), [(TINY_TOKENS, False), (f"{TINY_TOKENS}:class", False), (TINY_TOKENS, True)]
 )
 def test_texts_have_the_same_vectors_there(stats, tmp_path, name, causal):
-    """From the text on: by its tokenizer and its network, and by the encoder and the tokenizer that it was made with."""
+    """From the text on: by its own tokenizer and network, and by the encoder and what it was made with."""
     one = encoder(stats, name, causal)
     facts = text.export(one, "transformers", tmp_path / "hub")
     assert facts["difference"] <= 1e-5 and facts["class"] == "BertModel"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from selfsame.modalities.text import for_transformers
 from selfsame.modalities.text.encoder import TextEncoder
+from selfsame.modalities.text.networks import Convolutions
 from selfsame.storage.exports import Axis, Exporter, Fed, Writer
 
 __all__ = ["export"]
@@ -59,7 +60,10 @@ def fed(encoder: TextEncoder) -> Fed:
 
     made = f"torch.randint(1, {vocabulary}, (2, {size}), dtype=torch.int32)  # your texts as numbers of the tokenizer"
     told = f"int32 [b, {size}]: numbers of the tokenizer, filled up with 0"
-    return Fed("tokens", made, example, told, {1: Axis("places", most=encoder.spec["longest"] or None)}, sized)
+    # Each stage of the convolutions halves the places, and torch.export follows that of whole halves alone.
+    halves = 2 ** (len(encoder.trunk.widths) - 1) if isinstance(encoder.trunk, Convolutions) else 1
+    axes = {1: Axis("places", halves, encoder.spec["longest"] or None)}
+    return Fed("tokens", made, example, told, axes, sized)
 
 
 def described(encoder: TextEncoder) -> dict[str, Any]:

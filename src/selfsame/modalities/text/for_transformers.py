@@ -40,7 +40,7 @@ def write(encoder: TextEncoder, fed: Fed, folder: Path, wanted: Wanted) -> dict[
         network.set_input_embeddings(with_row(network.get_input_embeddings(), encoder.class_token))
         network.config.vocab_size = place + 1
         lead_with_class(words, place)
-        lead = f"tokens = torch.nn.functional.pad(tokens, (1, 0), value={place})  # the tokenizer does it by itself\n"
+        lead = f"ids = torch.nn.functional.pad(tokens, (1, 0), value={place})  # the tokenizer does it by itself\n"
     if spec["attention"] == "causal":
         network.config.is_decoder = True
     with quiet():
@@ -56,10 +56,10 @@ def write(encoder: TextEncoder, fed: Fed, folder: Path, wanted: Wanted) -> dict[
         "import torch\nfrom transformers import AutoModel\n\n"
         f"model = AutoModel.from_pretrained({str(folder)!r}){full}.eval()\n"
     )
-    use = lead + (
-        "there = (tokens != 0).long()\n"
+    use = (lead or "ids = tokens\n") + (
+        "there = (ids != 0).long()\n"
         "with torch.inference_mode():\n"
-        "    states = model(input_ids=tokens.long(), attention_mask=there).last_hidden_state\n"
+        "    states = model(input_ids=ids.long(), attention_mask=there).last_hidden_state\n"
     )
     mean = "vectors = (states * there[..., None]).sum(1) / there.sum(1, keepdim=True)\n"
     use += "vectors = states[:, 0]\n" if lead else mean
