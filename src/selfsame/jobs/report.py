@@ -117,9 +117,10 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
     say(f"report: {folder / 'report.html'}")
 
 
-def of_stats(modality: str, stats: dict[str, Any]) -> list[tuple[str, Any]]:
+def of_stats(kind: str, stats: dict[str, Any]) -> list[tuple[str, Any]]:
     """What was measured of the data as a card can show it: of a table its columns kind by kind, then the rest."""
-    record = modalities.load(modality).Stats.model_validate(stats)
+    known = modalities.load(kind)
+    record = known.Stats.model_validate(stats)
     roles = [(role, f"{names} ({why})") for role, names, why in getattr(record, "roles", [])]
     told = {"columns", "left_out"} if roles else set()
     return [*roles, *((key, readable(value)) for key, value in stats.items() if key not in told)]

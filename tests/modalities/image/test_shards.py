@@ -339,7 +339,7 @@ def test_of_very_many_items_only_some_are_looked_at(tmp_path: Path, monkeypatch)
     assert stats.items == 30 - len(broken)
     run = ss.pretrain(tmp_path, out=tmp_path / "run", **QUICK, max_skipped=0.2, seed=1)
     lines = {line["name"]: line["value"] for line in run.plan["lines"]}
-    assert "30 items, 10 looked at" in lines["data"]
+    assert "30 items, image, 10 looked at" in lines["data"]
     assert "07.png" in (run.folder / "skipped.csv").read_text()  # met while it learned, or looked at
     seed = next(seed for seed in range(99) if 7 in source.drawn(seed, 10))
     with pytest.raises(UserError, match=r"1 of 10 items of .* cannot be read \(10.0%; at most 5.0% may be\)"):
