@@ -208,17 +208,17 @@ def one(
     on: torch.device,
 ) -> dict[str, float]:
     """The scores on the test part of one head, trained from one start."""
+    learn, check = divided(examples, use, Adapt.model_fields["val_share"].default, seed)
     fit = Adapt(
         run_folder=job.run_folder, labelled=job.labelled, task=task, size=job.size, seed=seed, workers=job.workers,
-        device=job.device, max_skipped=job.max_skipped, batch_size=job.head_batch,
-        epochs=job.head_samples and job.head_samples / len(use),
+        device=job.device, max_skipped=job.max_skipped, batch_size=job.head_batch and min(job.head_batch, len(learn)),
+        epochs=job.head_samples and job.head_samples / len(learn),
     )  # fmt: skip
     if start == "encoder":
         begin = copy.deepcopy(encoder).to("cpu")
     else:
         begin = redrawn(encoder, modalities.load(str(encoder.spec["modality"])), seed, torch.device("cpu"))
     model = new_model(task, begin, examples, fit)
-    learn, check = divided(examples, use, fit.val_share, seed)
     if way == "frozen" and start == "random":  # never trained, its batch norms have not seen the data yet
         calibrated(begin, plain_views(model, examples, learn[:CALIBRATED]))
     labels = Labels(examples, learn, examples, check)
