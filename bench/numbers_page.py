@@ -1,6 +1,7 @@
 """docs/numbers.md: how good encoders are."""
 
 import kinds_page
+import tasks_page
 from stored import RESULTS, noted, read, spread, table
 
 OPENING = """# Numbers
@@ -10,7 +11,7 @@ settings, seeds and machine. Accuracies are per cent on the test part. This page
 
 
 def page() -> list[str]:
-    return [OPENING, *budgets(), *paths(), *curves(), *evaluations(), *kinds_page.sections()]
+    return [OPENING, *budgets(), *paths(), *curves(), *evaluations(), *kinds_page.sections(), *tasks_page.sections()]
 
 
 def budgets() -> list[str]:

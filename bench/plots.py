@@ -1,4 +1,4 @@
-"""The plots of docs/performance.md from bench/results/*.json: docs/speed-NAME.svg, a plot for each that is there.
+"""The plots of docs/performance.md from bench/results/*.json, docs/speed-NAME.svg, and docs/tasks.svg.
 
     python bench/plots.py                # also: python bench/plots.py --png FOLDER, to look at them
 
@@ -44,7 +44,7 @@ def main() -> None:
     with plt.rc_context(LOOK):
         for name, draw in PLOTS.items():
             figure = draw()
-            path = DOCS / f"speed-{name}.svg"
+            path = DOCS / (f"{name}.svg" if name == "tasks" else f"speed-{name}.svg")
             if figure is None:
                 path.unlink(missing_ok=True)
                 continue
@@ -151,11 +151,47 @@ def scaling() -> Figure | None:
     return figure
 
 
+def tasks() -> Figure | None:
+    """A panel a task: its score from each start over the number of labels, with a bar of one standard deviation."""
+    found = read("tasks")
+    if not found:
+        return None
+    across = 3
+    down = -(-len(found) // across)
+    figure, panels = plt.subplots(down, across, figsize=(WIDTH, 2.3 * down + 0.5), layout="constrained", squeeze=False)
+    for panel in panels.flat[len(found) :]:
+        panel.set_visible(False)
+    for panel, (name, one) in zip(panels.flat, found.items(), strict=False):
+        for (features, protocol), (colour, style, told) in LINES.items():
+            rows = [row for row in one["rows"] if (row["features"], row["protocol"]) == (features, protocol)]
+            x, y, bars = ([row[key] for row in rows] for key in ("items", "mean", "std"))
+            panel.errorbar(
+                x, y, yerr=bars, color=colour, linestyle=style, marker="o", markersize=3, capsize=2, label=told
+            )
+        panel.set_xscale("log")
+        panel.set_xticks([row["items"] for row in one["rows"] if row["features"] == "trivial"])
+        plain(panel.xaxis, "{:,.0f}")
+        panel.set_title(f"{name}: {one['score']}{', lower is better' if one['lower'] else ''}", fontsize=9)
+        panel.grid(axis="y")
+    where = {"loc": "outside lower center", "ncols": 3, "fontsize": 8, "title": "over the number of labelled items"}
+    figure.legend(*panels.flat[0].get_legend_handles_labels(), title_fontsize=8, **where)
+    return figure
+
+
+LINES = {
+    ("encoder", "frozen"): (OURS, "--", "pretrained, frozen"),
+    ("encoder", "finetune"): (OURS, "-", "pretrained, fine-tuned"),
+    ("random", "frozen"): (THEIRS, "--", "random weights, frozen"),
+    ("supervised", "finetune"): (THEIRS, "-", "labels alone"),
+    ("trivial", "-"): (GREY, ":", "without looking"),
+}
+
 PLOTS: dict[str, Callable[[], Figure | None]] = {
     "ratios": ratios,
     "startup": startup,
     "memory": memory,
     "scaling": scaling,
+    "tasks": tasks,
 }
 
 
