@@ -4,7 +4,8 @@ Coordinates are in places of the map: place j covers j to j + 1, so that its mid
 
 Sources: maps as Gaussians and a quarter of a place toward the second neighbour, Xiao et al. 2018 (SimpleBaseline),
 arXiv 1804.06208, section 2 (from Newell et al. 2016, arXiv 1603.06937); the peak of a Gaussian by Taylor's series,
-Zhang et al. 2020 (DARK), arXiv 1910.06278, section 3.1; the expectation over all places, Sun et al. 2018, arXiv 1711.08229.
+Zhang et al. 2020 (DARK), arXiv 1910.06278, section 3.1; the expectation over all places, Sun et al.
+2018, arXiv 1711.08229.
 """
 
 import torch
