@@ -26,7 +26,7 @@ from selfsame.jobs.runs import load
 from selfsame.types import Encoder
 
 FORMAT = 1
-PLACES = 8  # least places of a side of the map that is drawn, where there is such a map
+PLACES = 14  # least places of a side of the map that is drawn, where there is such a map
 TILE, GAP = 96, 4  # pixels
 ACROSS = 8  # items in a row of the sheet
 
