@@ -73,7 +73,7 @@ class Keypoints(PictureTask):
     category: str | None = None
     """the category of a COCO file whose points are meant, where several differ"""
     loss: Literal["cross-entropy", "mse"] = "cross-entropy"
-    """cross-entropy: each point's place among all places of its map; mse: the distance to a map with a Gaussian there"""
+    """cross-entropy: each point's place among all places of its map; mse: distance to a map with a Gaussian there"""
     decode: Literal["dark", "quarter", "mean"] = "dark"
     """between places: dark, the peak of a Gaussian fitted to the map; quarter, a quarter toward the greater neighbour;
     mean, the expectation over the map"""
