@@ -1,11 +1,11 @@
 """Points on maps, their files, pairs and scores, with golden values; the task learns where points of scenes are."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import selfsame as ss
 from selfsame.downstream import heatmaps, pointfiles, saved
@@ -332,7 +332,7 @@ def test_boxes_of_detections_are_looked_into(tmp_path, encoder, labelled):
         {"image_id": 0, "file_name": "00.png", "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.1},
     ]
     (tmp_path / "images").mkdir()
-    Image.open(labelled / "images" / "00.png").save(tmp_path / "images" / "00.png")
+    shutil.copy(labelled / "images" / "00.png", tmp_path / "images" / "00.png")
     (tmp_path / "found.json").write_text(json.dumps(rows))
     opened = task.open(str(tmp_path / "found.json"), None, encoder, examples.facts, labelled=False)
     found = [one for _, one in task.predictions(model, opened, range(len(opened)), torch.device("cpu"))]

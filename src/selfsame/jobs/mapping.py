@@ -59,7 +59,7 @@ def run(job: Maps, module: nn.Module | None = None) -> dict[str, Any]:
                     drawn.append((kept[level_to_draw(facts)][row].astype(np.float32), seen(data, item, view[row])))
                 count += 1
                 name = printable(data.source.name(item))
-                yield name, partial(save, arrays=arrays, kind=job.to, facts=facts)
+                yield name, partial(save, name=name, arrays=arrays, kind=job.to, facts=facts)
         check_share(data, job.max_skipped)
 
     def tell(draft: Path) -> None:
@@ -126,12 +126,14 @@ def in_half(array: Float[np.ndarray, "c *p"], name: str) -> np.ndarray:
     return array.astype(np.float16)
 
 
-def save(draft: Path, arrays: dict[str, np.ndarray], kind: str, facts: list[dict[str, Any]]) -> None:
+def save(draft: Path, name: str, arrays: dict[str, np.ndarray], kind: str, facts: list[dict[str, Any]]) -> None:
     if kind == "npz":
         with draft.open("wb") as file:  # by its name, numpy would add a suffix
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez(file, name=np.array(name), **arrays)  # type: ignore[arg-type]
         return
-    told = {one["name"]: json.dumps({key: one[key] for key in ("channels", "places", "stride")}) for one in facts}
+    told = {"name": name} | {
+        one["name"]: json.dumps({key: one[key] for key in ("channels", "places", "stride")}) for one in facts
+    }
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(draft), metadata=told)
     draft.chmod(0o644)  # safetensors would keep it from other users
 
@@ -145,6 +147,7 @@ def story(job: Maps, encoder: Encoder, facts: list[dict[str, Any]], count: int) 
         "data": job.data,
         "items": count,
         "dtype": "float16" if job.half else "float32",
+        "name": "each file says the name of its item: as the array `name` of .npz, in the metadata of .safetensors",
         "axes": "channels first: [channels, *places]",
         "normalisation": "as the encoder gives them: nothing is divided or subtracted",
         "maps": facts,
