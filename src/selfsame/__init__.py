@@ -21,6 +21,8 @@ _PLACES = {
     "evaluate": "selfsame.jobs.evaluate",
     "adapt": "selfsame.jobs.adapt",
     "predict": "selfsame.jobs.predict",
+    "maps": "selfsame.jobs.maps",
+    "propagate": "selfsame.jobs.propagate",
     "embed": "selfsame.jobs.embed",
     "verify": "selfsame.jobs.verify",
     "outliers": "selfsame.jobs.outliers",

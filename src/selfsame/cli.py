@@ -29,6 +29,8 @@ JOBS = {  # command -> the record that is its definition
     "evaluate": "Evaluate",
     "adapt": "Adapt",
     "predict": "Predict",
+    "maps": "Maps",
+    "propagate": "Propagate",
     "embed": "Embed",
     "verify": "Verify",
     "outliers": "Outliers",
