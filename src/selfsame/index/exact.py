@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BLOCK = 8192  # rows compared at once
-QUERIES = 256  # that are compared with a block at once
+QUERIES = 1024  # that are compared with a block at once
+BLOCK = 65_536  # rows compared at once, at most
+PRODUCTS = 2 << 20  # of a block, at most: 8 MB, which stay near the processor
 FEW = 4  # queries from which on a matrix product is faster than dot products row by row
 GROUP = 16  # rows of which first only the best is looked at
 
@@ -31,25 +32,40 @@ def search(
     with ThreadPoolExecutor(threads) as pool:
         for first in range(0, len(queries), QUERIES):
             asked = np.ascontiguousarray(queries[first : first + QUERIES], dtype=np.float32)
+            size = min(BLOCK, max(2 * GROUP, PRODUCTS // len(asked)))
+            room = np.empty(len(asked) * min(size, total), np.float32)  # once: new pages cost as much as the product
             best, places = torch.zeros(len(asked), 0), torch.zeros(len(asked), 0, dtype=torch.int64)
-            for start in range(0, total, BLOCK):
-                some = slice(start, min(start + BLOCK, total))
+            for start in range(0, total, size):
+                some = slice(start, min(start + size, total))
                 block = np.ascontiguousarray(vectors[some] if rows is None else vectors[rows[some]])
+                products = room[: len(asked) * len(block)].reshape(len(asked), len(block))
                 if len(asked) < FEW:
                     # Of few queries the memory is the limit, and BLAS reads it slower than row by row.
-                    parts = np.array_split(block, threads)
-                    of_block = torch.from_numpy(np.concatenate([*pool.map(partial(dots, asked), parts)], axis=1))
-                else:
-                    of_block = torch.from_numpy(asked) @ torch.from_numpy(block).T
-                values, at = largest(of_block, k)
-                best, order = torch.cat([best, values], dim=1).topk(min(k, start + len(block)), dim=1)
-                places = torch.cat([places, at + start], dim=1).gather(1, order)
+                    parts = zip(np.array_split(block, threads), np.array_split(products, threads, axis=1), strict=True)
+                    list(pool.map(partial(dots, asked), parts))
+                else:  # numpy's own, and not torch's: it was as fast as any on the processors measured
+                    np.matmul(asked, block.T, out=products)
+                best, places = merged(best, places, torch.from_numpy(products), start, k)
             cosines[first : first + QUERIES], found[first : first + QUERIES] = best.clamp(-1, 1), places
     return cosines, found if rows is None else np.asarray(rows)[found]
 
 
-def dots(asked: Float[np.ndarray, "q d"], block: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "q b"]:
-    return np.stack([np.vecdot(block, query) for query in asked])
+def dots(asked: Float[np.ndarray, "q d"], part: tuple[np.ndarray, np.ndarray]) -> None:
+    block, products = part
+    for query, row in zip(asked, products, strict=True):
+        np.vecdot(block, query, out=row)
+
+
+def merged(
+    best: Float[Tensor, "q m"], places: Int[Tensor, "q m"], products: Float[Tensor, "q b"], start: int, k: int
+) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
+    """The k largest of what was found so far (falling) and the products of a block that begins at row `start`."""
+    if best.shape[1] < k:
+        values, at = largest(products, k)
+    else:
+        values, at = above(products, best[:, -1])
+    best, order = torch.cat([best, values], dim=1).topk(min(k, best.shape[1] + values.shape[1]), dim=1)
+    return best, torch.cat([places, at + start], dim=1).gather(1, order)
 
 
 def largest(values: Float[Tensor, "q b"], k: int) -> tuple[Float[Tensor, "q m"], Int[Tensor, "q m"]]:
@@ -61,9 +77,39 @@ def largest(values: Float[Tensor, "q b"], k: int) -> tuple[Float[Tensor, "q m"],
     width = values.shape[1] // GROUP
     if width < 4 * k:
         return values.topk(min(k, values.shape[1]), dim=1, sorted=False)
-    whole = width * GROUP
-    groups = values[:, :whole].unflatten(1, (GROUP, width)).amax(1).topk(k, dim=1, sorted=False)[1]
+    groups = maxima(values, width).topk(k, dim=1, sorted=False)[1]
     places = (groups[:, None] + width * torch.arange(GROUP)[:, None]).flatten(1)
-    rest = torch.arange(whole, values.shape[1]).expand(len(values), -1)
+    rest = torch.arange(width * GROUP, values.shape[1]).expand(len(values), -1)
     places = torch.cat([places, rest], dim=1)
     return values.gather(1, places), places
+
+
+def maxima(values: Float[Tensor, "q b"], width: int) -> Float[Tensor, "q w"]:
+    """Of GROUP values each, `width` apart; what is left at the end is in none."""
+    return values[:, : width * GROUP].unflatten(1, (GROUP, width)).amax(1)
+
+
+def above(values: Float[Tensor, "q b"], floor: Float[Tensor, "q"]) -> tuple[Float[Tensor, "q m"], Int[Tensor, "q m"]]:
+    """The values of each row that are larger than its floor, and their places; filled up with minus infinity.
+
+    Soon there are few: only groups whose maximum is larger are looked into.
+    """
+    width = values.shape[1] // GROUP
+    row, group = (maxima(values, width) > floor[:, None]).nonzero(as_tuple=True)
+    columns = (group[:, None] + width * torch.arange(GROUP)).flatten()
+    row = row.repeat_interleave(GROUP)
+    if rest := values.shape[1] - width * GROUP:
+        row = torch.cat([row, torch.arange(len(values)).repeat_interleave(rest)])
+        columns = torch.cat([columns, torch.arange(width * GROUP, values.shape[1]).repeat(len(values))])
+    found = values[row, columns]
+    keep = found > floor[row]
+    row, columns, found = row[keep], columns[keep], found[keep]
+    order = row.argsort(stable=True)
+    row, columns, found = row[order], columns[order], found[order]
+    counts = row.bincount(minlength=len(values))
+    place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+    most = int(counts.max()) if len(row) else 0
+    kept = torch.full((len(values), most), -torch.inf)
+    at = torch.zeros(len(values), most, dtype=torch.int64)
+    kept[row, place], at[row, place] = found, columns
+    return kept, at
