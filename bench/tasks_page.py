@@ -13,7 +13,7 @@ def sections() -> list[str]:
     lines = [
         "\n## Tasks, from each start\n",
         "`selfsame evaluate RUN LABELLED --task NAME`: the same items, seeds and number of samples for each head; mean",
-        "and standard deviation of three seeds on a test part that chose nothing. The encoders are small, and trained for",
+        "and standard deviation of three seeds on a test part that chose nothing. The encoders are small, trained for",
         "minutes without labels: these are no figures of what can be reached. *Labels alone*: the same network trained",
         "from random weights. In bold: better than its baseline by more than two standard errors.",
         "[The same as a picture](tasks.svg).\n",
