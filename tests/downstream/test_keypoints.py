@@ -67,7 +67,7 @@ def test_a_head_learns_what_is_labelled_and_seen_alone(encoder):
         perfect = perfect if kind == "mse" else perfect.clamp_min(1e-9).log()
         (xy, scores, size), *_ = head.decoded(perfect)
         assert size == 32 and np.abs(xy - points[0, :, :2].numpy()).max() < 1.2 and scores.min() > 0.8
-        assert np.abs(xy[1] - [20, 9]).max() < 0.01
+        assert np.abs(xy[1] - [20, 9]).max() < 0.05
 
 
 # Pairs ---------------------------------------------------------------------------------------------------------------
