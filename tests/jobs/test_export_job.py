@@ -88,15 +88,17 @@ def test_a_network_given_in_python_is_exported_with_it(pictures, tmp_path):
     assert result["out"] == str(tmp_path / "net.pt2") == result["files"][0]
 
 
-def test_options_name_the_file_and_are_passed_on(finished, capfd):
-    command = ["export", str(finished), "--to", "torch", "--maps", "--preprocessing", "hwc", "--json"]
+def test_options_name_the_file_and_are_passed_on(resnet, capfd):
+    command = ["export", str(resnet), "--to", "torch", "--maps", "--preprocessing", "hwc", "--json"]
     assert main(command) == 0
     result = json.loads(capfd.readouterr().out)
-    assert result["out"] == str(finished / "export" / "torch-maps-preprocessing.pt2")
+    assert result["out"] == str(resnet / "export" / "torch-maps-preprocessing.pt2")
     pictures = torch.randint(0, 256, (2, 20, 30, 3), dtype=torch.uint8)
     with torch.no_grad():
         vector, *maps = torch.export.load(result["out"]).module()(pictures)
-    assert vector.shape == (2, 8) and [one.shape[1] for one in maps] == [one["channels"] for one in result["maps"]]
+    assert vector.shape == (2, result["dim"]) and [one.shape[1] for one in maps] == [
+        one["channels"] for one in result["maps"]
+    ]
 
 
 def test_a_folder_is_the_result_of_a_folder_and_what_is_not_compared_is_said(pictures, tmp_path, capsys):

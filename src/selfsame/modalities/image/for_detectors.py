@@ -130,7 +130,8 @@ def mmdetection(encoder: ImageEncoder, fed: Fed, folder: Path, wanted: Wanted) -
         **({"bgr_to_rgb": True} if encoder.spec["channels"] == 3 else {}),
     }
     lines = [
-        f"# {encoder.spec['name']} as selfsame trained it: to stand over a configuration of {library} (_base_).",
+        f"# {encoder.spec['name']} as selfsame trained it. Name a configuration of {library} here to lay this over it:",
+        "# _base_ = ...",
         "# backbone.pth is made of backbone.safetensors by the snippet in selfsame.json.",
         "model = dict(",
         f"    data_preprocessor=dict({keywords(preprocessor)}),",
