@@ -140,6 +140,19 @@ def test_a_damaged_item_is_left_out_and_listed(adapted, labelled, tmp_path):
     assert len(found) == len(ss.predict(adapted, str(labelled[1]), workers=0)) - 1
 
 
+def test_predictions_that_are_refused_take_the_place_of_nothing(adapted, labelled, tmp_path):
+    name, _, _ = labelled
+    path, _ = made(name).labelled(tmp_path / "items")
+    out = tmp_path / f"out{saved.load(adapted.folder).task.suffixes()[0]}"
+    files = ss.predict(adapted, path, out, workers=0)["files"]
+    before = [Path(file).read_bytes() for file in files]
+    for file in pictures_of(path)[::2]:
+        file.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="cannot be read"):
+        ss.predict(adapted, path, out, workers=0)
+    assert [Path(file).read_bytes() for file in files] == before
+
+
 def test_training_goes_on_past_a_damaged_item_and_lists_it(labelled, encoders, tmp_path):
     name, _, _ = labelled
     path, labels = made(name).labelled(tmp_path / "items")

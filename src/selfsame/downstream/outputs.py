@@ -7,18 +7,22 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageDraw, ImageFont
 
-from selfsame.engine.state import writing
+from selfsame.engine.state import write_text, writing
+from selfsame.errors import UserError
 
 Write = Callable[[Path], None]
+WRITTEN = ".written"  # in a folder of predictions: the names of the files that were written there, a line each
 CAPTION, GAP = 16, 4  # pixels
 
 
 def into_folder(named: Iterable[tuple[str, Write]], suffix: str, out: Path, more: dict[str, Write]) -> list[Path]:
     """Write a file for each name below `out`, and those of `more` beside, and return all: none is there before all are.
 
-    A name keeps its folders; its suffix is replaced unless two names would then be one. What else is in `out` stays.
-    Raises UserError where it cannot be written.
+    A name keeps its folders; its suffix is replaced unless two names would then be one. `out` is a new folder, an empty
+    one, or one that was written so before; files that were not are never replaced. Raises UserError, before the first
+    name is asked for, where it holds other things, and where it cannot be written.
     """
+    mine = own_files(out)
     draft = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     places: list[PurePosixPath] = []
     used: set[PurePosixPath] = set()
@@ -37,12 +41,30 @@ def into_folder(named: Iterable[tuple[str, Write]], suffix: str, out: Path, more
                 places.append(PurePosixPath(name))
                 draft.mkdir(parents=True, exist_ok=True)
                 write(draft / name)
+            if foreign := [place for place in places if (out / place).exists() and str(place) not in mine]:
+                raise UserError(f"{out} holds {foreign[0]}, which was not written here before. Choose another --out.")
+            out.mkdir(parents=True, exist_ok=True)
+            write_text(out / WRITTEN, "".join(f"{place}\n" for place in sorted(mine | {str(p) for p in places})))
             for place in places:
                 (out / place).parent.mkdir(parents=True, exist_ok=True)
                 (draft / place).replace(out / place)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return [out / place for place in places]
+
+
+def own_files(out: Path) -> set[str]:
+    """The names of files that `into_folder` wrote in a folder. Raises UserError for one with other things in it."""
+    if not out.is_dir():
+        return set()
+    if (out / WRITTEN).is_file():
+        return set((out / WRITTEN).read_text(encoding="utf-8").splitlines())
+    if inside := sorted(path.name for path in out.iterdir()):
+        raise UserError(
+            f"--out {out} holds other things already ({', '.join(inside[:3])}{', ...' if len(inside) > 3 else ''}), "
+            "which must not be replaced. Choose a new folder."
+        )
+    return set()
 
 
 def beside(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:

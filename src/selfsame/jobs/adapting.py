@@ -62,6 +62,8 @@ class Adapting:
 
     def run(self) -> Run:
         job = self.job
+        if self.folder.resolve() == job.run_folder.resolve():
+            raise UserError(f"--out {self.folder} is the run whose encoder is used. Choose another --out.")
         was = earlier(job, self.folder, FREE_TO_CHANGE)
         with dist.group(self.on):
             encoder = load(job.run_folder, self.module)
@@ -149,7 +151,14 @@ class Adapting:
             "seed": self.job.seed,
         }
         write_text(self.folder / RESULT, json.dumps(result, indent=1) + "\n")
-        say(f"{result['verdict']}, after step {result['best_step']:,} of {loop.steps:,}", "green")
+        if result["best_step"]:
+            say(f"{result['verdict']}, after step {result['best_step']:,} of {loop.steps:,}", "green")
+        else:
+            say(
+                f"{result['verdict']}, before the first step: nothing that was learned is better, so the weights are "
+                "those it began with. Give more --epochs, or more labels.",
+                "yellow",
+            )
         self.report(best, labels)
         say(f"encoder, head, report.html and README.md are in {self.folder}")
 

@@ -24,9 +24,13 @@ def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
         raise UserError(
             f"--out {job.out}: predictions of --task {type(model.task).name} are written to {shown}. Give that."
         )
-    named = ((printable(examples.name(i)), found) for i, found in predicted(job, model, examples))
-    files = model.task.write(named, model.facts, job.out)
-    check(job, examples)
+
+    def named() -> Iterator[tuple[str, Any]]:
+        for i, found in predicted(job, model, examples):
+            yield printable(examples.name(i)), found
+        check(job, examples)  # before anything takes the place of what is there
+
+    files = model.task.write(named(), model.facts, job.out)
     skipped = {printable(examples.name(i)): why for i, why in examples.skipped.items()}
     if skipped:
         say(f"{len(skipped)} unreadable item{'s' if len(skipped) > 1 else ''} left out: {next(iter(skipped))}, ...")
