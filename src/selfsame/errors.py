@@ -23,12 +23,13 @@ class TrainingStopped(UserError):
 def unknown(kind: str, given: str, known: Iterable[str], advice: str = "") -> UserError:
     """Build the error for a name that is not among `known`, with the nearest name as a hint.
 
-    Where there are more than forty, they are counted, not listed.
+    Where there are more than forty, or their names are long, they are counted, not listed.
     """
     known = sorted(known)
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-    shown = f"Known: {', '.join(known)}." if len(known) <= 40 else f"{len(known):,} are known."
+    listed = ", ".join(known)
+    shown = f"Known: {listed}." if len(known) <= 40 and len(listed) <= 800 else f"{len(known):,} are known."
     return UserError(f"unknown {kind} {given!r}.{hint} {shown}{' ' + advice if advice else ''}")
 
 
