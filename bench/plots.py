@@ -169,7 +169,7 @@ def tasks() -> Figure | None:
                 x, y, yerr=bars, color=colour, linestyle=style, marker="o", markersize=3, capsize=2, label=told
             )
         panel.set_xscale("log")
-        panel.set_xticks([row["items"] for row in one["rows"] if row["features"] == "trivial"])
+        panel.set_xticks(sorted({row["items"] for row in one["rows"]}))
         plain(panel.xaxis, "{:,.0f}")
         panel.set_title(f"{name}: {one['score']}{', lower is better' if one['lower'] else ''}", fontsize=9)
         panel.grid(axis="y")

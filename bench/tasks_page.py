@@ -31,12 +31,17 @@ def sections() -> list[str]:
             count = of[STARTS[0]]["items"]
             rows.append([
                 f"{name}: {one['score']}{' (lower is better)' if one['lower'] else ''}", f"{labels} ({count:,})",
-                *cells, told(of["trivial", "-"], scale),
+                *cells, told(of["trivial", "-"], scale) if ("trivial", "-") in of else "–",
             ])  # fmt: skip
-    about = [f"- {name}: {one['about']} Trained without labels for {one['pretraining']['seconds']} s of a shared core "
+    about = [f"- {name}: {one['about']} Trained without labels {lasted(one)}"
              f"({one['pretraining']['verdict']}); {one['train']:,} train, {one['test']:,} test. `{one['command']}` on "
              f"{one['machine']}." for name, one in found.items()]  # fmt: skip
     return [*lines, *table(["task", "labels", *HEAD], rows), "", *about]
+
+
+def lasted(one: dict) -> str:
+    seconds = one["pretraining"]["seconds"]
+    return f"for {seconds} s of a shared core " if seconds else ""
 
 
 def told(row: dict, scale: float) -> str:
