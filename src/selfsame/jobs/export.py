@@ -47,7 +47,7 @@ class Export(Record):
         else:
             found = f"outputs agree to {result['difference']:.1e}"
             if "cosine" in result:
-                found += f", with a cosine of {result['cosine']:.6f} or more"
+                found += f", vectors to a cosine of {result['cosine']:.6f}"
         say(f"wrote {', '.join(result['files'])}; {found}. Load it with:")
         say(result["snippet"], "bold")
         return {"out": result["files"][0] if Path(result["files"][0]).parent == out.parent else str(out), **result}

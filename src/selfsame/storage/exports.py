@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -124,31 +125,35 @@ class Exporter:
             raise unknown("export", to, writers, advice)
         self._check(encoder, to, wanted)
         out = placed(Path(out), to)
-        beside = out.with_suffix(".json") if SUFFIX[to] else out / FACTS
         out.parent.mkdir(parents=True, exist_ok=True)
         encoder = copy.deepcopy(encoder).cpu().float().eval()
-        new = out.with_name(f"{out.stem}.new{out.suffix}")
-        tidy(new)
+        new = out.with_name(f".{out.stem}.{os.getpid()}.new{out.suffix}")
         try:
             if not SUFFIX[to]:
                 new.mkdir()
             with _quiet(), torch.random.fork_rng(devices=[]):  # rebuilding networks draws weights
                 facts = writers[to](encoder, to, new, wanted)
             self._judge(facts, to, wanted)
+            facts = {
+                key: value.replace(str(new), str(out)) if isinstance(value, str) else value
+                for key, value in facts.items()
+            }
+            described = {"to": to, "name": encoder.spec["name"], **facts, **self.facts(encoder), "dim": encoder.dim}
+            if str(wanted):
+                described["options"] = str(wanted)
+            told = json.dumps(described, indent=2) + "\n"
+            if not SUFFIX[to]:
+                (new / FACTS).write_text(told, encoding="utf-8")
             if out.is_dir():
                 shutil.rmtree(out)  # an earlier export
             new.replace(out)
         finally:
             tidy(new)
-        facts = {
-            key: value.replace(str(new), str(out)) if isinstance(value, str) else value for key, value in facts.items()
-        }
-        described = {"to": to, "name": encoder.spec["name"], **facts, **self.facts(encoder), "dim": encoder.dim}
-        if str(wanted):
-            described["options"] = str(wanted)
-        beside.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        files = [out] if SUFFIX[to] else sorted(file for file in out.iterdir() if file != beside)
-        return {**described, "files": [str(file) for file in (*files, beside)]}
+        if not SUFFIX[to]:
+            return {**described, "files": sorted(str(file) for file in out.iterdir())}
+        beside = out.with_suffix(".json")
+        beside.write_text(told, encoding="utf-8")
+        return {**described, "files": [str(out), str(beside)]}
 
     def _check(self, encoder: Encoder, to: str, wanted: Wanted) -> None:
         """Refuse options that this target, modality or encoder cannot have."""
@@ -345,7 +350,7 @@ def compared(reference: nn.Module, fed: Fed, load: str, use: str, wanted: Wanted
     if wanted.half:
         facts["cosine"] = cosine
     if wanted.maps:
-        facts["maps"] = [told(one, None if wanted.preprocessing else fed) for one in reference(fed.example(1))[1:]]
+        facts["maps"] = [of_map(one, None if wanted.preprocessing else fed) for one in reference(fed.example(1))[1:]]
     if wanted.any_size:
         facts["axes"] = {
             axis.name: {"least": shortest(fed, number, wanted), "multiple_of": axis.multiple, "most": axis.most}
@@ -359,7 +364,7 @@ def apart(one: Tensor, other: Tensor) -> float:
     return float((one.float() - other).abs().max() / other.abs().max().clamp_min(1e-12))
 
 
-def told(features: Float[Tensor, "b c ..."], fed: Fed | None) -> dict[str, Any]:
+def of_map(features: Float[Tensor, "b c ..."], fed: Fed | None) -> dict[str, Any]:
     """Channels and places of a map, and where the input has one size, of how many steps of it one place is."""
     places = list(features.shape[2:])
     facts: dict[str, Any] = {"channels": features.shape[1], "places": places}
@@ -382,6 +387,8 @@ def placed(out: Path, to: str) -> Path:
     """Where the export goes, its suffix put behind. Raises UserError where something else is in the way."""
     suffix = SUFFIX[to]
     if not suffix:
+        if not out.name:
+            raise UserError(f"--to {to} writes a folder of its own. Name it, as in {out / to}.")
         if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _ours(out / FACTS))):
             raise UserError(
                 f"{out} is there already and is no earlier export. --to {to} writes a folder: name another."

@@ -194,6 +194,8 @@ def test_a_folder_of_somebody_else_is_left_alone_and_an_earlier_export_is_not(tm
     with pytest.raises(UserError, match="is there already and is no earlier export"):
         export(encoder, "transformers", tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["config.json"]
+    with pytest.raises(UserError, match="writes a folder of its own"):
+        export(encoder, "transformers", ".")
     export(encoder, "transformers", tmp_path / "hub")
     before = load_file(tmp_path / "hub" / "model.safetensors")
     export(moved(encoder), "transformers", tmp_path / "hub")
