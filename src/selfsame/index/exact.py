@@ -10,7 +10,7 @@ from torch import Tensor
 
 QUERIES = 1024  # that are compared with a block at once
 BLOCK = 65_536  # rows compared at once, at most
-PRODUCTS = 2 << 20  # of a block, at most: 8 MB, which stay near the processor
+PRODUCTS = 4 << 20  # of a block, at most: 16 MB, which stay near the processor
 FEW = 4  # queries from which on a matrix product is faster than dot products row by row
 GROUP = 16  # rows of which first only the best is looked at
 
@@ -32,7 +32,7 @@ def search(
     with ThreadPoolExecutor(threads) as pool:
         for first in range(0, len(queries), QUERIES):
             asked = np.ascontiguousarray(queries[first : first + QUERIES], dtype=np.float32)
-            size = min(BLOCK, max(2 * GROUP, PRODUCTS // len(asked)))
+            size = min(BLOCK, max(1, PRODUCTS // len(asked) // GROUP) * GROUP)
             room = np.empty(len(asked) * min(size, total), np.float32)  # once: new pages cost as much as the product
             best, places = torch.zeros(len(asked), 0), torch.zeros(len(asked), 0, dtype=torch.int64)
             for start in range(0, total, size):
@@ -59,13 +59,18 @@ def dots(asked: Float[np.ndarray, "q d"], part: tuple[np.ndarray, np.ndarray]) -
 def merged(
     best: Float[Tensor, "q m"], places: Int[Tensor, "q m"], products: Float[Tensor, "q b"], start: int, k: int
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-    """The k largest of what was found so far (falling) and the products of a block that begins at row `start`."""
+    """The k largest of what was found so far (falling) and the products of a block that begins at row `start`.
+
+    What was found so far is written over.
+    """
     if best.shape[1] < k:
         values, at = largest(products, k)
-    else:
-        values, at = above(products, best[:, -1])
-    best, order = torch.cat([best, values], dim=1).topk(min(k, best.shape[1] + values.shape[1]), dim=1)
-    return best, torch.cat([places, at + start], dim=1).gather(1, order)
+        best, order = torch.cat([best, values], dim=1).topk(min(k, best.shape[1] + values.shape[1]), dim=1)
+        return best, torch.cat([places, at + start], dim=1).gather(1, order)
+    rows, values, at = above(products, best[:, -1])
+    best[rows], order = torch.cat([best[rows], values], dim=1).topk(k, dim=1)
+    places[rows] = torch.cat([places[rows], at + start], dim=1).gather(1, order)
+    return best, places
 
 
 def largest(values: Float[Tensor, "q b"], k: int) -> tuple[Float[Tensor, "q m"], Int[Tensor, "q m"]]:
@@ -89,8 +94,10 @@ def maxima(values: Float[Tensor, "q b"], width: int) -> Float[Tensor, "q w"]:
     return values[:, : width * GROUP].unflatten(1, (GROUP, width)).amax(1)
 
 
-def above(values: Float[Tensor, "q b"], floor: Float[Tensor, "q"]) -> tuple[Float[Tensor, "q m"], Int[Tensor, "q m"]]:
-    """The values of each row that are larger than its floor, and their places; filled up with minus infinity.
+def above(
+    values: Float[Tensor, "q b"], floor: Float[Tensor, "q"]
+) -> tuple[Int[Tensor, "h"], Float[Tensor, "h m"], Int[Tensor, "h m"]]:
+    """(rows with values larger than their floor, these, their places); filled up with minus infinity.
 
     Soon there are few: only groups whose maximum is larger are looked into.
     """
@@ -101,15 +108,14 @@ def above(values: Float[Tensor, "q b"], floor: Float[Tensor, "q"]) -> tuple[Floa
     if rest := values.shape[1] - width * GROUP:
         row = torch.cat([row, torch.arange(len(values)).repeat_interleave(rest)])
         columns = torch.cat([columns, torch.arange(width * GROUP, values.shape[1]).repeat(len(values))])
+        row, order = row.sort(stable=True)
+        columns = columns[order]
     found = values[row, columns]
     keep = found > floor[row]
-    row, columns, found = row[keep], columns[keep], found[keep]
-    order = row.argsort(stable=True)
-    row, columns, found = row[order], columns[order], found[order]
-    counts = row.bincount(minlength=len(values))
-    place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
-    most = int(counts.max()) if len(row) else 0
-    kept = torch.full((len(values), most), -torch.inf)
-    at = torch.zeros(len(values), most, dtype=torch.int64)
-    kept[row, place], at[row, place] = found, columns
-    return kept, at
+    rows, of, counts = row[keep].unique_consecutive(return_inverse=True, return_counts=True)
+    place = torch.arange(len(of)) - (counts.cumsum(0) - counts)[of]
+    most = int(counts.max()) if len(rows) else 0
+    kept = torch.full((len(rows), most), -torch.inf)
+    at = torch.zeros(len(rows), most, dtype=torch.int64)
+    kept[of, place], at[of, place] = found[keep], columns[keep]
+    return rows, kept, at

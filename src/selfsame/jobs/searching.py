@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from selfsame import modalities
 from selfsame.engine import dist
@@ -143,9 +144,9 @@ def made_by(index: Index, given: Path | None, encoder: Encoder | None, module: A
 def shown(job: Search, index: Index, queries: Queries, found: Found) -> dict[str, Any]:
     """What was found, for --json; shown as a table."""
     result = []
-    tables = []
+    tables: list[Table | Text] = []
     for q, query in enumerate(queries.names):
-        table = Table(title=printable(query), title_justify="left", show_edge=False, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         table.add_column("", justify="right")
         table.add_column("cosine", justify="right")
         table.add_column("name", overflow="fold")
@@ -161,7 +162,7 @@ def shown(job: Search, index: Index, queries: Queries, found: Found) -> dict[str
                 cells.append("" if label == NO_LABEL else label)
             rows.append(row)
             table.add_row(*cells)
-        tables.append(table)
+        tables += [Text(printable(query), style="bold"), table]
         result.append({"query": printable(query), "found": rows})
     if dist.first():
         Console(stderr=True, highlight=False, markup=False).print(Group(*tables))
