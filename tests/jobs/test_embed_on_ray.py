@@ -54,7 +54,7 @@ def test_what_ray_writes_is_what_one_process_writes(finished, pictures, tmp_path
     paths = [str(Path(ss.__file__).parents[1]), str(ROOT)]
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", JOBS, str(finished), str(data), str(tmp_path / "ray")]
-    ended = subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    ended = subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert ended.returncode == 0, ended.stderr[-3000:]
     told = json.loads(ended.stdout.splitlines()[-1])
     for suffix in SUFFIXES:

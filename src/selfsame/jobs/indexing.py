@@ -131,7 +131,13 @@ def named(index: Index, items: str) -> list[str]:
     if index.known([items]):
         return [items]
     if Path(items).expanduser().is_file():
-        lines = Path(items).expanduser().read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        held = Path(items).expanduser().read_bytes()
+        if b"\0" in held:
+            raise UserError(
+                f"{items} is no list of names but a file of other things. Give the name of the item as the index has it "
+                f"(`selfsame search` shows names), a pattern as '*{Path(items).name}', or a text file of names."
+            )
+        lines = held.decode("utf-8", "surrogateescape").splitlines()
         return [line for line in lines if line]
     if any(sign in items for sign in "*?["):
         found = [name for name in index.names if fnmatch.fnmatchcase(name, items)]

@@ -245,7 +245,8 @@ def first_mask(job: Propagate, film: Film) -> tuple[Mask, list[int], list[int]]:
     mask = stored.values.astype(np.uint8)
     values = [value for value in np.unique(mask).tolist() if value not in (0, VOID)]
     if not values:
-        raise UserError(f"--mask {job.mask}: no object in it: all pixels are 0{' or 255' if mask.any() else ''}.")
+        held = " or 255, which is not counted" if mask.any() else ""
+        raise UserError(f"--mask {job.mask}: no object in it: all pixels are 0{held}. Save objects as 1, 2, ....")
     mask[mask == VOID] = 0
     palette = [part for colour in stored.palette for part in colour] if stored.palette else davis_palette()
     return mask, palette, values
