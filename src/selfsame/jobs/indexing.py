@@ -134,7 +134,7 @@ def named(index: Index, items: str) -> list[str]:
         held = Path(items).expanduser().read_bytes()
         if b"\0" in held:
             raise UserError(
-                f"{items} is no list of names but a file of other things. Give the name of the item as the index has it "
+                f"{items} is no list of names, but a file of other things. Give the name that the item has there "
                 f"(`selfsame search` shows names), a pattern as '*{Path(items).name}', or a text file of names."
             )
         lines = held.decode("utf-8", "surrogateescape").splitlines()
