@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import selfsame as ss
 from selfsame import methods, modalities
@@ -259,6 +260,19 @@ def test_one_command_does_it_all(room, tmp_path, capsys):
     assert main(["export", str(out), "torch"]) == 0
     assert main(["profile", data, *small, *left, "--steps", "1", "--cache", "0"]) == 0
     capsys.readouterr()
+
+
+def test_items_are_found_in_an_index_by_name_and_by_file_and_drawn(room, tmp_path):
+    room.modality.save_encoder(room.encoder(room.made.TINY), tmp_path / "run")
+    index = ss.index(tmp_path / "run", room.path, tmp_path / "idx", workers=0)
+    assert list(index.names) == [room.source.name(i) for i in range(ITEMS)]
+    name = index.names[3]
+    by_name = ss.search(index, name, 5)
+    assert name not in by_name.names[0] and (np.diff(by_name.cosines) <= 0).all()
+    by_file = ss.search(index, room.path, 6, picture=tmp_path / "found.png")  # each item of the data is a query
+    assert len(by_file) == ITEMS and [n for n in by_file.names[3] if n != name][:4] == by_name.names[0][:4]
+    with Image.open(tmp_path / "found.png") as page:
+        assert page.height > ITEMS * 128 and len(page.convert("RGB").resize((64, 64)).getcolors(4096)) > 20
 
 
 def test_a_wrong_name_on_the_line_is_answered_with_the_right_ones(room, capsys, tmp_path):
