@@ -155,7 +155,7 @@ def test_items_are_removed_by_name_pattern_and_list(index, tmp_path, capsys):
     assert "unknown item 'disc/00.png'" in error_of(capsys, "remove", index, "disc/00.png")
     assert "is called like 'x*'" in error_of(capsys, "remove", index, "x*")
     Image.new("L", (8, 8)).save(tmp_path / "photo.png")
-    with pytest.raises(UserError, match=r"photo.png is no list of names .* a pattern as '\*photo.png'"):
+    with pytest.raises(UserError, match=r"photo.png is no list of names, .* a pattern as '\*photo.png'"):
         ss.remove(index, tmp_path / "photo.png")
     (tmp_path / "gone.txt").write_text("across/02.png\nnever.png\n")
     assert "Nothing was removed" in error_of(capsys, "remove", index, tmp_path / "gone.txt")
