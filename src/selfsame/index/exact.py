@@ -10,7 +10,7 @@ from torch import Tensor
 
 QUERIES = 1024  # that are compared with a block at once
 BLOCK = 65_536  # rows compared at once, at most
-PRODUCTS = 4 << 20  # of a block, at most: 16 MB, which stay near the processor
+PRODUCTS = 16 << 20  # of a block, at most: 64 MB
 FEW = 4  # queries from which on a matrix product is faster than dot products row by row
 GROUP = 16  # rows of which first only the best is looked at
 
