@@ -16,8 +16,7 @@ class Export(Record):
     run_folder: Path
     """folder of a run"""
     to: Literal["timm", "torchvision", "transformers", "ultralytics", "mmdetection", "onnx", "torch"]
-    """timm, torchvision: a weight file; transformers: a folder for AutoModel; ultralytics, mmdetection: a folder with
-    the backbone; onnx, torch: the whole encoder with its normalisation"""
+    """timm, torchvision: weights; transformers, ultralytics, mmdetection: a folder; onnx, torch: the whole encoder"""
     out: Path | None = None
     """file or folder to write [in the run folder]"""
     maps: bool = False
