@@ -174,7 +174,11 @@ def measured(name: str, seeds: int) -> dict[str, Any]:
         return {
             "about": SETS[name].__doc__,
             "command": shlex.join(["python", "bench/tasks.py", name, "--seeds", str(seeds)]),
-            "pretraining": {"verdict": run.verdict, "seconds": round(spent), "job": run.job},
+            "pretraining": {
+                "verdict": run.verdict,
+                "seconds": round(spent),
+                "job": json.loads(json.dumps(run.job).replace(folder, ".")),
+            },
             "settings": {key: str(value).replace(folder, "") for key, value in settings.items()},
             **{key: result[key] for key in ("task", "score", "lower", "train", "test", "machine", "rows", "verdicts")},
         }

@@ -85,6 +85,27 @@ def test_a_task_run_is_scored_beside_what_one_would_say_without_looking(adapted,
     assert json.loads((adapted.folder / "evaluation.json").read_text())["rows"] == rows
 
 
+def test_scores_on_the_items_learned_from_are_said_to_be_too_good(adapted, labelled):
+    _, path, labels = labelled
+    ss.evaluate(adapted, path, labels=labels, workers=0)
+    assert json.loads((adapted.folder / "evaluation.json").read_text())["seen"]
+    assert "from which the head was learned: too good" in (adapted.folder / "README.md").read_text()
+
+
+def test_an_encoder_is_set_beside_its_baselines(encoders, tmp_path):
+    path, _ = made("classification").labelled(tmp_path / "items", 24)
+    again = {"task": "classification", "budgets": "2/class,all", "seeds": 2, "head_samples": 12, "head_batch": 4}
+    rows = ss.evaluate(encoders / "residual", path, workers=0, device="cpu", **again)
+    starts = [("encoder", "frozen"), ("random", "frozen"), ("encoder", "finetune"), ("supervised", "finetune")]
+    assert [(row["features"], row["protocol"]) for row in rows] == [*starts, ("trivial", "-")] * 2
+    assert [row["items"] for row in rows] == [8] * 5 + [20] * 5
+    assert all(row["seeds"] == 2 and row["mean"] == row["all"]["balanced accuracy"] for row in rows)
+    place = encoders / "residual" / "tasks" / "classification"
+    told = json.loads((place / "evaluation.json").read_text())["verdicts"]
+    assert len(told) == 8 and "labels alone" in (place / "report.html").read_text()
+    assert ss.evaluate(encoders / "residual", path, workers=0, device="cpu", **again) == rows
+
+
 @pytest.mark.parametrize("kind", NETS)
 def test_a_frozen_encoder_stays_as_it_is_and_another_learns(labelled, encoders, tmp_path, kind):
     name, path, labels = labelled

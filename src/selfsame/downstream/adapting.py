@@ -5,7 +5,6 @@ Sources: layer-wise decay of the learning rate, Bao et al. 2021 (BEiT), arXiv 21
 them.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,11 +225,6 @@ class Validation:
 def drawn(patient: Any, items: Sequence[int], draws: Draws, size: int) -> list[Tensor]:
     """The worker half of a training step: another item stands in for one that cannot be read, with its own label."""
     return patient.sample(items, size, draws, True, patient.attempt)
-
-
-def copied(model: Model) -> Model:
-    """A copy whose weights are its own; task and facts are shared."""
-    return Model(copy.deepcopy(model.encoder), copy.deepcopy(model.head), model.task, model.facts, model.size)
 
 
 def numbers(items: Sequence[int]) -> np.ndarray:

@@ -42,6 +42,9 @@ def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any
     examples = model.task.open(job.test or test or train, labels_of(job, test), model.encoder, model.facts)
     items = list(range(len(examples)))
     say(f"{len(items):,} labelled items: {model.facts.summary}")
+    seen = learned_from(job, job.test or test or train)
+    if seen:
+        say("caution: the head was learned from these items, so its scores are too good", "yellow")
     scores = model.task.scores(model.facts)
     guess, guessed = guesser(job, model, test), model.task.scores(model.facts)
     for i, prediction in model.task.predictions(model, examples, items, on, workers_of(job, examples)):
@@ -61,6 +64,7 @@ def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any
         "task": type(model.task).name,
         "labelled": job.labelled,
         "test": len(items) - len(examples.skipped),
+        "seen": seen,
         "score": chosen,
         "scores": found,
         "machine": dist.machine(on),
@@ -71,6 +75,12 @@ def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any
     write_pictures(job.run_folder, model, examples, items, on)
     refresh(job.run_folder, result)
     return result
+
+
+def learned_from(job: Evaluate, path: str) -> bool:
+    """Whether the head was trained with the items at this path."""
+    given = json.loads((job.run_folder / "job.json").read_text(encoding="utf-8"))
+    return Path(parts_of(given["labelled"])[0]).expanduser().resolve() == Path(path).expanduser().resolve()
 
 
 def guesser(job: Evaluate, model: Model, test: str | None) -> Callable[[Examples, int], Any] | None:

@@ -48,7 +48,7 @@ def write_pictures(folder: Path, model: Model, examples: Examples, items: list[i
         wide = isinstance(drawn, Image.Image) and drawn.width > 1.5 * drawn.height  # panels in a row
         kind = ' class="wide"' if wide else ""
         tiles.append(f'<figure{kind} title="{name}">{shown}<figcaption>{said or name}</figcaption></figure>')
-    lead = '<p class="lead">Predictions for items that were not learned from, drawn by chance.</p>'
+    lead = '<p class="lead">Predictions for some of the items that were measured last, drawn by chance.</p>'
     write_text(folder / "report" / PICTURES, f'{lead}<div class="predictions">{"".join(tiles)}</div>' if tiles else "")
 
 
@@ -76,7 +76,8 @@ def refresh(folder: Path, evaluation: dict[str, Any] | None = None) -> None:
     ]
     found = evaluation or {}
     measured = (
-        f"{found['labelled']}: {found['test']:,} items that were not learned from."
+        f"{found['labelled']}: {found['test']:,} items"
+        + (", from which the head was learned: too good." if found.get("seen") else " that are not those learned from.")
         if found
         else "Of the items that chose the weights, so a little too good."
     )
