@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--training", type=json.loads, default={}, help='more of pretrain: {"batch_size": 256}')
     parser.add_argument("--reading", type=json.loads, default={}, help='{"frame_ms": 32}')
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--alone", action="store_true", help="without random weights and log-mel statistics")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--name", default="audio")
@@ -105,23 +106,20 @@ def measured(args: argparse.Namespace, split: str, seed: int, folder: Path) -> l
     items = range(len(source))
     waves = torch.cat([audio.sample(source, items[k : k + 256], PLAIN, views, Draws(0, 0, len(items[k : k + 256])))[0]
                        for k in range(0, len(items), 256)])  # fmt: skip
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        untrained = calibrated(audio.build_encoder(encoder.spec), [waves[~test][:: len(waves) // 512]]).to(args.device)
-    features = {
-        "selfsame": vectors(encoder, waves),
-        "random weights": vectors(untrained, waves),
-        audio.raw_name: audio.raw_vectors([(source, items)], encoder.stats)[0].to(args.device),
-    }
-    digit, speaker, test = digit.to(args.device), speaker.to(args.device), test.to(args.device)
+    features = {"selfsame": vectors(encoder, waves)}
+    if not args.alone:
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            untrained = calibrated(audio.build_encoder(encoder.spec), [waves[~test][:: len(waves) // 512]])
+        features["random weights"] = vectors(untrained.to(args.device), waves)
+        features[audio.raw_name] = audio.raw_vectors([(source, items)], encoder.stats)[0]
     asked = {"digit": digit, "speaker": speaker} if split == "official" else {"digit": digit}
     rows = []
     for kind, found in features.items():
         row = {"features": kind, "split": split, "seed": seed}
         for what, truth in asked.items():
             for labels in ("all", "10/class"):
-                chosen = budget(truth[~test].cpu(), labels, seed)
-                use = (~test).nonzero()[:, 0][chosen.to(args.device)]
+                use = (~test).nonzero()[:, 0][budget(truth[~test], labels, seed)]
                 known = (found[use], truth[use], found[test], truth[test])
                 row[f"{what}, {labels}, linear"] = round(100 * linear_accuracy(*known, seed), 2)
                 row[f"{what}, {labels}, k-NN"] = round(100 * knn_accuracy(*known), 2)
@@ -179,7 +177,7 @@ def labels_of(names: list[str]) -> tuple[list[int], list[int], list[int]]:
 def vectors(encoder: torch.nn.Module, waves: Tensor) -> Tensor:
     encoder.eval()
     device = next(encoder.parameters()).device
-    return torch.cat([encoder(chunk.to(device)) for chunk in waves.split(250)]).float()
+    return torch.cat([encoder(chunk.to(device)).float().cpu() for chunk in waves.split(250)])
 
 
 def averaged(rows: list[dict]) -> dict[str, dict[str, dict[str, list[float]]]]:

@@ -78,12 +78,13 @@ def main() -> None:
 
 
 def started(args: argparse.Namespace, name: str, candidate: str, seed: int, seconds: float) -> subprocess.Popen:
-    """A training and its probes in a process of its own."""
+    """A training and its probes in a process of its own; in the search without what they are compared with."""
     told = {**COMMON, **CANDIDATES[candidate], "splits": "speakers", "seeds": seed, "seconds": seconds, "name": name}
     told |= {"device": args.device, "data": args.data, "results": args.results}
     line = [sys.executable, str(HERE / "audio.py")]
     for key, value in told.items():
         line += [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    line += ["--alone"] if name.startswith("search") else []
     log = (args.results / f"{name}.log").open("w")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, env=environment)
