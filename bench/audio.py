@@ -17,6 +17,7 @@ asked for the fourth. Stored in RESULTS/NAME.json with command, machine, version
 
 import argparse
 import json
+import math
 import os
 import shlex
 import statistics
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost a shared machine dear
 
@@ -55,7 +57,7 @@ def main() -> None:
     parser.add_argument("--views", default="auto")
     parser.add_argument("--view", type=json.loads, default={}, help='strengths of both views: {"speed": [0.8, 1.25]}')
     parser.add_argument("--encoder", default="auto")
-    parser.add_argument("--method", default="byol")
+    parser.add_argument("--method", default="byol", help='"labels": the same network and views, taught the digits')
     parser.add_argument("--settings", type=json.loads, default={}, help='of the method: {"temperature": 0.2}')
     parser.add_argument("--training", type=json.loads, default={}, help='more of pretrain: {"batch_size": 256}')
     parser.add_argument("--reading", type=json.loads, default={}, help='{"frame_ms": 32}')
@@ -98,9 +100,12 @@ def measured(args: argparse.Namespace, split: str, seed: int, folder: Path) -> l
     listing, out = folder / f"{split}-{seed}.txt", folder / f"{split}-{seed}"
     listing.write_text("".join(f"{args.data.resolve() / name}\n" for name in heard))
     began, cpu = time.monotonic(), time.process_time()
-    run = trained(args, listing, out, seed)
+    if args.method == "labels":
+        encoder, loop = taught(args, source, (~test).nonzero()[:, 0], digit, seed)
+    else:
+        run = trained(args, listing, out, seed)
+        encoder, loop = ss.load(run).to(args.device), run.plan["loop"]
     spent = {"wall_s": round(time.monotonic() - began), "cpu_s": round(time.process_time() - cpu)}
-    encoder = ss.load(run).to(args.device)
     source.fit(encoder.stats)
     views = audio.recipe("weak", encoder.spec["size"], encoder.stats)
     items = range(len(source))
@@ -126,7 +131,7 @@ def measured(args: argparse.Namespace, split: str, seed: int, folder: Path) -> l
         if split == "speakers":
             row["digit, voices, linear"] = round(100 * by_voices(found[~test], digit[~test], speaker[~test], seed), 2)
         rows.append({**row, **(spent if kind == "selfsame" else {})})
-    rows[0]["plan"] = {"loop": run.plan["loop"], "encoder": encoder.spec["name"], "size": encoder.spec["size"]}
+    rows[0]["plan"] = {"loop": loop, "encoder": encoder.spec["name"], "size": encoder.spec["size"]}
     return rows
 
 
@@ -150,6 +155,37 @@ def trained(args: argparse.Namespace, listing: Path, out: Path, seed: int) -> ss
         rates = [row["items_per_second"] for row in log if "items_per_second" in row]
         epochs = round(args.seconds * statistics.median(rates[len(rates) // 2 :]) / len(listing.read_text().split()), 1)
     return ss.pretrain(str(listing), out=out, epochs=epochs, **settings)
+
+
+def taught(args: argparse.Namespace, source: Any, heard: Tensor, digit: Tensor, seed: int) -> tuple[Any, dict]:
+    """What labels reach with the same network and views: a classifier of the digits, until the time is over."""
+    torch.manual_seed(seed)
+    stats, _ = audio.measure(source)
+    source.fit(stats)
+    source.among = heard.numpy()
+    size = audio.default_size(stats, args.device != "cpu")
+    encoder: Any = audio.make_encoder(args.encoder, size, stats).to(args.device).train()
+    head = torch.nn.Linear(encoder.dim, 10).to(args.device)
+    recipe = audio.recipe(args.views, size, stats)
+    views = recipe.changed(one=recipe.one.changed(**args.view))
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=2e-3, weight_decay=0.05)
+    batch, plan = args.training.get("batch_size", 256), ViewPlan(full=1)
+    seconds, began, step, done = args.seconds or 60.0, time.monotonic(), 0, 0.0
+    while done < 1:
+        rows = heard[torch.randint(len(heard), (batch,))]
+        samples = audio.sample(source, rows.tolist(), plan, views, Draws(seed, step, batch))
+        given = [one.to(args.device) for one in samples]
+        (view,) = audio.make_views(given, plan, views, stats, Draws(seed, step, batch, stream=1))
+        with torch.autocast(args.device, torch.bfloat16):
+            logits = head(encoder(view)).float()
+        loss = torch.nn.functional.cross_entropy(logits, digit[rows].to(args.device), label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * done)) / 2
+        optimizer.step()
+        step, done = step + 1, min(1.0, (time.monotonic() - began) / seconds)
+    return encoder, {"steps": step, "batch": batch}
 
 
 def by_voices(found: Tensor, digit: Tensor, speaker: Tensor, seed: int) -> float:

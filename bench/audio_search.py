@@ -2,8 +2,8 @@
 
 Every candidate of CANDIDATES trains on the speakers of the first split, all at once on one GPU. The one with the best
 "voices" (bench/audio.py: linear probes that learn from three training speakers and are asked for the fourth) is trained
-for longer on every split. The test speakers have no part in the choice on the first split; those of the second and
-third are training speakers of the first.
+for longer on every split, and beside it the same network with labels. The test speakers have no part in the choice on
+the first split; those of the second and third are training speakers of the first.
 
     python bench/audio_search.py --device cuda --data DIGITS --results OUT --search 40 --final 90
 """
@@ -45,6 +45,9 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 }
 
 
+LABELS = {"labels": {"method": "labels"}}  # what the same network and views reach with labels: no candidate
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
@@ -61,7 +64,9 @@ def main() -> None:
     known = {name: value for name, value in found.items() if value is not None}
     print(f"{time.monotonic() - began:.0f} s", json.dumps(known), flush=True)
     best = max(known, key=lambda name: known[name]["voices"])
-    waited([started(args, f"final-{seed}", best, seed, args.final) for seed in range(3)], args.final)
+    last = [started(args, f"final-{seed}", best, seed, args.final) for seed in range(3)]
+    labels = [started(args, f"labels-{seed}", "labels", seed, args.final / 2) for seed in range(3)]
+    waited([*last, *labels], args.final)
     finals = [args.results / f"final-{seed}.json" for seed in range(3)]
     rows = [row for file in finals if file.exists() for row in json.loads(file.read_text())["rows"]]
     result = {
@@ -70,6 +75,7 @@ def main() -> None:
         "search": found,
         "best": best,
         "rows": rows,
+        "labels": {seed: voices_of(args.results / f"labels-{seed}.json") for seed in range(3)},
         "seconds": round(time.monotonic() - began),
     }
     (args.results / "audio-search.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -78,13 +84,20 @@ def main() -> None:
 
 
 def started(args: argparse.Namespace, name: str, candidate: str, seed: int, seconds: float) -> subprocess.Popen:
-    """A training and its probes in a process of its own; in the search without what they are compared with."""
-    told = {**COMMON, **CANDIDATES[candidate], "splits": "speakers", "seeds": seed, "seconds": seconds, "name": name}
+    """A training and its probes in a process of its own; all but the final ones without what they are compared with."""
+    told = {
+        **COMMON,
+        **(CANDIDATES | LABELS)[candidate],
+        "splits": "speakers",
+        "seeds": seed,
+        "seconds": seconds,
+        "name": name,
+    }
     told |= {"device": args.device, "data": args.data, "results": args.results}
     line = [sys.executable, str(HERE / "audio.py")]
     for key, value in told.items():
         line += [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    line += ["--alone"] if name.startswith("search") else []
+    line += ["--alone"] if not name.startswith("final") else []
     log = (args.results / f"{name}.log").open("w")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, env=environment)

@@ -36,8 +36,8 @@ def log_between(uniform: Tensor, ends: tuple[float, float]) -> Tensor:
 def sped(wave: Float[Tensor, "b m"], speed: Float[Tensor, "b"], count: int) -> Float[Tensor, "b count"]:
     """`count` samples about the middle, read at `speed` times the pace, by a Hann-windowed sinc of TAPS taps.
 
-    Where it is faster the sinc is wider, so that what would lie above half the rate is weakened, not folded. The sinc is
-    known at PHASES places between two samples and the nearest is taken: off by 50 dB or more below the sound.
+    Where it is faster the sinc is wider, so that what would lie above half the rate is weakened, not folded. It is
+    known at PHASES places between two samples and the nearest is taken: what that adds is 50 dB below the sound.
     """
     middle = (wave.shape[1] - 1) / 2
     windows = F.pad(wave, (TAPS, TAPS)).unfold(1, TAPS, 1)
