@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import torch
 
+from selfsame.engine.compiling import able
 from selfsame.engine.dist import has_bf16
 from selfsame.engine.loop import Loop
 from selfsame.engine.optim import Name, Schedule
 from selfsame.records import Record
 
+LONG = 5_000  # steps of a run that is worth a minute of compiling
 LEAST_STEPS = 600  # the batch is made smaller before a run gets fewer optimiser steps than this
 
 
@@ -39,7 +41,7 @@ class Wishes(Record):
     schedule: Schedule = "cosine"
     clip: float | None = None
     precision: Literal["bf16", "fp32"] | None = None
-    compile: bool = False
+    compile: bool | None = None
     shard: bool = False
     checkpoint_activations: bool = False
     seed: int = 0
@@ -60,7 +62,7 @@ def workers_for(in_memory: bool, wish: int | None) -> tuple[int, str]:
         return 0, "the data is in memory"
     mine = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # several processes share the machine's cores
     mine = int(os.environ.get("SLURM_CPUS_PER_TASK", mine))  # and Slurm says how
-    return max(1, min(8, mine - 1)), f"{mine} cores, one for training"
+    return max(1, min(16, mine - 1)), f"{mine} cores, one for training"
 
 
 def plan_loop(
@@ -103,6 +105,12 @@ def plan_loop(
     precision = wishes.precision or ("bf16" if has_bf16(on) else "fp32")
     why = "given" if wishes.precision else "this device computes it" if precision == "bf16" else "no native bf16 here"
     lines.append(Line(name="precision", value=precision, why=why))
+    # Batch norms that meet other processes, and blocks that run again, cannot be compiled as a whole.
+    simple = not (wishes.shard or wishes.checkpoint_activations) and (processes == 1 or tokens)
+    compiling = large and simple and steps >= LONG and able() if wishes.compile is None else wishes.compile
+    if compiling:
+        why = "given" if wishes.compile else f"at least {LONG:,} steps on a GPU"
+        lines.append(Line(name="compiled", value="networks, views", why=why))
     loop = Loop(
         steps=steps,
         batch=batch,
@@ -115,7 +123,7 @@ def plan_loop(
         weight_decay_end=wishes.weight_decay_end,
         clip=wishes.clip,
         precision=precision,
-        compile=wishes.compile,
+        compile=compiling,
         shard=wishes.shard,
         checkpoint_activations=wishes.checkpoint_activations,
         seed=wishes.seed,

@@ -127,6 +127,8 @@ class Deciding:
         """Decide everything and build the learner, on its device."""
         job, stats = self.job, self.data.stats
         encoder = self.decided()
+        if hasattr(self.data.modality, "compile_views"):
+            self.data.modality.compile_views(self.loop.compile)
         learner = dist.place(self.method.build(encoder, self.items), self.on)
         saving = self.save_memory(learner)
         self.lines = [
