@@ -54,14 +54,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def workers_for(in_memory: bool, wish: int | None) -> tuple[int, str]:
+def workers_for(in_memory: bool, wish: int | None, gpu: bool = False) -> tuple[int, str]:
     """How many reading processes, and why."""
     if wish is not None:
         return wish, "given"
-    if in_memory:
+    if in_memory and not gpu:
         return 0, "the data is in memory"
     mine = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # several processes share the machine's cores
     mine = int(os.environ.get("SLURM_CPUS_PER_TASK", mine))  # and Slurm says how
+    if in_memory:  # cutting alone, but the training process is busy with feeding the device
+        return max(1, min(4, mine - 1)), "the data is in memory, views are cut beside the training"
     return max(1, min(16, mine - 1)), f"{mine} cores, one for training"
 
 
@@ -128,9 +130,10 @@ def plan_loop(
         checkpoint_activations=wishes.checkpoint_activations,
         seed=wishes.seed,
         log_every=max(1, min(50, steps // 100)),
-        save_every=wishes.save_every or max(50, min(1000, steps // 10)),
+        # A GPU makes many steps while a state is written or an encoder looked at.
+        save_every=wishes.save_every or max(50, min(5000 if large else 1000, steps // 10)),
         keep_states=wishes.keep_states,
-        health_every=max(10, min(200, steps // 20)),
+        health_every=max(10, min(1000 if large else 200, steps // 20)),
     )
     lines.append(Line(name="steps", value=f"{steps:,}", why="epochs × items / batch size"))
     return loop, lines

@@ -232,7 +232,7 @@ class Deciding:
             self.method = checked(type(self.method), self.before.method_settings, ["method"])
         check_fit(self.method, encoder, budget, self.name_of_encoder(name))
         in_memory = getattr(self.data.source, "array", None) is not None
-        self.workers, self.why_workers = workers_for(in_memory, job.workers)
+        self.workers, self.why_workers = workers_for(in_memory, job.workers, large)
         self.cache, self.line_of_cache = dist.by_first(self.planned_cache)
         self.name = self.name_of_encoder(name)
         return encoder
