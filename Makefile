@@ -2,6 +2,7 @@
 # make test   set up, then every check there is: format, lint, types, import directions, tests
 # make learns the slow tests, which train for minutes and must reach stated figures
 # make compiles  every recipe of views, compiled by torch, against the steps one by one: minutes of compiling
+# make gpu      what a CUDA device promises beside the CPU (needs one)
 # make hosts  two hosts on this machine, in network namespaces (needs root), train together
 # make bench  measure what docs/performance.md states (about an hour), and write it; make bench-page writes it alone
 PYTHON ?= python3
@@ -12,7 +13,7 @@ install = if command -v uv >/dev/null; \
 	  then uv pip install --quiet --python $(BIN)/python -e '.[$(1)]'; \
 	  else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'; fi
 
-.PHONY: demo test check learns compiles hosts bench bench-page clean
+.PHONY: demo test check learns compiles gpu hosts bench bench-page clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/digits.py
@@ -31,6 +32,9 @@ learns: $(VENV)/ready
 
 compiles: $(VENV)/ready
 	$(BIN)/python -m pytest -m compiles
+
+gpu: $(VENV)/ready
+	$(BIN)/python -m pytest -m gpu -rs
 
 hosts: $(VENV)/ready
 	$(BIN)/python -m pytest -m hosts -rs

@@ -17,6 +17,7 @@ def page() -> list[str]:
         *graphs(),
         *cache(),
         *steps(),
+        *cards(),
         *startup(),
         *memory(),
         *scaling(),
@@ -57,12 +58,48 @@ def graphs() -> list[str]:
         "\n## The device half of the views, four ways\n",
         f"`{result['command']}`: milliseconds of processor time for two views of an item, {result['rounds']} rounds",
         f"in turns, on {result['machine']}. A CPU takes the compiled kernel, and where",
-        "there is none the steps, each on its rows. A GPU takes the graph; what that gains there was not measured.\n",
+        "there is none the steps, each on its rows. A GPU takes all steps on all rows, long runs a graph (below).\n",
         *table(
             ["recipe, pixels", "kernel", "steps on their rows", "all steps on all rows", "the same, compiled by torch"],
             [[f"{row['recipe']}, {row['size']}", *(row[way] for way in WAYS)] for row in result["rows"]],
         ),
     ]
+
+
+def cards() -> list[str]:
+    """What single GPUs gave."""
+    lines = []
+    for machine, found in (read("card") or {}).items():
+        lines += [
+            f"\n## One GPU: {machine.split(',')[0]}\n",
+            f"`python bench/card.py steps`, `views` and `runs`, on {machine}, and",
+            "on others of that kind. A step is both views, forward, backward, optimiser and average of the target, in",
+            "bf16, on views that are ready; the loop by hand is the shortest that does the same, eager. Contenders in",
+            "turns.\n",
+            *table(
+                ["network, pixels, batch", "by hand, samples/s", "eager", "compiled", "to by hand", "share of the peak",
+                 "first steps, s"],
+                [
+                    [f"{case}, {row['size']}, {row['batch']}", *row["samples_per_second"].values(),
+                     row["to_hand"]["selfsame compiled"], f"{row['share_of_peak']['selfsame compiled']:.0%}",
+                     row["first_steps_s"]["selfsame compiled"]]
+                    for case, row in found["steps"].items()
+                ],
+            ),
+            "\nThe device half of two views of a batch, uint8 pixels on the card, and the time of compiling:\n",
+            *table(
+                ["pixels, batch", "step by step, ms", "one graph, ms", "compiling, s"],
+                [[f"{row['size']}, {row['batch']}", *row["ms"].values(), row["compiling_s"]]
+                 for row in found["views"].values()],
+            ),
+            "\nWhole runs by `selfsame pretrain`, looks at the health and saves included:\n",
+            *table(
+                ["run", "images/s", "share of the peak", "reading processes"],
+                [[name, row["items_per_second"], f"{row['share_of_peak']:.0%}", row["plan"]["workers"]]
+                 for name, row in found["runs"].items()],
+            ),
+        ]  # fmt: skip
+    return lines
 
 
 WAYS = ("kernel", "rows", "masks", "graph")

@@ -5,7 +5,7 @@ from stored import read, table
 SCALE = """# Scale: what a training costs on other machines
 
 `selfsame plan PATH --gpus N --gpu h100` answers this for your data and settings; here is how, with worked answers.
-It is a model: nothing on this page was run on a GPU. Made by `{command}`
+It is a model; what of it was tried on a GPU stands below. Made by `{command}`
 on {machine}, and `python bench/table.py`.
 
 ## Formulas
@@ -40,10 +40,27 @@ def page() -> list[str]:
     return [
         SCALE.format(command=result["command"], machine=result["machine"], **constants),
         *published(result),
+        *own(result),
         *worked(result, reading),
         *more_cards(result),
         *constants_of(result),
     ]
+
+
+def own(result: dict) -> list[str]:
+    return [
+        "\n## Beside our own\n",
+        "BYOL at 224 px in bf16, images/s of one card as `bench/card.py` measured it (docs/performance.md; without the",
+        "device half of the views, which the model has). The model is of an eager step; compiling is not in it.\n",
+        *table(
+            ["network, card", "batch", "model", "eager", "compiled", "model to eager"],
+            [
+                [f"{row['net']}, {row['card']}", row["batch"], row["model"], row["eager"], row["compiled"],
+                 round(row["model"] / row["eager"], 2)]
+                for row in result["own"]
+            ],
+        ),
+    ]  # fmt: skip
 
 
 def published(result: dict) -> list[str]:

@@ -165,7 +165,7 @@ class Mixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean(1, keepdim=True)
         if self.causal:
-            mean = x.cumsum(1) / torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None]
+            mean = x.cumsum(1) / torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)[:, None]
         return x + self.norm(self.own(x) + self.of_all(mean)).relu()
 
 

@@ -473,6 +473,10 @@ class Further(Protocol):
         """What tells copies of an item without an encoder, for `duplicates`. Raises UnreadableItem."""
         ...
 
+    def compile_views(self, yes: bool) -> None:
+        """Whether `make_views` of this process is compiled on a GPU from here on: for runs that are."""
+        ...
+
     def timed_sample(
         self, source: Any, items: Sequence[int], plan: ViewPlan, views: Any, draws: Draws
     ) -> dict[str, float]:

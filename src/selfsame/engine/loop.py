@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from selfsame.engine import dist, shard
+from selfsame.engine.compiling import as_it_is, compiled, tried_out
 from selfsame.engine.feed import VIEW, Batch, Steps, feed
 from selfsame.engine.health import ADVICE
 from selfsame.engine.optim import Name, Schedule, clip, decay_at, lr_at, make_optimizer, set_rates
@@ -127,7 +128,7 @@ def train(
         raise UserError(f"the processes see different states in {folder}. It must be on a disk that all of them share.")
     forward: nn.Module = learner  # one that is divided averages its gradients by itself
     if not loop.shard:
-        forward = dist.wrap(torch.compile(learner) if loop.compile else learner, on)  # type: ignore[arg-type]
+        forward = dist.wrap(compiled(learner) if loop.compile else learner, on)
     watch = Watch(folder, loop.steps, step, loop.batch)
     began = step
     # A host synchronisation each step is free on the CPU and costly on a GPU.
@@ -148,10 +149,10 @@ def train(
         return health.verdict if health.hopeless else None
 
     def looked() -> str | None:
-        with shard.current(health.encoder, learner.encoder, on):
+        with as_it_is(), shard.current(health.encoder, learner.encoder, on):
             return dist.by_first(examine)
 
-    with signals() as asked, watch.progress():
+    with signals() as asked, watch.progress(), tried_out():
         if step == 0:
             looked()
         for batch in feed(steps, step, loop.steps, workers, pin=on.type == "cuda"):

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import torch
 
+from selfsame.engine.compiling import able
 from selfsame.engine.dist import has_bf16
 from selfsame.engine.loop import Loop
 from selfsame.engine.optim import Name, Schedule
 from selfsame.records import Record
 
+LONG = 5_000  # steps of a run that is worth a minute of compiling
 LEAST_STEPS = 600  # the batch is made smaller before a run gets fewer optimiser steps than this
 
 
@@ -39,7 +41,7 @@ class Wishes(Record):
     schedule: Schedule = "cosine"
     clip: float | None = None
     precision: Literal["bf16", "fp32"] | None = None
-    compile: bool = False
+    compile: bool | None = None
     shard: bool = False
     checkpoint_activations: bool = False
     seed: int = 0
@@ -52,15 +54,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def workers_for(in_memory: bool, wish: int | None) -> tuple[int, str]:
+def workers_for(in_memory: bool, wish: int | None, gpu: bool = False) -> tuple[int, str]:
     """How many reading processes, and why."""
     if wish is not None:
         return wish, "given"
-    if in_memory:
+    if in_memory and not gpu:
         return 0, "the data is in memory"
     mine = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # several processes share the machine's cores
     mine = int(os.environ.get("SLURM_CPUS_PER_TASK", mine))  # and Slurm says how
-    return max(1, min(8, mine - 1)), f"{mine} cores, one for training"
+    if in_memory:  # cutting alone, but the training process is busy with feeding the device
+        return max(1, min(4, mine - 1)), "the data is in memory, views are cut beside the training"
+    return max(1, min(16, mine - 1)), f"{mine} cores, one for training"
 
 
 def plan_loop(
@@ -103,6 +107,12 @@ def plan_loop(
     precision = wishes.precision or ("bf16" if has_bf16(on) else "fp32")
     why = "given" if wishes.precision else "this device computes it" if precision == "bf16" else "no native bf16 here"
     lines.append(Line(name="precision", value=precision, why=why))
+    # Batch norms that meet other processes, and blocks that run again, cannot be compiled as a whole.
+    simple = not (wishes.shard or wishes.checkpoint_activations) and (processes == 1 or tokens)
+    compiling = large and simple and steps >= LONG and able() if wishes.compile is None else wishes.compile
+    if compiling:
+        why = "given" if wishes.compile else f"at least {LONG:,} steps on a GPU"
+        lines.append(Line(name="compiled", value="networks, views", why=why))
     loop = Loop(
         steps=steps,
         batch=batch,
@@ -115,14 +125,15 @@ def plan_loop(
         weight_decay_end=wishes.weight_decay_end,
         clip=wishes.clip,
         precision=precision,
-        compile=wishes.compile,
+        compile=compiling,
         shard=wishes.shard,
         checkpoint_activations=wishes.checkpoint_activations,
         seed=wishes.seed,
         log_every=max(1, min(50, steps // 100)),
-        save_every=wishes.save_every or max(50, min(1000, steps // 10)),
+        # A GPU makes many steps while a state is written or an encoder looked at.
+        save_every=wishes.save_every or max(50, min(5000 if large else 1000, steps // 10)),
         keep_states=wishes.keep_states,
-        health_every=max(10, min(200, steps // 20)),
+        health_every=max(10, min(1000 if large else 200, steps // 20)),
     )
     lines.append(Line(name="steps", value=f"{steps:,}", why="epochs × items / batch size"))
     return loop, lines

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from selfsame.engine import dist
+from selfsame.engine.compiling import compiled, tried_out
 from selfsame.engine.feed import Steps, feed
 from selfsame.engine.loop import Loop, MakeViews, one_step
 from selfsame.engine.optim import make_optimizer
@@ -50,20 +51,21 @@ def timed_steps(
     The forward pass of a module that the learner calls `target` is counted by itself.
     """
     optimizer = make_optimizer(loop.optimizer, learner, loop.lr, loop.weight_decay)
-    forward = dist.wrap(torch.compile(learner) if loop.compile else learner, on)  # type: ignore[arg-type]
+    forward = dist.wrap(compiled(learner) if loop.compile else learner, on)
     learner.train()
     watch = Stopwatch(on)
     inside = watch_target(learner, watch)
     before = 2
-    for done, batch in enumerate(feed(steps, 0, before + count, workers, pin=on.type == "cuda")):
-        if done == before:
-            watch.seconds.clear()
-            inside.clear()
-        watch.lap("waiting" if done > before else "first")
-        ready = partial(learner.before_update, done / (before + count))
-        one_step(forward, optimizer, batch, make_views, loop, steps.rows, on, watch.lap, ready)
-        learner.after_step(done / (before + count))
-        watch.lap("after")
+    with tried_out():
+        for done, batch in enumerate(feed(steps, 0, before + count, workers, pin=on.type == "cuda")):
+            if done == before:
+                watch.seconds.clear()
+                inside.clear()
+            watch.lap("waiting" if done > before else "first")
+            ready = partial(learner.before_update, done / (before + count))
+            one_step(forward, optimizer, batch, make_views, loop, steps.rows, on, watch.lap, ready)
+            learner.after_step(done / (before + count))
+            watch.lap("after")
     seconds = {part: watch.seconds[part] / count for part in PARTS}
     seconds["waiting"] = watch.seconds["waiting"] / max(1, count - 1)
     seconds["target"] = sum(inside) / count

@@ -127,6 +127,8 @@ class Deciding:
         """Decide everything and build the learner, on its device."""
         job, stats = self.job, self.data.stats
         encoder = self.decided()
+        if hasattr(self.data.modality, "compile_views"):
+            self.data.modality.compile_views(self.loop.compile)
         learner = dist.place(self.method.build(encoder, self.items), self.on)
         saving = self.save_memory(learner)
         self.lines = [
@@ -230,7 +232,7 @@ class Deciding:
             self.method = checked(type(self.method), self.before.method_settings, ["method"])
         check_fit(self.method, encoder, budget, self.name_of_encoder(name))
         in_memory = getattr(self.data.source, "array", None) is not None
-        self.workers, self.why_workers = workers_for(in_memory, job.workers)
+        self.workers, self.why_workers = workers_for(in_memory, job.workers, large)
         self.cache, self.line_of_cache = dist.by_first(self.planned_cache)
         self.name = self.name_of_encoder(name)
         return encoder

@@ -51,8 +51,8 @@ class Training(Record):
     """shorten the gradient to this norm, as for vision transformers; none unless given"""
     precision: Literal["bf16", "fp32"] | None = None
     """[bf16 where the device computes it]"""
-    compile: bool = False
-    """compile the learner: slow start, faster steps on a GPU"""
+    compile: bool | None = None
+    """have torch compile networks and views, a minute at the start [long runs on a GPU]; --compile=false for never"""
     checkpoint_activations: bool = False
     """keep the input of each block only and run it again in the backward pass: less memory, same result"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -39,6 +39,7 @@ def each(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
         and encoder.training
         and not td.is_initialized()
         and not torch.compiler.is_compiling()
+        and encoder._compiled_call_impl is None
         and of_known_parts(encoder)
     )
     if together:

@@ -165,10 +165,19 @@ def test_too_little_memory_is_no_reason_to_go_on_without_a_compiler(monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("asked", "compiled"), [(None, {"cuda"}), ("0", set()), ("1", {"cuda", "cpu", "mps"}), ("", {"cuda"})]
+    ("asked", "run", "compiled"),
+    [
+        (None, False, set()),
+        (None, True, {"cuda"}),
+        ("0", True, set()),
+        ("1", False, {"cuda", "cpu", "mps"}),
+        ("", True, {"cuda"}),
+    ],
 )
-def test_it_is_for_gpus_unless_the_user_says_otherwise(asked, compiled, monkeypatch):
+def test_it_is_for_compiled_runs_on_gpus_unless_the_user_says_otherwise(asked, run, compiled, monkeypatch):
     monkeypatch.delenv("SELFSAME_COMPILE") if asked is None else monkeypatch.setenv("SELFSAME_COMPILE", asked)
+    monkeypatch.setattr(graph, "asked_for", False)
+    graph.compile_views(run)
     assert {kind for kind in ("cuda", "cpu", "mps", "meta") if graph.wanted(torch.device(kind))} == compiled
 
 

@@ -33,6 +33,7 @@ _PLACES = {
     "plan_cache": "cache",
     "cached": "cache",
     "timed_sample": "timing",
+    "compile_views": "graph",
     "fingerprint": "hashing",
 }
 

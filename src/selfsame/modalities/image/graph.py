@@ -1,7 +1,7 @@
 """The device half of views compiled by torch, for GPUs: one graph a pipeline, of the same shapes at every step.
 
-On CUDA, unless SELFSAME_COMPILE=0; with SELFSAME_COMPILE=1 on every device. Where torch cannot compile, one line says
-so, and the steps are done one by one, as without it. The two agree to rounding.
+On CUDA where a run is compiled (`compile_views`); SELFSAME_COMPILE=1 says so for every device, and 0 for none. Where
+torch cannot compile, one line says so, and the steps are done one by one, as without it. The two agree to rounding.
 """
 
 import itertools
@@ -9,25 +9,35 @@ import logging
 import os
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["attempted", "compiled", "moved", "wanted"]
+__all__ = ["attempted", "compile_views", "compiled", "moved", "one_thread", "wanted"]
 
 T = TypeVar("T")
 BACKEND = "inductor"
 ALIGNED = 4  # numbers, which are 16 bytes: where vector instructions want a tensor to begin
 numbers = itertools.count()  # of the pipelines of this process
+asked_for = False  # by the run of this process
 failed = False  # whether torch could not compile a pipeline in this process
 
 
 def wanted(on: torch.device) -> bool:
     """Whether views on this device are compiled."""
-    asked = os.environ.get("SELFSAME_COMPILE", "")
-    return not failed and (on.type == "cuda" if asked not in ("0", "1") else asked == "1" and on.type != "meta")
+    said = os.environ.get("SELFSAME_COMPILE", "")
+    return not failed and (
+        asked_for and on.type == "cuda" if said not in ("0", "1") else said == "1" and on.type != "meta"
+    )
+
+
+def compile_views(yes: bool) -> None:
+    """Whether views are compiled on GPUs from here on."""
+    global asked_for
+    asked_for = yes
 
 
 def attempted(make: Callable[[], T]) -> T | None:
@@ -80,3 +90,14 @@ def moved(tensors: Sequence[Tensor], on: torch.device) -> list[Tensor]:
         place[: tensor.numel()].copy_(tensor.flatten())
     there = packed.to(on, non_blocking=True).split(lengths)
     return [place[: tensor.numel()].view(tensor.shape) for place, tensor in zip(there, tensors, strict=True)]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For work on a few numbers a row, which many threads only hold up."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -158,8 +158,8 @@ def make_views(
         draws: each random view takes one `uniform(len(COLUMNS))`; after them, where any has such a step, each one
             `uniform(len(LATER))`.
 
-    Which rows a step is for, and how much of it, is known on the CPU: the device is never waited for. On a GPU each
-    pipeline is one compiled graph. Plain views are only scaled.
+    Which rows a step is for, and how much of it, is known on the CPU: the device is never waited for. On a GPU all rows
+    go through every step, and each pipeline may be one compiled graph. Plain views are only scaled.
     """
     kinds = views.strengths(plan)
     numbers = [dict(zip(COLUMNS, draws.uniform(len(COLUMNS)).unbind(1), strict=True)) for _ in kinds]
@@ -169,16 +169,20 @@ def make_views(
     random = list(zip(samples, kinds, numbers, strict=False))
     made = None
     if random and graph.wanted(samples[0].device):
-        made = graph.attempted(lambda: in_graphs(random, stats.white))
+        made = graph.attempted(lambda: by_masks(random, stats.white, graph_of))
+    if random and made is None and samples[0].is_cuda:
+        made = by_masks(random, stats.white, masked)
     if made is None:
         made = [one_by_one(pixels, kind, drawn, stats.white) for pixels, kind, drawn in random]
     return made + [scaled(pixels, stats.white) for pixels in samples[len(kinds) :]]
 
 
-def in_graphs(
-    random: Sequence[tuple[Integer[Tensor, "b c s s"], View, dict[str, Tensor]]], white: int
+def by_masks(
+    random: Sequence[tuple[Integer[Tensor, "b c s s"], View, dict[str, Tensor]]],
+    white: int,
+    way: Callable[..., Callable[..., Tensor]],
 ) -> list[Float[Tensor, "b c s s"]]:
-    """The views as compiled graphs make them, from one transfer of all that is known of their rows."""
+    """The views as `masked` or `graph_of` make them, from one transfer of all that is known of their rows."""
     # A background is found in hundreds of small steps, which would take minutes to compile: it is replaced before.
     ready = [
         (regrounded(scaled(pixels, white), kind, drawn), kind.changed(background=0.0), 1)
@@ -186,13 +190,16 @@ def in_graphs(
         else (pixels, kind, white)
         for pixels, kind, drawn in random
     ]
-    known = [chosen(kind, drawn, *pixels.shape[1:3]) for pixels, kind, drawn in random]
-    tables = [torch.cat([part.reshape(len(part), -1).float() for part in numbers.values()], dim=1) for numbers in known]
+    with graph.one_thread():
+        known = [chosen(kind, drawn, *pixels.shape[1:3]) for pixels, kind, drawn in random]
+        tables = [
+            torch.cat([part.reshape(len(part), -1).float() for part in numbers.values()], dim=1) for numbers in known
+        ]
     tables = graph.moved(tables, random[0][0].device)
     made = []
     for (pixels, kind, white), numbers, table in zip(ready, known, tables, strict=True):
         shapes = tuple((name, tuple(part.shape[1:])) for name, part in numbers.items())
-        made.append(graph_of(kind, tuple(pixels.shape[1:]), shapes, white)(pixels, table))
+        made.append(way(kind, tuple(pixels.shape[1:]), shapes, white)(pixels, table))
     return made
 
 
@@ -200,7 +207,14 @@ def in_graphs(
 def graph_of(
     view: View, shape: tuple[int, ...], shapes: tuple[tuple[str, tuple[int, ...]], ...], white: int
 ) -> Callable[..., Tensor]:
-    """`transformed` of stored values [b *shape] for these strengths, compiled: (pixels, table of numbers) -> view.
+    """`masked`, compiled."""
+    return graph.compiled(masked(view, shape, shapes, white))
+
+
+def masked(
+    view: View, shape: tuple[int, ...], shapes: tuple[tuple[str, tuple[int, ...]], ...], white: int
+) -> Callable[..., Tensor]:
+    """`transformed` of stored values [b *shape] for these strengths: (pixels, table of numbers) -> view.
 
     All rows go through every step that there is, and keep what came of it where the step is for them: shapes are then
     the same whatever was drawn.
@@ -219,7 +233,7 @@ def graph_of(
         x = pipeline(scaled(pixels, white), view, number, only)
         return x.contiguous(memory_format=torch.channels_last)
 
-    return graph.compiled(make)
+    return make
 
 
 def one_by_one(

@@ -1,0 +1,60 @@
+"""What makes steps faster on a GPU: networks compiled by torch one by one, convolutions chosen by trial.
+
+Networks, not the learner as a whole: its passes through a network (two views, online and slow) would each be compiled
+anew, and losses with their queues and counters would have torch compile again from step to step. What is left as it is
+costs little beside the networks.
+"""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from selfsame.types import Encoder
+
+__all__ = ["able", "as_it_is", "compiled", "tried_out"]
+
+PASSES = ("both",)  # of an encoder, beside its forward pass, that methods take views through
+
+
+def able() -> bool:
+    """Whether torch can compile for a GPU here: with Triton, which needs a C compiler."""
+    compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
+
+
+def compiled(learner: nn.Module) -> nn.Module:
+    """The learner, its encoders (online and slow) compiled in place; returned for convenience.
+
+    Each size of view is compiled once for learning, and once without gradients. Names of weights stay as they are.
+    """
+    for part in learner.modules():
+        if isinstance(part, Encoder):
+            part.compile(dynamic=False)
+            for name in PASSES:
+                setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
+    return learner
+
+
+def as_it_is() -> Any:
+    """A context in which nothing is compiled: for passes of other sizes and modes, made now and then."""
+    return torch.compiler.set_stance("force_eager")
+
+
+@contextmanager
+def tried_out() -> Iterator[None]:
+    """Under it cuDNN tries its ways to compute each convolution it meets, and keeps the fastest.
+
+    Shapes are the same at every step, so that it pays. Without effect on a CPU.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
