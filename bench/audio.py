@@ -5,7 +5,8 @@ with 10 a class, by linear probe and k-NN of `selfsame evaluate`:
 
 - digit, official split: test is index 0 to 4 of each digit and speaker; all speakers are heard in training
 - digit, held-out speakers: two of the six speakers are test; nothing of them is heard in training, with or without
-  labels. Seed k holds out the k-th pair, so that three seeds hear out all six once.
+  labels. Seed k holds out the k-th pair, so that three seeds hear out all six once. The strength of a probe is chosen
+  by training speakers that it has not heard.
 - speaker, official split
 
     python bench/audio.py --epochs 40 --seeds 0 1 2
@@ -119,7 +120,8 @@ def measured(args: argparse.Namespace, split: str, seed: int, folder: Path) -> l
             for labels in ("all", "10/class"):
                 use = (~test).nonzero()[:, 0][budget(truth[~test], labels, seed)]
                 known = (found[use], truth[use], found[test], truth[test])
-                row[f"{what}, {labels}, linear"] = round(100 * linear_accuracy(*known, seed), 2)
+                voices = speaker[use] if split == "speakers" else None
+                row[f"{what}, {labels}, linear"] = round(100 * linear_accuracy(*known, seed, voices), 2)
                 row[f"{what}, {labels}, k-NN"] = round(100 * knn_accuracy(*known), 2)
         if split == "speakers":
             row["digit, voices, linear"] = round(100 * by_voices(found[~test], digit[~test], speaker[~test], seed), 2)
@@ -146,10 +148,8 @@ def trained(args: argparse.Namespace, listing: Path, out: Path, seed: int) -> ss
 def by_voices(found: Tensor, digit: Tensor, speaker: Tensor, seed: int) -> float:
     """Accuracy on each speaker of a probe that learned from the others, averaged."""
     return statistics.fmean(
-        linear_accuracy(
-            found[speaker != one], digit[speaker != one], found[speaker == one], digit[speaker == one], seed
-        )
-        for one in speaker.unique()
+        linear_accuracy(found[rest], digit[rest], found[~rest], digit[~rest], seed, speaker[rest])
+        for rest in (speaker != one for one in speaker.unique())
     )
 
 
