@@ -157,6 +157,18 @@ def speech(size: int, stats: Stats) -> Views:
     return made(size, stats, one, reach=0.5)
 
 
+def words(size: int, stats: Stats) -> Views:
+    """For what is said, whoever says it: pitch and length of the voice, pace, room and noise differ between views. Ours.
+
+    Nothing is mixed or faded. Goes with `--reading.loudness same`, which takes away how loud a voice is.
+    """
+    one = spectrogram_view(
+        stats, speed=(0.8, 1.25), resize_band=(0.85, 1.0), resize_time=(0.75, 1.3), equalize=1.0, equalize_db=8.0,
+        noise=0.7, noise_snr=(5.0, 35.0), mix=0.0, fade=0.0,
+    )  # fmt: skip
+    return made(size, stats, one, reach=0.5)
+
+
 def sounds(size: int, stats: Stats) -> Views:
     """For events and surroundings: BYOL-A's steps, random filters, noise; views up to one length apart. Ours."""
     filters = {"low_pass": 0.2, "high_pass": 0.2, "band": 0.1, "equalize": 0.3}
@@ -189,7 +201,7 @@ def wave(size: int, stats: Stats) -> Views:
 
 
 RECIPES: dict[str, Callable[[int, Stats], Views]] = {
-    known.__name__: known for known in (byol_a, speech, sounds, music, weak, wave)
+    known.__name__: known for known in (byol_a, speech, words, sounds, music, weak, wave)
 }
 AUTO = "byol_a"
 
