@@ -124,7 +124,7 @@ def measured(args: argparse.Namespace, split: str, seed: int, folder: Path) -> l
                 row[f"{what}, {labels}, linear"] = round(100 * linear_accuracy(*known, seed, voices), 2)
                 row[f"{what}, {labels}, k-NN"] = round(100 * knn_accuracy(*known), 2)
         if split == "speakers" and kind == "selfsame":
-            row["digit, voices, linear"] = round(100 * by_voices(found[~test], digit[~test], speaker[~test], seed), 2)
+            row["voices"] = round(100 * by_voices(found[~test], digit[~test], speaker[~test], seed), 2)
         rows.append({**row, **(spent if kind == "selfsame" else {})})
     rows[0]["plan"] = {"loop": run.plan["loop"], "encoder": encoder.spec["name"], "size": encoder.spec["size"]}
     return rows

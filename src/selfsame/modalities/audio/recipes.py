@@ -158,7 +158,7 @@ def speech(size: int, stats: Stats) -> Views:
 
 
 def words(size: int, stats: Stats) -> Views:
-    """For what is said, whoever says it: pitch and length of the voice, pace, room and noise differ between views. Ours.
+    """For what is said, whoever says it: pitch, formants, pace, room and noise differ between views. Ours.
 
     Nothing is mixed or faded. Goes with `--reading.loudness same`, which takes away how loud a voice is.
     """
