@@ -141,6 +141,24 @@ def test_speed_moves_pitch(speed: float) -> None:
     assert float((made[0] - expected).abs().max()) < 0.02
 
 
+@pytest.mark.parametrize("speed", [0.83, 1.0, 1.17])
+def test_speed_is_50_db_from_the_sinc_at_the_exact_place(speed: float) -> None:
+    wave = torch.randn(1, 1200, generator=torch.Generator().manual_seed(0)).double()
+    place = 599.5 + (torch.arange(800) - 399.5).double() * speed
+    first = place.floor().long()[:, None] + torch.arange(-3, 5)
+    away, scale = place[:, None] - first, max(1.0, speed)
+    weights = torch.sinc(away / scale) * (0.5 + 0.5 * torch.cos(math.pi * away / 4))
+    exact = (wave[0][first] * weights / weights.sum(dim=1, keepdim=True)).sum(dim=1)
+    made = steps.sped(wave.float(), numbers(speed), 800)[0]
+    assert float((made - exact).square().mean() / exact.square().mean()) < 1e-5
+
+
+def test_speed_beyond_the_ends_is_silence() -> None:
+    made = steps.sped(torch.ones(1, 100), numbers(2.0), 200)
+    assert not made[0, :45].any() and not made[0, 155:].any()
+    assert torch.allclose(made[0, 80:120], torch.ones(40), atol=1e-5)
+
+
 def test_speed_one_is_the_middle_itself() -> None:
     wave = torch.randn(2, 1000)
     assert torch.allclose(steps.sped(wave, numbers(1.0, 1.0), 900), wave[:, 50:950], atol=1e-5)

@@ -18,6 +18,7 @@ KNOTS = 6  # of the equaliser, evenly on the logarithm of frequency
 CANVAS = 1.5  # times the view, on which the resize crop is laid in time (BYOL-A, virtual crop scale 1.0, 1.5)
 CUBIC = -0.75  # of the cubic kernel, as torch's
 TAPS = 8  # of the windowed sinc that changes speed
+PHASES = 256  # places between two samples at which it is known
 BLOCK = 4096  # samples whose taps are gathered at a time
 
 
@@ -35,24 +36,30 @@ def log_between(uniform: Tensor, ends: tuple[float, float]) -> Tensor:
 def sped(wave: Float[Tensor, "b m"], speed: Float[Tensor, "b"], count: int) -> Float[Tensor, "b count"]:
     """`count` samples about the middle, read at `speed` times the pace, by a Hann-windowed sinc of TAPS taps.
 
-    Where it is faster the sinc is wider, so that what would lie above half the rate is weakened, not folded.
+    Where it is faster the sinc is wider, so that what would lie above half the rate is weakened, not folded. It is
+    known at PHASES places between two samples and the nearest is taken: what that adds is 50 dB below the sound.
     """
     middle = (wave.shape[1] - 1) / 2
-    padded = F.pad(wave, (TAPS, TAPS))
+    windows = F.pad(wave, (TAPS, TAPS)).unfold(1, TAPS, 1)
+    weights = sincs(speed.clamp(min=1)).flatten(0, 1)
+    own = (PHASES + 1) * torch.arange(len(wave), device=wave.device)[:, None]
     pieces = []
-    scale = speed.clamp(min=1)[:, None, None]
     for start in range(0, count, BLOCK):
         k = torch.arange(start, min(count, start + BLOCK), device=wave.device)
         place = middle + (k - (count - 1) / 2) * speed[:, None]
-        first = place.floor().long() - (TAPS // 2 - 1)
-        taps = first[..., None] + torch.arange(TAPS, device=wave.device)
-        away = place[..., None] - taps
-        weights = torch.sinc(away / scale) * (0.5 + 0.5 * torch.cos(math.pi * (away / (TAPS / 2)).clamp(-1, 1)))
-        weights = weights / weights.sum(dim=2, keepdim=True)
-        index = (taps + TAPS).clamp(0, padded.shape[1] - 1)
-        values = padded.gather(1, index.flatten(1)).view(index.shape)
-        pieces.append((values * weights).sum(dim=2))
+        before = place.floor()
+        first = (before.long() + (TAPS // 2 + 1)).clamp(0, windows.shape[1] - 1)
+        taps = windows.gather(1, first[..., None].expand(-1, -1, TAPS))
+        pieces.append((taps * F.embedding(((place - before) * PHASES).round().long() + own, weights)).sum(dim=2))
     return torch.cat(pieces, dim=1)
+
+
+def sincs(scale: Float[Tensor, "b"]) -> Float[Tensor, "b phases taps"]:
+    """The windowed sinc, so many times as wide, at PHASES + 1 places from one sample to the next; each adds up to 1."""
+    taps = torch.arange(TAPS, device=scale.device) - (TAPS // 2 - 1)
+    away = torch.arange(PHASES + 1, device=scale.device)[:, None] / PHASES - taps
+    weights = torch.sinc(away / scale[:, None, None]) * (0.5 + 0.5 * torch.cos(math.pi * away / (TAPS / 2)))
+    return weights / weights.sum(dim=2, keepdim=True)
 
 
 def noise(seeds: Float[Tensor, "b"], count: int) -> Float[Tensor, "b count"]:
