@@ -188,6 +188,18 @@ def test_training_goes_on_past_a_damaged_item_and_lists_it(labelled, encoders, t
     assert 1 <= run.result["skipped"] <= len(spoilt) and any(file.name in listed for file in spoilt)
 
 
+def test_damaged_items_to_choose_by_count_too(labelled, encoders, tmp_path):
+    name, path, labels = labelled
+    val, val_labels = made(name).labelled(tmp_path / "val")
+    pictures_of(val)[0].write_bytes(b"no picture")
+    again = {"task": name, "labels": labels, "val": val, "val_labels": val_labels, "freeze": True, **quick(epochs=0.2)}
+    with pytest.raises(UserError, match=r"1 of 16 labelled items cannot be read \(6.2%; at most 1.0% may be\)"):
+        ss.adapt(encoders / "residual", path, out=tmp_path / "strict", **again)
+    assert pictures_of(val)[0].name in (tmp_path / "strict" / "skipped.csv").read_text()
+    run = ss.adapt(encoders / "residual", path, out=tmp_path / "lenient", max_skipped=0.1, **again)
+    assert run.result["skipped"] == 1 and pictures_of(val)[0].name in (run.folder / "skipped.csv").read_text()
+
+
 def test_an_encoder_of_another_kind_of_data_is_refused(labelled):
     name, _, _ = labelled
     task = tasks.load(name)()

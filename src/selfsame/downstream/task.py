@@ -49,6 +49,8 @@ class Examples:
     """False where items are only to be predicted: `truth` and the targets of `sample` are then not there"""
     skipped: dict[int, str]
     """items that cannot be read, and why; added to while they are read"""
+    most_skipped: float = 1.0
+    """the largest share of unreadable items to go on with: see `check_skipped`"""
     blocks = None  # as of `types.Source`: each item can be read by itself
     window = 1
 
@@ -85,6 +87,17 @@ class Examples:
     def truth(self, i: int) -> Any:
         """What is known of an item, in the form of `restored`. Raises UnreadableItem."""
         raise NotImplementedError
+
+    def check_skipped(self) -> None:
+        """Raise UserError where more than `most_skipped` of the items cannot be read, or none can."""
+        lost, total = self.skipped, len(self)
+        if len(lost) > self.most_skipped * total or (lost and len(lost) == total):
+            i, why = next(iter(lost.items()))
+            raise UserError(
+                f"{len(lost)} of {total} labelled items cannot be read ({len(lost) / total:.1%}; at most "
+                f"{self.most_skipped:.1%} may be): {self.name(i)}: {why}. Mend or remove them, or raise "
+                "--max-skipped."
+            )
 
 
 class Head(nn.Module):

@@ -43,6 +43,11 @@ class Labels:
     check: list[int]
 
     @property
+    def both(self) -> list[Examples]:
+        """What items are read from: one, or that of --val too."""
+        return [self.examples] if self.val is self.examples else [self.examples, self.val]
+
+    @property
     def fingerprint(self) -> str:
         """Changes with the names, the parts and the facts."""
         digest = hashlib.sha256(self.examples.facts.model_dump_json().encode())
@@ -113,9 +118,14 @@ class Adapting:
         job = self.job
         workers = workers_of(job, labels.examples)
         began = time.monotonic()
-        validation, first = fitted(
-            model, labels, loop, job, self.folder, self.on, workers, job.freeze, job.scratch, self.found(labels)
-        )
+        try:
+            validation, first = fitted(
+                model, labels, loop, job, self.folder, self.on, workers, job.freeze, job.scratch, self.found(labels)
+            )
+        except UserError:
+            if dist.first() and any(examples.skipped for examples in labels.both):  # a look may have met them
+                write_skipped(labels, self.folder)
+            raise
         seconds = time.monotonic() - began
         dist.by_first(lambda: self.keep(labels, validation, loop, seconds, first))
 
@@ -123,7 +133,7 @@ class Adapting:
         def note(unreadable: dict[int, str]) -> None:
             labels.examples.skipped.update(unreadable)
             write_skipped(labels, self.folder)
-            check_share(labels, self.job, self.folder)
+            check_share(labels, self.folder)
 
         return note
 
@@ -144,7 +154,7 @@ class Adapting:
             "best_step": round(validation.best_at * loop.steps),
             "steps": loop.steps,
             "items": len(labels.learn),
-            "skipped": len(labels.examples.skipped),
+            "skipped": sum(len(examples.skipped) for examples in labels.both),
             "seconds": round(seconds, 1),
             "items_per_second": round((loop.steps - first) * loop.batch / max(seconds, 1e-9), 1),
             "machine": dist.machine(self.on),
@@ -175,9 +185,11 @@ def opened(task: Task, encoder: Encoder, job: Adapt) -> Labels:
     """The labelled items, and which of them choose the weights. Raises UserError."""
     path, _ = parts_of(job.labelled)
     examples = task.open(path, job.labels, encoder)
+    examples.most_skipped = job.max_skipped
     use = budget(examples.strata, job.budget, job.seed).tolist()
     if job.val is not None:
         val = task.open(job.val, job.val_labels, encoder, examples.facts)
+        val.most_skipped = job.max_skipped
         return Labels(examples, use, val, list(range(len(val))))
     learn, check = divided(examples, use, job.val_share, job.seed)
     return Labels(examples, learn, examples, check)
@@ -345,18 +357,15 @@ def write_skipped(labels: Labels, folder: Path) -> None:
     text = io.StringIO()
     rows = csv.writer(text)
     rows.writerow(["name", "reason"])
-    for examples in {id(e): e for e in (labels.examples, labels.val)}.values():
+    for examples in labels.both:
         rows.writerows([examples.name(i), why] for i, why in sorted(examples.skipped.items()))
     write_text(folder / SKIPPED, text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def check_share(labels: Labels, job: Fitting, folder: Path) -> None:
-    """Raise UserError where too many items cannot be read."""
-    lost, total = labels.examples.skipped, len(labels.examples)
-    if len(lost) > job.max_skipped * total:
-        i, why = next(iter(lost.items()))
-        raise UserError(
-            f"{len(lost)} of {total} labelled items cannot be read ({len(lost) / total:.1%}; at most "
-            f"{job.max_skipped:.1%} may be): {labels.examples.name(i)}: {why}. All are in {folder / SKIPPED}. Mend or "
-            "remove them, or raise --max-skipped."
-        )
+def check_share(labels: Labels, folder: Path) -> None:
+    """Raise UserError where too many items of either part cannot be read."""
+    try:
+        for examples in labels.both:
+            examples.check_skipped()
+    except UserError as error:
+        raise UserError(f"{error} All are in {folder / SKIPPED}.") from None

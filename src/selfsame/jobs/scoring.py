@@ -21,10 +21,10 @@ from selfsame.engine.state import check_writable, write_text
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import Adapt
-from selfsame.jobs.adapting import Labels, check_share, divided, fitted, new_model, parts_of, planned, workers_of
+from selfsame.jobs.adapting import Labels, divided, fitted, new_model, parts_of, planned, workers_of
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import CALIBRATED, redrawn
-from selfsame.jobs.runs import EVALUATION, load
+from selfsame.jobs.runs import EVALUATION, JOB, RESULT, load, read_json
 from selfsame.jobs.task_report import refresh, write_pictures, write_standings
 from selfsame.nn.norm import calibrated
 from selfsame.types import Draws, Encoder
@@ -40,22 +40,24 @@ def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any
     model.to(on)
     train, test = parts_of(job.labelled)
     examples = model.task.open(job.test or test or train, labels_of(job, test), model.encoder, model.facts)
+    examples.most_skipped = job.max_skipped
     items = list(range(len(examples)))
     say(f"{len(items):,} labelled items: {model.facts.summary}")
-    seen = learned_from(job, job.test or test or train)
+    given = read_json(job.run_folder / JOB)  # what the head was learned with
+    seen = learned_from(given, job.test or test or train)
     if seen:
         say("caution: the head was learned from these items, so its scores are too good", "yellow")
     scores = model.task.scores(model.facts)
-    guess, guessed = guesser(job, model, test), model.task.scores(model.facts)
+    guess, guessed = guesser(job, given, model, test), model.task.scores(model.facts)
     for i, prediction in model.task.predictions(model, examples, items, on, workers_of(job, examples)):
         truth = examples.truth(i)
         scores.add(prediction, truth)
         if guess is not None:
             guessed.add(guess(examples, i), truth)
-    check_skipped(job, examples)
+    examples.check_skipped()
     chosen = model.task.chosen_by(model.facts)
     found = scores.found()
-    trained = int(json.loads((job.run_folder / "result.json").read_text(encoding="utf-8")).get("items", 0))
+    trained = int(read_json(job.run_folder / RESULT).get("items", 0))
     rows = [Standing.of("encoder", "-", "as adapted", trained, chosen, [found])]
     if guess is not None:
         rows.append(Standing.of("trivial", "-", "as adapted", trained, chosen, [guessed.found()]))
@@ -77,17 +79,17 @@ def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any
     return result
 
 
-def learned_from(job: Evaluate, path: str) -> bool:
-    """Whether the head was trained with the items at this path."""
-    given = json.loads((job.run_folder / "job.json").read_text(encoding="utf-8"))
+def learned_from(given: dict[str, Any], path: str) -> bool:
+    """Whether the head was trained with the items at this path; `given` is the job that did."""
     return Path(parts_of(given["labelled"])[0]).expanduser().resolve() == Path(path).expanduser().resolve()
 
 
-def guesser(job: Evaluate, model: Model, test: str | None) -> Callable[[Examples, int], Any] | None:
+def guesser(
+    job: Evaluate, given: dict[str, Any], model: Model, test: str | None
+) -> Callable[[Examples, int], Any] | None:
     """What one would say without looking, learned from the labels the head was trained with, where these are there."""
-    given = json.loads((job.run_folder / "job.json").read_text(encoding="utf-8")) if test is None else {}
-    path = parts_of(job.labelled)[0] if test is not None else parts_of(str(given.get("labelled", "")))[0]
-    labels = job.labels if test is not None else given.get("labels")
+    path, labels = (job.labelled, job.labels) if test is not None else (str(given["labelled"]), given["labels"])
+    path = parts_of(path)[0]
     try:
         examples = model.task.open(path, labels, model.encoder, model.facts)
         return model.task.trivial(examples, list(range(len(examples))))
@@ -98,16 +100,6 @@ def guesser(job: Evaluate, model: Model, test: str | None) -> Callable[[Examples
 
 def labels_of(job: Evaluate, test: str | None) -> str | None:
     return job.test_labels or job.labels if job.test or test else job.labels
-
-
-def check_skipped(job: Evaluate, examples: Examples) -> None:
-    lost = examples.skipped
-    if len(lost) > job.max_skipped * len(examples):
-        i, why = next(iter(lost.items()))
-        raise UserError(
-            f"{len(lost)} of {len(examples)} labelled items cannot be read: {examples.name(i)}: {why}. Mend or remove "
-            "them, or raise --max-skipped."
-        )
 
 
 # From each start -----------------------------------------------------------------------------------------------------
@@ -193,6 +185,7 @@ def parts(job: Evaluate, task: Task, encoder: Encoder) -> tuple[Examples, Exampl
     train_path, test_path = parts_of(job.labelled)
     test_path = job.test or test_path
     examples = task.open(train_path, job.labels, encoder)
+    examples.most_skipped = job.max_skipped
     items = list(range(len(examples)))
     if test_path is None:
         kept, held = divided(examples, items, job.test_share, job.seed)
@@ -201,6 +194,7 @@ def parts(job: Evaluate, task: Task, encoder: Encoder) -> tuple[Examples, Exampl
         say(f"no test part: {job.test_share:.0%} split off by seed {job.seed}")
         return examples, examples, kept, held
     test = task.open(test_path, labels_of(job, test_path), encoder, examples.facts)
+    test.most_skipped = job.max_skipped
     return examples, test, items, list(range(len(test)))
 
 
@@ -237,7 +231,7 @@ def one(
 
     def found(unreadable: dict[int, str]) -> None:
         examples.skipped.update(unreadable)
-        check_share(labels, fit, job.run_folder)
+        examples.check_skipped()
 
     with tempfile.TemporaryDirectory(prefix="selfsame-") as folder:
         fitted(model, labels, loop, fit, Path(folder), on, workers_of(job, examples), freeze, scratch, found)
