@@ -115,6 +115,40 @@ class Head(nn.Module):
         """One prediction a view, on the CPU, in the view's own coordinates."""
         raise NotImplementedError
 
+    # What `export` asks of it
+
+    gives: ClassVar[dict[str, str]] = {}
+    """name of each tensor of `portable`, and what it is, in words; {} where the head cannot be exported"""
+    why_not: ClassVar[str] = ""
+    """why, and what to do instead"""
+    in_half: ClassVar[bool] = True
+    """whether it may be exported in half precision"""
+    operations: ClassVar[tuple[str, ...]] = ()
+    """packages beside torch whose operations `portable` uses"""
+
+    def portable(self, outputs: Any, height: int | None, width: int | None) -> tuple[Tensor, ...]:
+        """Predictions as tensors whose first axis is the batch, by operations that other programs have.
+
+        `outputs` in float32. `height` and `width` are those of the pictures, which a file with the preprocessing inside
+        squeezes to the view; of the view where there is none. None of what is no picture.
+        """
+        raise NotImplementedError
+
+    def told(self) -> dict[str, Any]:
+        """Further facts for whoever uses the file."""
+        return {}
+
+    def apart(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """How far the outputs of a file are from what is expected, 0 for not at all.
+
+        To be defined where the largest difference of each output in units of the largest is not it, as of whole
+        numbers, or of boxes in any order.
+        """
+        raise NotImplementedError
+
+    def apart_of(self) -> Callable[[Sequence[Tensor], Sequence[Tensor]], float] | None:
+        return None if type(self).apart is Head.apart else self.apart
+
 
 class Scores:
     """Predictions beside the truth, added one by one; the order and the parts they come in change nothing."""

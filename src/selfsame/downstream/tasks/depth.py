@@ -191,6 +191,8 @@ class Deep(PictureExamples):
 class PixelDepth(Head):
     """The natural logarithm of the depth in metres at each place. Before learning it is near the median."""
 
+    gives: ClassVar = {"depth": "float32 [b, h, w], as large as what is given: metres"}
+
     def __init__(self, encoder: Encoder, facts: Range, size: int, task: Depth) -> None:
         super().__init__()
         self.decoder = MultiScale(encoder, size, 1)
@@ -215,6 +217,12 @@ class PixelDepth(Head):
     def decoded(self, outputs: Float[Tensor, "b 1 g v"]) -> list[Float[Tensor, "g v"]]:
         """Logarithms, as coarse as the head gives them."""
         return list(outputs[:, 0].clamp(*self.limits).cpu())
+
+    def portable(
+        self, outputs: Float[Tensor, "b 1 g v"], height: int | None, width: int | None
+    ) -> tuple[Float[Tensor, "b h w"]]:
+        assert height is not None and width is not None
+        return (enlarged(outputs.clamp(*self.limits), (height, width))[:, 0].exp(),)
 
 
 def scale_invariant(apart: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"], share: float) -> Float[Tensor, ""]:

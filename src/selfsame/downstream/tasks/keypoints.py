@@ -308,6 +308,11 @@ class HeatMaps(Head):
     cross-entropy of the map's softmax to that Gaussian, brought to a sum of 1.
     """
 
+    gives: ClassVar = {
+        "points": "float32 [b, k, 2]: x and y of each of `points` in pixels of what is given; pixel i covers i to i + 1",
+        "scores": "float32 [b, k], 0 to 1",
+    }
+
     def __init__(self, encoder: Encoder, facts: Skeleton, size: int, task: Keypoints) -> None:
         super().__init__()
         self.decoder = MultiScale(encoder, size, len(facts.points))
@@ -341,6 +346,12 @@ class HeatMaps(Head):
 
     def decoded(self, outputs: Float[Tensor, "b k g g"]) -> list[tuple[np.ndarray, np.ndarray, int]]:
         """(points [k 2] in pixels of the view, their scores [k], size of the view)"""
+        xy, scores = self.located(outputs)
+        places, shares = xy.double().cpu().numpy(), scores.double().cpu().numpy()
+        return [(places[n], share, self.size) for n, share in enumerate(shares)]
+
+    def located(self, outputs: Float[Tensor, "b k g g"]) -> tuple[Float[Tensor, "b k 2"], Float[Tensor, "b k"]]:
+        """Points in pixels of the view, and their scores."""
         b, k, side, _ = outputs.shape
         maps = outputs.reshape(b * k, side, side)
         if self.kind == "cross-entropy":  # as a map whose peak is 1 where it is as sharp as what was learned
@@ -352,8 +363,17 @@ class HeatMaps(Head):
         else:
             xy = heatmaps.expected(maps)
         scores = heatmaps.peaks(maps)[2].clamp(0, 1)
-        places = (xy * (self.size / side)).view(b, k, 2).double().cpu().numpy()
-        return [(places[n], score, self.size) for n, score in enumerate(scores.view(b, k).double().cpu().numpy())]
+        return (xy * (self.size / side)).view(b, k, 2), scores.view(b, k)
+
+    def portable(
+        self, outputs: Float[Tensor, "b k g g"], height: int | None, width: int | None
+    ) -> tuple[Float[Tensor, "b k 2"], Float[Tensor, "b k"]]:
+        assert height is not None and width is not None
+        xy, scores = self.located(outputs)
+        return torch.stack([xy[..., 0] * (width / self.size), xy[..., 1] * (height / self.size)], dim=2), scores
+
+    def told(self) -> dict[str, Any]:
+        return {"margin": MARGIN}
 
 
 def within(middle: float, side: float, most: int) -> tuple[int, int]:
