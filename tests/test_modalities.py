@@ -14,6 +14,9 @@ from PIL import Image
 import selfsame as ss
 from selfsame import methods, modalities
 from selfsame.cli import main
+from selfsame.downstream import saved
+from selfsame.downstream.task import Model
+from selfsame.downstream.tasks.classification import Classification
 from selfsame.engine.optim import make_optimizer, set_rates
 from selfsame.errors import UserError
 from selfsame.jobs.deciding import check_fit
@@ -260,6 +263,27 @@ def test_one_command_does_it_all(room, tmp_path, capsys):
     assert main(["export", str(out), "torch"]) == 0
     assert main(["profile", data, *small, *left, "--steps", "1", "--cache", "0"]) == 0
     capsys.readouterr()
+
+
+def test_a_whole_task_is_exported_and_says_what_predict_says(room, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    data, labels = room.made.labelled(tmp_path / "labelled")
+    task, encoder = Classification(), room.encoder(room.made.TINY)
+    examples = task.open(data, labels, encoder)
+    model = Model(encoder, task.head(encoder, examples.facts, room.size), task, examples.facts, room.size).eval()
+    torch.nn.init.normal_(model.head.layer.weight)
+    saved.save(model, tmp_path / "run")
+    facts = ss.export(tmp_path / "run", "onnx", tmp_path / "net")
+    session = runtime.InferenceSession(facts["files"][0], providers=["CPUExecutionProvider"])
+    told = json.loads(session.get_modelmeta().custom_metadata_map["selfsame"])
+    assert told["classes"] == list(examples.facts.classes) and told["task"] == "classification"
+    samples = examples.sample(range(5), room.size, Draws(0, 0, 5), learn=False)
+    views = examples.make_views(samples, Draws(0, 0, 5), learn=False)[0]
+    (found,) = session.run(["probabilities"], {session.get_inputs()[0].name: views.numpy()})
+    here = ss.predict(tmp_path / "run", data, workers=0)[:5]
+    assert np.ptp(found, axis=0).max() > 0.01  # it does not say the same of all
+    np.testing.assert_allclose(found, np.stack([prediction for _, prediction in here]), atol=1e-5)
 
 
 def test_items_are_found_in_an_index_by_name_and_by_file_and_drawn(room, tmp_path):
