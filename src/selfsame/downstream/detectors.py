@@ -247,7 +247,9 @@ class OneStage(BoxHead):
             there = scores > 0
             for box, chance, kind in zip(wanted[chances > 0], chances[chances > 0], named[chances > 0], strict=True):
                 same = there & (kinds == kind)
-                off = torch.cat([(boxes - box) / expected[0].max(), ((scores - chance) / expected[1].max())[:, None]], dim=1)
+                off = torch.cat(
+                    [(boxes - box) / expected[0].max(), ((scores - chance) / expected[1].max())[:, None]], dim=1
+                )
                 far.append(float(off.abs().amax(dim=1)[same].min()) if same.any() else 1.0)
         return float(torch.tensor(sorted(far)[: max(1, round(0.95 * len(far)))]).max()) if far else 0.0
 
@@ -324,8 +326,8 @@ class FasterHead(BoxHead):
 
     first = 1  # 0 is the ground
     why_not = (
-        " with faster-rcnn, whose second stage looks at other numbers of boxes each time: adapt with --task.detector fcos "
-        "or retinanet"
+        " with faster-rcnn, whose second stage looks at other numbers of boxes each time: adapt with --task.detector "
+        "fcos or retinanet"
     )
 
     def __init__(

@@ -4,7 +4,6 @@ Raises: UserError where a head cannot be written so, where outputs differ, or a 
 """
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 

@@ -61,6 +61,10 @@ class Examples:
         """Unique name of an item, as its source has it."""
         raise NotImplementedError
 
+    def part_of(self, i: int) -> str:
+        """Name of what an item is a part of, as the recording of a window, the picture of an object; else its own."""
+        return self.name(i)
+
     @property
     def strata(self) -> Int[Tensor, "n"]:
         """Numbers by which parts and budgets are drawn evenly: the class; all 0 where there is none."""

@@ -42,7 +42,9 @@ class Export(Record):
 
         of_task = (self.run_folder / saved.TASK).is_file()
         if self.encoder_only and not of_task:
-            raise UserError(f"--encoder-only: {self.run_folder} is no task run, its encoder is all there is. Leave it out.")
+            raise UserError(
+                f"--encoder-only: {self.run_folder} is no task run, its encoder is all there is. Leave it out."
+            )
         whole = of_task and not self.encoder_only and self.to in WHOLE
         if of_task and not whole and not self.encoder_only:
             say(f"the encoder alone is written: {self.to} has no place for the head. onnx and torch hold both.")

@@ -21,7 +21,7 @@ from selfsame.engine.state import check_writable, write_text
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import Adapt
-from selfsame.jobs.adapting import Labels, divided, fitted, new_model, parts_of, planned, workers_of
+from selfsame.jobs.adapting import Labels, divided, fitted, grouped, new_model, parts_of, planned, workers_of
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import CALIBRATED, redrawn
 from selfsame.jobs.runs import EVALUATION, JOB, RESULT, load, read_json
@@ -34,6 +34,8 @@ TASKS = "tasks"  # folder in a run with what was measured of its encoder, a fold
 
 def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any]:
     """The scores of a task run on labelled items, beside what one would say without looking."""
+    if job.groups is not None:
+        raise UserError("--groups says how items are divided, and of a task run all are scored. Leave it out.")
     model = saved.load(job.run_folder, module)
     check_writable(job.run_folder)
     on = dist.device(job.device)
@@ -118,7 +120,7 @@ def of_starts(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any]:
     on = dist.device(job.device)
     task: Task = job.task
     task.refuse(encoder)
-    examples, test, train_items, test_items = parts(job, task, encoder)
+    examples, test, train_items, test_items, groups = parts(job, task, encoder)
     chosen = task.chosen_by(examples.facts)
     say(f"{len(train_items):,} train and {len(test_items):,} test items: {examples.facts.summary}")
     rows: list[Standing] = []
@@ -148,7 +150,9 @@ def of_starts(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any]:
                 runs = []
                 for seed in seeds_of(job):
                     say(f"{start}, {way}, labels {wanted}, seed {seed}")
-                    runs.append(one(job, task, encoder, examples, use[seed], test, test_items, way, start, seed, on))
+                    runs.append(
+                        one(job, task, encoder, examples, use[seed], groups, test, test_items, way, start, seed, on)
+                    )
                 rows.append(Standing.of(start, way, wanted, len(use[job.seed]), chosen, runs))
                 write_text(place / EVALUATION, json.dumps(result(), indent=1) + "\n")
         guesses = []
@@ -180,22 +184,28 @@ def seeds_of(job: Evaluate) -> range:
     return range(job.seed, job.seed + job.seeds)
 
 
-def parts(job: Evaluate, task: Task, encoder: Encoder) -> tuple[Examples, Examples, list[int], list[int]]:
-    """Train and test examples, and which of their items; a test part is split off where none is given."""
+def parts(
+    job: Evaluate, task: Task, encoder: Encoder
+) -> tuple[Examples, Examples, list[int], list[int], torch.Tensor | None]:
+    """Train and test examples, which of their items, and the groups of train's that stay together.
+
+    A test part is split off where none is given.
+    """
     train_path, test_path = parts_of(job.labelled)
     test_path = job.test or test_path
     examples = task.open(train_path, job.labels, encoder)
     examples.most_skipped = job.max_skipped
     items = list(range(len(examples)))
+    groups = grouped(job.groups, train_path, job.labels, encoder, examples)
     if test_path is None:
-        kept, held = divided(examples, items, job.test_share, job.seed)
+        kept, held = divided(examples, items, job.test_share, job.seed, groups)
         if kept == held:
             raise UserError(f"{job.labelled} has {len(items)} labelled items, too few to split some off. Give --test.")
         say(f"no test part: {job.test_share:.0%} split off by seed {job.seed}")
-        return examples, examples, kept, held
+        return examples, examples, kept, held, groups
     test = task.open(test_path, labels_of(job, test_path), encoder, examples.facts)
     test.most_skipped = job.max_skipped
-    return examples, test, items, list(range(len(test)))
+    return examples, test, items, list(range(len(test))), groups
 
 
 def one(
@@ -204,6 +214,7 @@ def one(
     encoder: Encoder,
     examples: Examples,
     use: Sequence[int],
+    groups: torch.Tensor | None,
     test: Examples,
     test_items: Sequence[int],
     way: Way,
@@ -212,7 +223,7 @@ def one(
     on: torch.device,
 ) -> dict[str, float]:
     """The scores on the test part of one head, trained from one start."""
-    learn, check = divided(examples, use, Adapt.model_fields["val_share"].default, seed)
+    learn, check = divided(examples, use, Adapt.model_fields["val_share"].default, seed, groups)
     fit = Adapt(
         run_folder=job.run_folder, labelled=job.labelled, task=task, size=job.size, seed=seed, workers=job.workers,
         device=job.device, max_skipped=job.max_skipped, batch_size=job.head_batch and min(job.head_batch, len(learn)),

@@ -50,8 +50,8 @@ class Behind:
     """What stands behind the encoder in a file that does a whole task: then it gives predictions, and no vector."""
 
     module: nn.Module
-    """(encoder, views, height, width) -> a tensor for each of `outputs`, of any batch; the lengths are those of what the
-    file is fed with, None of what is no picture"""
+    """(encoder, views, height, width) -> a tensor for each of `outputs`, of any batch; height and width of what the file
+    is fed with, None where that is no picture"""
     outputs: dict[str, str]
     """name of each output and what it is, in words"""
     facts: dict[str, Any]
@@ -142,7 +142,8 @@ class Exporter:
         those of `Wanted`; they alone take all of them. The facts are returned: files, input, what `facts` gives,
         `snippet` (the Python that loads what was written, which was run) and `difference`, the largest absolute
         difference of outputs in units of the largest output: at most 1e-5, of onnx, torch and ultralytics 1e-4, with
-        maps 1e-5. With a head `behind` the encoder, the file gives its outputs, and holds what they are as JSON. In half precision it is told, and vectors have a cosine of 0.999 or more (`cosine`).
+        maps 1e-5. With a head `behind` the encoder, the file gives its outputs, and holds what they are as JSON. In
+        half precision the difference is told, and vectors have a cosine of 0.999 or more (`cosine`).
         `difference` is None where the library is not installed; `compared` then says so in words.
         """
         wanted = Wanted(**options)
@@ -305,7 +306,7 @@ class Exporter:
         return (encoder if wanted.plain else held), fed, reference
 
     def _told(self, encoder: Encoder, wanted: Wanted) -> dict[str, Any]:
-        """What a file of a whole task says of itself: the task's facts, its input and outputs, and the encoder's facts."""
+        """What a file of a whole task says of itself: facts of the task and the encoder, its input and outputs."""
         assert wanted.behind is not None
         fed = self._whole(encoder, wanted)[1]
         return {**self.facts(encoder), **wanted.behind.facts, "input": fed.told, "outputs": wanted.behind.outputs}

@@ -195,6 +195,11 @@ class Labelled(task.Examples):
     def name(self, i: int) -> str:
         return self.opened.source.name(int(self.items[i]))
 
+    def part_of(self, i: int) -> str:
+        """Of a window the recording or record."""
+        name = self.name(i)
+        return name.rpartition("@")[0] or name if getattr(self.opened.reading, "window", None) else name
+
     @property
     def strata(self) -> Int[Tensor, "n"]:
         """The class; of items with tags the rarest of them, so that no part is without it."""

@@ -44,6 +44,7 @@ from selfsame.downstream.task import Examples, Head
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError, unknown
+from selfsame.nn.sync import mean_total
 from selfsame.types import Encoder
 
 MARGIN = 1.25  # side of what is shown of an object, for the longer side of its box
@@ -243,6 +244,9 @@ class Posed(PictureExamples):
         name = super().name(i)
         return f"{name}#{self.places[i]}" if self.items[i] in self.several else name
 
+    def part_of(self, i: int) -> str:
+        return super().name(i)
+
     def size_of(self, i: int) -> tuple[int, int]:
         if self.items[i] not in self.sizes:
             self.sizes[self.items[i]] = tuple(self.source.header(self.items[i])[:2])
@@ -309,7 +313,7 @@ class HeatMaps(Head):
     """
 
     gives: ClassVar = {
-        "points": "float32 [b, k, 2]: x and y of each of `points` in pixels of what is given; pixel i covers i to i + 1",
+        "points": "float32 [b, k, 2]: x and y of each point in pixels of what is given; pixel i covers i to i + 1",
         "scores": "float32 [b, k], 0 to 1",
     }
 
@@ -341,7 +345,7 @@ class HeatMaps(Head):
         else:
             share = goal.flatten(2) / goal.sum(dim=(2, 3)).clamp_min(heatmaps.LEAST)[..., None]
             each = -(share * outputs.flatten(2).log_softmax(dim=2)).sum(dim=2)
-        loss = (each * weight).sum() / weight.sum().clamp_min(1)
+        loss = (each * weight).sum() / mean_total(weight.sum()).clamp_min(1)
         return loss, {}
 
     def decoded(self, outputs: Float[Tensor, "b k g g"]) -> list[tuple[np.ndarray, np.ndarray, int]]:

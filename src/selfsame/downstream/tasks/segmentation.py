@@ -30,6 +30,7 @@ from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask, en
 from selfsame.downstream.task import Examples, Head, Model
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.nn.sync import mean_total, summed
 from selfsame.storage.exports import apart
 from selfsame.types import Encoder
 
@@ -222,7 +223,7 @@ class PixelClasses(Head):
 
     gives: ClassVar = {
         "mask": "uint8 [b, h, w], as large as what is given: the number of the class, by its place in `classes`",
-        "scores": "float32 [b, k, g, v]: of the classes at each place, before softmax, as coarse as the head gives them",
+        "scores": "float32 [b, k, g, v]: of the classes at each place before softmax, as coarse as the head gives them",
     }
     weights: Tensor
 
@@ -246,7 +247,7 @@ class PixelClasses(Head):
         entropy = F.cross_entropy(scores, truth, self.weights, ignore_index=IGNORED, reduction="sum")
         counted = truth != IGNORED
         weight = self.weights[truth[counted]].sum()
-        loss = entropy / weight.clamp_min(1)  # a batch in which all is ignored has none
+        loss = entropy / mean_total(weight).clamp_min(1)  # a batch in which all is ignored has none
         right = (scores.argmax(dim=1) == truth)[counted].float().sum() / counted.sum().clamp_min(1)
         logs = {"cross-entropy": loss.detach(), "pixel accuracy": right}
         if self.dice:
@@ -271,10 +272,13 @@ class PixelClasses(Head):
 
 
 def dice_loss(shares: Float[Tensor, "b k h w"], truth: Int[Tensor, "b h w"], smooth: float = 1.0) -> Tensor:
-    """1 - (2 sum(p g) + smooth) / (sum(p) + sum(g) + smooth) over the batch, mean over the classes that it holds."""
+    """1 - (2 sum(p g) + smooth) / (sum(p) + sum(g) + smooth) over the batch, mean over the classes that it holds.
+
+    The batch is that of all processes.
+    """
     counted = (truth != IGNORED)[:, None]
     known = F.one_hot(truth.where(truth != IGNORED, 0), shares.shape[1]).movedim(-1, 1) * counted
-    both, said, there = ((x.sum(dim=(0, 2, 3))) for x in (shares * known, shares * counted, known))
+    both, said, there = (summed(x.sum(dim=(0, 2, 3)).float()) for x in (shares * known, shares * counted, known))
     loss = 1 - (2 * both + smooth) / (said + there + smooth)
     held = (there > 0).to(loss.dtype)
     return (loss * held).sum() / held.sum().clamp_min(1)

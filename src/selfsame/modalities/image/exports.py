@@ -74,9 +74,8 @@ def prepared(encoder: ImageEncoder, wanted: Wanted) -> tuple[nn.Module, Fed]:
     shape = (2, channels, size + 5, size + 9) if before else (2, size + 5, size + 9, channels)
     made = f"torch.randint(0, {white + 1}, {shape}, dtype=torch.int32).to(torch.{kind})  # your images, of any size"
     axes = {2: Axis("rows"), 3: Axis("columns")} if before else {1: Axis("rows"), 2: Axis("columns")}
-    told = (
-        f"{kind} [{'b, c, h, w' if before else 'b, h, w, c'}] of any height and width, as stored: the file "
-        + ("squeezes it to the view and normalises it" if squeezed else "cuts the middle square, resizes and normalises it")
+    told = f"{kind} [{'b, c, h, w' if before else 'b, h, w, c'}] of any height and width, as stored: the file " + (
+        "squeezes it to the view and normalises it" if squeezed else "cuts the middle square, resizes and normalises it"
     )
     return Cut(size, layout, float(white), squeezed), Fed(
         "pixels", made, example, told, axes, lambda lengths: example(1, lengths)
