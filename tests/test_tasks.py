@@ -203,12 +203,26 @@ def test_damaged_items_to_choose_by_count_too(labelled, encoders, tmp_path):
     assert run.result["skipped"] == 1 and pictures_of(val)[0].name in (run.folder / "skipped.csv").read_text()
 
 
+FILES = {"segmentation": "onnx", "detection": "torch"}  # the others take long: with -m learns
+
+
+def test_a_file_of_the_whole_task_says_what_predict_says(adapted, labelled, tmp_path):
+    if labelled[0] not in FILES:
+        pytest.skip("with -m learns")
+    says_the_same(labelled[0], FILES[labelled[0]], adapted, tmp_path)
+
+
+@pytest.mark.learns
 @pytest.mark.parametrize("to", ["onnx", "torch"])
-def test_a_file_of_the_whole_task_says_what_predict_says(adapted, labelled, tmp_path, to):
+def test_each_file_of_a_whole_task_says_what_predict_says(adapted, labelled, tmp_path, to):
+    says_the_same(labelled[0], to, adapted, tmp_path)
+
+
+def says_the_same(name, to, adapted, tmp_path):
     """Of a picture as large as a view, and of one that is not square; stored values go in."""
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    name, run = labelled[0], tmp_path / "run"
+    run = tmp_path / "run"
     shutil.copytree(adapted.folder, run)
     story = json.loads((run / "task.json").read_text())
     if name == "detection":  # after so few steps nothing is above the threshold
@@ -242,6 +256,8 @@ def test_what_no_file_can_hold_is_refused_and_the_encoder_is_had_alone(adapted, 
         ss.export(adapted, "torch", tmp_path / "net", maps=True)
     with pytest.raises(UserError, match="a head is made for views of one size"):
         ss.export(adapted, "torch", tmp_path / "net", any_size=True)
+    if labelled[0] != "classification":
+        return  # encoders are the same whatever the task
     facts = ss.export(adapted, "torch", tmp_path / "net", encoder_only=True, maps=True)
     assert "maps" in facts and "task" not in facts
     ss.export(adapted, "timm", tmp_path / "weights")

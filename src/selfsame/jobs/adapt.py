@@ -87,8 +87,8 @@ class Adapt(Fitting):
     val_labels: str | None = None
     """the labels of --val"""
     groups: str | None = None
-    """items that stay together, as of one patient, when some are set aside: "folders", a pattern as "(patient[0-9]+)_", a
-    CSV path,group (or file.csv::column), or a column [windows of a recording, objects of a picture]"""
+    """items that stay together, as of one patient, when some are set aside: "folders", a pattern as "(patient[0-9]+)_",
+    a CSV path,group (or file.csv::column), or a column [windows of a recording, objects of a picture]"""
     budget: str = "all"
     """labels that are used: all, 10%, 10/class"""
     freeze: bool = False
@@ -113,7 +113,9 @@ class Adapt(Fitting):
         return self.out or Path("runs") / f"{self.run_folder.resolve().name}-{type(self.task).name}"
 
     def run(self, encoder: "nn.Module | None" = None) -> Run:
-        """Train, or go on where it stopped, in as many processes as `processes` says. `encoder`: a module of the user's own, where the run has one.
+        """Train, or go on where it stopped, in as many processes as `processes` says.
+
+        `encoder`: a module of the user's own, where the run has one.
 
         Raises:
             UserError: input that cannot be used, a folder of other settings, a full disk.

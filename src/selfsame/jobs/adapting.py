@@ -91,7 +91,7 @@ class Adapting:
             loop = loop.changed(save_every=job.save_every or loop.save_every, keep_states=job.keep_states)
             self.lines = [*lines_of(labels, model, job), *lines]
             if was is not None and (self.folder / PLAN).exists():
-                self.check_same(labels, loop)
+                loop = self.begun(labels, loop)
                 if (self.folder / RESULT).exists():
                     say(f"{self.folder} is finished: {loop.steps:,} steps. Choose another --out to train anew.")
                     if not (self.folder / REPORT).exists():
@@ -104,12 +104,13 @@ class Adapting:
                 self.learn(model, labels, loop)
         return Run(self.folder)
 
-    def check_same(self, labels: Labels, loop: Loop) -> None:
+    def begun(self, labels: Labels, loop: Loop) -> Loop:
+        """The loop of the plan that is there: how many processes share a batch must not change it. Raises UserError."""
         plan = read_json(self.folder / PLAN)
-        then, batch = plan.get("fingerprint"), plan.get("loop", {}).get("batch", loop.batch)
-        if batch != loop.batch:
+        then, batch = plan.get("fingerprint"), int(plan["loop"]["batch"])
+        if batch % dist.world():
             raise UserError(
-                f"{self.folder} was begun with batches of {batch}, which {dist.world()} processes cannot divide evenly. "
+                f"{self.folder} was begun with batches of {batch}, which {dist.world()} processes cannot share evenly. "
                 f"Go on with --processes {divisor(batch)}."
             )
         if then != labels.fingerprint:
@@ -117,6 +118,8 @@ class Adapting:
                 f"{self.job.labelled} has changed since {self.folder} was begun ({then} then, {labels.fingerprint} "
                 "now), so it cannot go on exactly. Choose another --out."
             )
+        now = {name: getattr(loop, name) for name in ("precision", "save_every", "keep_states")}
+        return Loop.model_validate({**plan["loop"], **now})
 
     def begin(self, labels: Labels, loop: Loop) -> None:
         write_text(self.folder / JOB, json.dumps(self.job.model_dump(mode="json"), indent=1) + "\n")
@@ -275,8 +278,8 @@ def planned(
     batch = min(batch, items)
     if job.batch_size and job.batch_size <= items and batch % dist.world():
         raise UserError(
-            f"--batch-size {batch} cannot be divided over {dist.world()} processes. Give a multiple of {dist.world()}, or "
-            f"--processes {divisor(batch)}."
+            f"--batch-size {batch} cannot be divided over {dist.world()} processes. Give a multiple of {dist.world()}, "
+            f"or --processes {divisor(batch)}."
         )
     batch = max(dist.world(), batch - batch % dist.world())
     if batch > items or (job.batch_size or 0) > items:

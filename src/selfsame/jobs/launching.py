@@ -1,4 +1,4 @@
-"""Several processes on this machine for one `pretrain` or `adapt`: how many, their start, their signals, how they ended.
+"""Several processes on this machine for one job: how many, their start, their signals, how they ended.
 
 Each process runs this file. It is a small torchrun that never restarts: one that is asked to stop may take as long as
 saving takes (torchrun kills after 30 s), and errors and exit codes come back as those of one process.
@@ -42,7 +42,8 @@ KINDS: dict[str, type[UserError]] = {"UserError": UserError, "TrainingStopped": 
 def processes_for(job: Pretrain | Adapt, module: nn.Module | None = None) -> int:
     """How many processes to start: as many as asked for, else one a GPU where there are several, else one.
 
-    `module`: an encoder of the user's own, of an adaptation. Raises UserError for more than the device can serve, and for several where the job cannot be handed to them.
+    `module` is an encoder of the user's own. Raises UserError for more than the device can serve, and for several where
+    the job cannot be handed to them.
     """
     gpus = torch.cuda.device_count() if job.device in ("auto", "cuda") and torch.cuda.is_available() else 0
     count = max(1, gpus) if job.processes is None else job.processes

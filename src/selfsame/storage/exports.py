@@ -50,8 +50,8 @@ class Behind:
     """What stands behind the encoder in a file that does a whole task: then it gives predictions, and no vector."""
 
     module: nn.Module
-    """(encoder, views, height, width) -> a tensor for each of `outputs`, of any batch; height and width of what the file
-    is fed with, None where that is no picture"""
+    """(encoder, views, height, width) -> a tensor for each of `outputs`, of any batch; height and width of what the
+    file is fed with, None where that is no picture"""
     outputs: dict[str, str]
     """name of each output and what it is, in words"""
     facts: dict[str, Any]
