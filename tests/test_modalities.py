@@ -14,6 +14,8 @@ from PIL import Image
 import selfsame as ss
 from selfsame import methods, modalities
 from selfsame.cli import main
+from selfsame.downstream import saved, tasks
+from selfsame.downstream.task import Model
 from selfsame.engine.optim import make_optimizer, set_rates
 from selfsame.errors import UserError
 from selfsame.jobs.deciding import check_fit
@@ -260,6 +262,29 @@ def test_one_command_does_it_all(room, tmp_path, capsys):
     assert main(["export", str(out), "torch"]) == 0
     assert main(["profile", data, *small, *left, "--steps", "1", "--cache", "0"]) == 0
     capsys.readouterr()
+
+
+def test_a_whole_task_is_exported_and_says_what_predict_says(room, tmp_path):
+    data, labels = room.made.labelled(tmp_path / "labelled")
+    task, encoder = tasks.load("classification")(), room.encoder(room.made.TINY)
+    examples = task.open(data, labels, encoder)
+    model = Model(encoder, task.head(encoder, examples.facts, room.size), task, examples.facts, room.size).eval()
+    torch.nn.init.normal_(model.head.layer.weight)
+    saved.save(model, tmp_path / "run")
+    facts = ss.export(tmp_path / "run", "torch", tmp_path / "net")
+    held = {"selfsame": ""}
+    program = torch.export.load(facts["files"][0], extra_files=held).module()
+    told = json.loads(held["selfsame"])
+    assert told["classes"] == list(examples.facts.classes) and told["task"] == "classification"
+    samples = examples.sample(range(5), room.size, Draws(0, 0, 5), learn=False)
+    views = examples.make_views(samples, Draws(0, 0, 5), learn=False)[0]
+    if room.modality.name == "audio":  # whose views are spectrograms; the file takes waveforms
+        views = samples[0].float() / 32768
+    with torch.no_grad():
+        (found,) = program(views)
+    here = ss.predict(tmp_path / "run", data, workers=0)[:5]
+    assert np.ptp(found.numpy(), axis=0).max() > 0.01  # it does not say the same of all
+    np.testing.assert_allclose(found, np.stack([prediction for _, prediction in here]), atol=1e-5)
 
 
 def test_items_are_found_in_an_index_by_name_and_by_file_and_drawn(room, tmp_path):

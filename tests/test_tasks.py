@@ -3,12 +3,14 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import selfsame as ss
@@ -16,6 +18,7 @@ from selfsame.downstream import saved, tasks
 from selfsame.engine.loop import Interrupted
 from selfsame.errors import UserError
 from selfsame.modalities import image
+from tests.conftest import paint
 
 NETS = {"residual": "resnet10t@0.125", "transformer": "tests.nets:tokens"}
 
@@ -186,6 +189,79 @@ def test_training_goes_on_past_a_damaged_item_and_lists_it(labelled, encoders, t
     run = ss.adapt(encoders / "residual", path, out=tmp_path / "lenient", max_skipped=0.9, **again)
     listed = (run.folder / "skipped.csv").read_text()
     assert 1 <= run.result["skipped"] <= len(spoilt) and any(file.name in listed for file in spoilt)
+
+
+def test_damaged_items_to_choose_by_count_too(labelled, encoders, tmp_path):
+    name, path, labels = labelled
+    val, val_labels = made(name).labelled(tmp_path / "val")
+    pictures_of(val)[0].write_bytes(b"no picture")
+    again = {"task": name, "labels": labels, "val": val, "val_labels": val_labels, "freeze": True, **quick(epochs=0.2)}
+    with pytest.raises(UserError, match=r"1 of 16 labelled items cannot be read \(6.2%; at most 1.0% may be\)"):
+        ss.adapt(encoders / "residual", path, out=tmp_path / "strict", **again)
+    assert pictures_of(val)[0].name in (tmp_path / "strict" / "skipped.csv").read_text()
+    run = ss.adapt(encoders / "residual", path, out=tmp_path / "lenient", max_skipped=0.1, **again)
+    assert run.result["skipped"] == 1 and pictures_of(val)[0].name in (run.folder / "skipped.csv").read_text()
+
+
+FILES = {"segmentation": "onnx", "detection": "torch"}  # the others take long: with -m learns
+
+
+def test_a_file_of_the_whole_task_says_what_predict_says(adapted, labelled, tmp_path):
+    if labelled[0] not in FILES:
+        pytest.skip("with -m learns")
+    says_the_same(labelled[0], FILES[labelled[0]], adapted, tmp_path)
+
+
+@pytest.mark.learns
+@pytest.mark.parametrize("to", ["onnx", "torch"])
+def test_each_file_of_a_whole_task_says_what_predict_says(adapted, labelled, tmp_path, to):
+    says_the_same(labelled[0], to, adapted, tmp_path)
+
+
+def says_the_same(name, to, adapted, tmp_path):
+    """Of a picture as large as a view, and of one that is not square; stored values go in."""
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run = tmp_path / "run"
+    shutil.copytree(adapted.folder, run)
+    story = json.loads((run / "task.json").read_text())
+    if name == "detection":  # after so few steps nothing is above the threshold
+        (run / "task.json").write_text(json.dumps({**story, "settings": {**story["settings"], "threshold": 0.0}}))
+    (tmp_path / "new").mkdir()
+    for file, (height, width) in {"a.png": (32, 32), "b.png": (24, 44)}.items():
+        Image.fromarray(paint(1, 3, 44)[:height, :width]).save(tmp_path / "new" / file)
+    facts = ss.export(run, to, tmp_path / "net", preprocessing="hwc")
+    assert facts["outputs"].keys() == saved.load(run).head.gives.keys() and facts["size"] == story["size"]
+    for (file, prediction), close in zip(ss.predict(run, tmp_path / "new", workers=0), (1e-4, 0.1), strict=True):
+        pixels = np.asarray(Image.open(tmp_path / "new" / file.partition("#")[0]))[None]
+        if to == "onnx":
+            session = runtime.InferenceSession(facts["files"][0], providers=["CPUExecutionProvider"])
+            told = json.loads(session.get_modelmeta().custom_metadata_map["selfsame"])
+            found = session.run(None, {"pixels": pixels})
+        else:
+            held = {"selfsame": ""}
+            program = torch.export.load(facts["files"][0], extra_files=held).module()
+            told = json.loads(held["selfsame"])
+            with torch.no_grad():
+                found = [one.numpy() for one in program(torch.from_numpy(pixels.copy()))]
+        assert told == {key: facts[key] for key in told} and told["task"] == name
+        assert {key: value for key, value in story["facts"].items() if key in told} == {
+            key: told[key] for key in story["facts"]
+        }
+        made(name).agrees({key: one[0] for key, one in zip(told["outputs"], found, strict=True)}, prediction, close)
+
+
+def test_what_no_file_can_hold_is_refused_and_the_encoder_is_had_alone(adapted, labelled, tmp_path, capsys):
+    with pytest.raises(UserError, match="--maps are of the encoder alone: give --encoder-only too"):
+        ss.export(adapted, "torch", tmp_path / "net", maps=True)
+    with pytest.raises(UserError, match="a head is made for views of one size"):
+        ss.export(adapted, "torch", tmp_path / "net", any_size=True)
+    if labelled[0] != "classification":
+        return  # encoders are the same whatever the task
+    facts = ss.export(adapted, "torch", tmp_path / "net", encoder_only=True, maps=True)
+    assert "maps" in facts and "task" not in facts
+    ss.export(adapted, "timm", tmp_path / "weights")
+    assert "timm has no place for the head" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_encoder_of_another_kind_of_data_is_refused(labelled):

@@ -517,3 +517,18 @@ def test_a_task_by_its_name() -> None:
     net.spec["modality"] = "audio"
     with pytest.raises(UserError, match="is for image data"):
         Segmentation().refuse(net)
+
+
+def test_medical_files_are_refused_with_the_way_to_convert_them(tmp_path):
+    (tmp_path / "scans").mkdir()
+    for name in ("a.nii.gz", "b.dcm"):
+        (tmp_path / "scans" / name).write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"DICOM and NIfTI files are not read: write each slice as a 16-bit PNG"
+    ) as error:
+        Segmentation().open(str(tmp_path / "scans"), None, encoder())
+    assert "\n" not in str(error.value)
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "pictures" / "a.png")
+    with pytest.raises(UserError, match="DICOM and NIfTI files are not read"):
+        Segmentation().open(str(tmp_path / "pictures"), str(tmp_path / "scans"), encoder())

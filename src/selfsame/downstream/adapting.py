@@ -170,10 +170,11 @@ def restored(
 def judged(
     model: Model, examples: Examples, items: Sequence[int], on: torch.device, workers: int = 0
 ) -> dict[str, float]:
-    """The scores of a model on labelled items."""
+    """The scores of a model on labelled items. Raises UserError where too many of them cannot be read."""
     scores = model.task.scores(model.facts)
     for i, prediction in model.task.predictions(model, examples, items, on, workers):
         scores.add(prediction, examples.truth(i))
+    examples.check_skipped()
     return scores.found()
 
 

@@ -20,6 +20,7 @@ from selfsame import modalities
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.storage.disk import disk_of, joined
+from selfsame.storage.folders import converted
 from selfsame.storage.opening import Kind, by_pattern, home_spelt, in_folder
 
 PICTURES = frozenset((
@@ -128,7 +129,10 @@ def apart(source: Any, place: str, where: str, labels: Labels) -> tuple[dict[int
         raise UserError(f"{where}: {labels.many} are read from this machine's disks: download them first.")
     found = in_folder(where, labels.kind) if disk.is_folder(where) else by_pattern(where, labels.kind)
     if not len(found.names):
-        raise UserError(f"{where}: no {labels.many}: no file ends in {', '.join(sorted(labels.suffixes))}.")
+        raise UserError(
+            f"{where}: no {labels.many}: no file ends in {', '.join(sorted(labels.suffixes))}."
+            f"{converted(found.ignored)}"
+        )
     files = [joined(found.root, name) for name in found.names]
     taken = {str(Path(file).resolve()) for file in files}
     pictures = {

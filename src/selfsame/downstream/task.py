@@ -49,6 +49,8 @@ class Examples:
     """False where items are only to be predicted: `truth` and the targets of `sample` are then not there"""
     skipped: dict[int, str]
     """items that cannot be read, and why; added to while they are read"""
+    most_skipped: float = 1.0
+    """the largest share of unreadable items to go on with: see `check_skipped`"""
     blocks = None  # as of `types.Source`: each item can be read by itself
     window = 1
 
@@ -58,6 +60,10 @@ class Examples:
     def name(self, i: int) -> str:
         """Unique name of an item, as its source has it."""
         raise NotImplementedError
+
+    def part_of(self, i: int) -> str:
+        """Name of what an item is a part of, as the recording of a window, the picture of an object; else its own."""
+        return self.name(i)
 
     @property
     def strata(self) -> Int[Tensor, "n"]:
@@ -86,6 +92,17 @@ class Examples:
         """What is known of an item, in the form of `restored`. Raises UnreadableItem."""
         raise NotImplementedError
 
+    def check_skipped(self) -> None:
+        """Raise UserError where more than `most_skipped` of the items cannot be read, or none can."""
+        lost, total = self.skipped, len(self)
+        if len(lost) > self.most_skipped * total or (lost and len(lost) == total):
+            i, why = next(iter(lost.items()))
+            raise UserError(
+                f"{len(lost)} of {total} labelled items cannot be read ({len(lost) / total:.1%}; at most "
+                f"{self.most_skipped:.1%} may be): {self.name(i)}: {why}. Mend or remove them, or raise "
+                "--max-skipped."
+            )
+
 
 class Head(nn.Module):
     """What a task adds to the encoder. Sizes come from the encoder and the facts; weights from torch's generator."""
@@ -101,6 +118,40 @@ class Head(nn.Module):
     def decoded(self, outputs: Any) -> list[Any]:
         """One prediction a view, on the CPU, in the view's own coordinates."""
         raise NotImplementedError
+
+    # What `export` asks of it
+
+    gives: ClassVar[dict[str, str]] = {}
+    """name of each tensor of `portable`, and what it is, in words; {} where the head cannot be exported"""
+    why_not: ClassVar[str] = ""
+    """why, and what to do instead"""
+    in_half: ClassVar[bool] = True
+    """whether it may be exported in half precision"""
+    operations: ClassVar[tuple[str, ...]] = ()
+    """packages beside torch whose operations `portable` uses"""
+
+    def portable(self, outputs: Any, height: int | None, width: int | None) -> tuple[Tensor, ...]:
+        """Predictions as tensors whose first axis is the batch, by operations that other programs have.
+
+        `outputs` in float32. `height` and `width` are those of the pictures, which a file with the preprocessing inside
+        squeezes to the view; of the view where there is none. None of what is no picture.
+        """
+        raise NotImplementedError
+
+    def told(self) -> dict[str, Any]:
+        """Further facts for whoever uses the file."""
+        return {}
+
+    def apart(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """How far the outputs of a file are from what is expected, 0 for not at all.
+
+        To be defined where the largest difference of each output in units of the largest is not it, as of whole
+        numbers, or of boxes in any order.
+        """
+        raise NotImplementedError
+
+    def apart_of(self) -> Callable[[Sequence[Tensor], Sequence[Tensor]], float] | None:
+        return None if type(self).apart is Head.apart else self.apart
 
 
 class Scores:

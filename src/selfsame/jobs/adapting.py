@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from selfsame import modalities
 from selfsame.downstream import saved
 from selfsame.downstream.adapting import Adapted, Validation, drawn, numbers, unlearned
-from selfsame.downstream.split import budget, stratified_split
+from selfsame.downstream.split import budget, grouped_split, stratified_split
 from selfsame.downstream.task import Examples, Model, Task
 from selfsame.engine import dist
 from selfsame.engine.feed import VIEW, Steps
@@ -27,6 +27,7 @@ from selfsame.errors import UserError
 from selfsame.jobs.adapt import FREE_TO_CHANGE, Adapt, Fitting
 from selfsame.jobs.deciding import count, show_lines
 from selfsame.jobs.evaluating import redrawn
+from selfsame.jobs.grouping import groups_of, parts_together
 from selfsame.jobs.runs import JOB, PLAN, REPORT, RESULT, SKIPPED, Run, earlier, load, read_json
 from selfsame.types import Draws, Encoder, mixed
 
@@ -41,6 +42,13 @@ class Labels:
     learn: list[int]
     val: Examples
     check: list[int]
+    groups: Tensor | None = None
+    """of each item a number; items of one are all learned from, or all chosen by"""
+
+    @property
+    def both(self) -> list[Examples]:
+        """What items are read from: one, or that of --val too."""
+        return [self.examples] if self.val is self.examples else [self.examples, self.val]
 
     @property
     def fingerprint(self) -> str:
@@ -64,6 +72,11 @@ class Adapting:
         job = self.job
         if self.folder.resolve() == job.run_folder.resolve():
             raise UserError(f"--out {self.folder} is the run whose encoder is used. Choose another --out.")
+        if job.processes not in (None, dist.world()):
+            raise UserError(
+                f"--processes {job.processes}, but {dist.world()} were started. Leave it out where torchrun or srun "
+                "starts the processes."
+            )
         was = earlier(job, self.folder, FREE_TO_CHANGE)
         with dist.group(self.on):
             encoder = load(job.run_folder, self.module)
@@ -78,7 +91,7 @@ class Adapting:
             loop = loop.changed(save_every=job.save_every or loop.save_every, keep_states=job.keep_states)
             self.lines = [*lines_of(labels, model, job), *lines]
             if was is not None and (self.folder / PLAN).exists():
-                self.check_same(labels)
+                loop = self.begun(labels, loop)
                 if (self.folder / RESULT).exists():
                     say(f"{self.folder} is finished: {loop.steps:,} steps. Choose another --out to train anew.")
                     if not (self.folder / REPORT).exists():
@@ -91,13 +104,22 @@ class Adapting:
                 self.learn(model, labels, loop)
         return Run(self.folder)
 
-    def check_same(self, labels: Labels) -> None:
-        then = read_json(self.folder / PLAN).get("fingerprint")
+    def begun(self, labels: Labels, loop: Loop) -> Loop:
+        """The loop of the plan that is there: how many processes share a batch must not change it. Raises UserError."""
+        plan = read_json(self.folder / PLAN)
+        then, batch = plan.get("fingerprint"), int(plan["loop"]["batch"])
+        if batch % dist.world():
+            raise UserError(
+                f"{self.folder} was begun with batches of {batch}, which {dist.world()} processes cannot share evenly. "
+                f"Go on with --processes {divisor(batch)}."
+            )
         if then != labels.fingerprint:
             raise UserError(
                 f"{self.job.labelled} has changed since {self.folder} was begun ({then} then, {labels.fingerprint} "
                 "now), so it cannot go on exactly. Choose another --out."
             )
+        now = {name: getattr(loop, name) for name in ("precision", "save_every", "keep_states")}
+        return Loop.model_validate({**plan["loop"], **now})
 
     def begin(self, labels: Labels, loop: Loop) -> None:
         write_text(self.folder / JOB, json.dumps(self.job.model_dump(mode="json"), indent=1) + "\n")
@@ -113,9 +135,14 @@ class Adapting:
         job = self.job
         workers = workers_of(job, labels.examples)
         began = time.monotonic()
-        validation, first = fitted(
-            model, labels, loop, job, self.folder, self.on, workers, job.freeze, job.scratch, self.found(labels)
-        )
+        try:
+            validation, first = fitted(
+                model, labels, loop, job, self.folder, self.on, workers, job.freeze, job.scratch, self.found(labels)
+            )
+        except UserError:
+            if dist.first() and any(examples.skipped for examples in labels.both):  # a look may have met them
+                write_skipped(labels, self.folder)
+            raise
         seconds = time.monotonic() - began
         dist.by_first(lambda: self.keep(labels, validation, loop, seconds, first))
 
@@ -123,7 +150,7 @@ class Adapting:
         def note(unreadable: dict[int, str]) -> None:
             labels.examples.skipped.update(unreadable)
             write_skipped(labels, self.folder)
-            check_share(labels, self.job, self.folder)
+            check_share(labels, self.folder)
 
         return note
 
@@ -144,7 +171,7 @@ class Adapting:
             "best_step": round(validation.best_at * loop.steps),
             "steps": loop.steps,
             "items": len(labels.learn),
-            "skipped": len(labels.examples.skipped),
+            "skipped": sum(len(examples.skipped) for examples in labels.both),
             "seconds": round(seconds, 1),
             "items_per_second": round((loop.steps - first) * loop.batch / max(seconds, 1e-9), 1),
             "machine": dist.machine(self.on),
@@ -175,12 +202,25 @@ def opened(task: Task, encoder: Encoder, job: Adapt) -> Labels:
     """The labelled items, and which of them choose the weights. Raises UserError."""
     path, _ = parts_of(job.labelled)
     examples = task.open(path, job.labels, encoder)
+    examples.most_skipped = job.max_skipped
     use = budget(examples.strata, job.budget, job.seed).tolist()
     if job.val is not None:
         val = task.open(job.val, job.val_labels, encoder, examples.facts)
+        val.most_skipped = job.max_skipped
         return Labels(examples, use, val, list(range(len(val))))
-    learn, check = divided(examples, use, job.val_share, job.seed)
-    return Labels(examples, learn, examples, check)
+    groups = grouped(job.groups, path, job.labels, encoder, examples)
+    learn, check = divided(examples, use, job.val_share, job.seed, groups)
+    return Labels(examples, learn, examples, check, groups)
+
+
+def grouped(given: str | None, path: str, labels: str | None, encoder: Encoder, examples: Examples) -> Tensor | None:
+    """A number for the group of each item: as given, or by recording or picture; None where each is by itself."""
+    if given is None:
+        return parts_together(examples)
+    source = getattr(examples, "source", None) or getattr(getattr(examples, "opened", None), "source", None)
+    numbers = range(len(examples))
+    names, wholes = [examples.name(i) for i in numbers], [examples.part_of(i) for i in numbers]
+    return groups_of(given, path, labels, encoder.spec, source, names, wholes)
 
 
 def parts_of(path: str) -> tuple[str, str | None]:
@@ -191,11 +231,20 @@ def parts_of(path: str) -> tuple[str, str | None]:
     return path, None
 
 
-def divided(examples: Examples, use: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """(items to learn from, items to choose by), class by class; all are both where there are fewer than five."""
-    if len(use) < 5:
+def divided(
+    examples: Examples, use: Sequence[int], share: float, seed: int, groups: Tensor | None = None
+) -> tuple[list[int], list[int]]:
+    """(items to learn from, items to choose by), class by class; all are both where there are fewer than five.
+
+    Items of one of the `groups` stay together; where those in use are of one, all are both.
+    """
+    if len(use) < 5 or (groups is not None and len(groups[list(use)].unique()) < 2):
         return list(use), list(use)
-    learn, check = stratified_split(examples.strata[list(use)], share, seed)
+    strata = examples.strata[list(use)]
+    if groups is None:
+        learn, check = stratified_split(strata, share, seed)
+    else:
+        learn, check = grouped_split(strata, groups[list(use)], share, seed)
     if not len(check):
         return list(use), list(use)
     return [use[k] for k in learn.tolist()], [use[k] for k in check.tolist()]
@@ -227,6 +276,11 @@ def planned(
     while job.batch_size is None and batch > 8 and epochs * items / batch < LEAST_STEPS:
         batch //= 2
     batch = min(batch, items)
+    if job.batch_size and job.batch_size <= items and batch % dist.world():
+        raise UserError(
+            f"--batch-size {batch} cannot be divided over {dist.world()} processes. Give a multiple of {dist.world()}, "
+            f"or --processes {divisor(batch)}."
+        )
     batch = max(dist.world(), batch - batch % dist.world())
     if batch > items or (job.batch_size or 0) > items:
         raise UserError(f"--batch-size {job.batch_size} is larger than the {items} items to learn from.")
@@ -264,7 +318,14 @@ def planned(
         Line(name="steps", value=f"{steps:,}", why="epochs × items / batch size"),
         Line(name="device", value=str(on), why=dist.machine(on)),
     ]
+    if dist.world() > 1:
+        lines.append(Line(name="processes", value=str(dist.world()), why="each has its share of a batch"))
     return loop, lines
+
+
+def divisor(batch: int) -> int:
+    """The most processes, fewer than there are, that can share a batch."""
+    return next(count for count in range(dist.world() - 1, 0, -1) if batch % count == 0)
 
 
 def decay_of(job: Fitting, encoder: Encoder) -> float:
@@ -287,11 +348,21 @@ def lines_of(labels: Labels, model: Model, job: Adapt) -> list[Line]:
             if same
             else "never learned from",
         ),
+        *kept_together(labels, job),
         Line(name="task", value=type(task).name, why=given),
         Line(name="encoder", value=f"{model.encoder.spec.get('name')}", why=f"{count(model.encoder):.1f} M parameters"),
         Line(name="head", value=f"{count(model.head):.2f} M parameters", why=type(model.head).__name__),
         Line(name="view size", value=str(model.size), why="given" if job.size else "the task's own"),
     ]
+
+
+def kept_together(labels: Labels, job: Adapt) -> list[Line]:
+    if labels.groups is None:
+        return []
+    of_check = labels.groups[labels.check].unique()
+    why = f"--groups {job.groups}" if job.groups else "windows of a recording, or objects of a picture"
+    value = f"{len(labels.groups.unique()):,} groups, {len(of_check):,} of them to choose by"
+    return [Line(name="kept together", value=value, why=why)]
 
 
 def workers_of(job: Any, examples: Examples) -> int:
@@ -345,18 +416,15 @@ def write_skipped(labels: Labels, folder: Path) -> None:
     text = io.StringIO()
     rows = csv.writer(text)
     rows.writerow(["name", "reason"])
-    for examples in {id(e): e for e in (labels.examples, labels.val)}.values():
+    for examples in labels.both:
         rows.writerows([examples.name(i), why] for i, why in sorted(examples.skipped.items()))
     write_text(folder / SKIPPED, text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def check_share(labels: Labels, job: Fitting, folder: Path) -> None:
-    """Raise UserError where too many items cannot be read."""
-    lost, total = labels.examples.skipped, len(labels.examples)
-    if len(lost) > job.max_skipped * total:
-        i, why = next(iter(lost.items()))
-        raise UserError(
-            f"{len(lost)} of {total} labelled items cannot be read ({len(lost) / total:.1%}; at most "
-            f"{job.max_skipped:.1%} may be): {labels.examples.name(i)}: {why}. All are in {folder / SKIPPED}. Mend or "
-            "remove them, or raise --max-skipped."
-        )
+def check_share(labels: Labels, folder: Path) -> None:
+    """Raise UserError where too many items of either part cannot be read."""
+    try:
+        for examples in labels.both:
+            examples.check_skipped()
+    except UserError as error:
+        raise UserError(f"{error} All are in {folder / SKIPPED}.") from None

@@ -28,6 +28,8 @@ class Evaluate(Record):
     """CSV path,label, file.npz::y_train or a column [class folders, the list's own column, y_ of the same name]"""
     test_labels: str | None = None
     """the same for --test"""
+    groups: str | None = None
+    """items that stay together, as of one patient, when a part is split off: as of `adapt`"""
     protocols: str = "knn,linear"
     """of knn, linear, finetune, separated by commas; or similarity, of pairs with a score; with --task, of frozen and
     finetune [both]"""

@@ -21,10 +21,10 @@ from selfsame.engine.state import check_writable, write_text
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import Adapt
-from selfsame.jobs.adapting import Labels, check_share, divided, fitted, new_model, parts_of, planned, workers_of
+from selfsame.jobs.adapting import Labels, divided, fitted, grouped, new_model, parts_of, planned, workers_of
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import CALIBRATED, redrawn
-from selfsame.jobs.runs import EVALUATION, load
+from selfsame.jobs.runs import EVALUATION, JOB, RESULT, load, read_json
 from selfsame.jobs.task_report import refresh, write_pictures, write_standings
 from selfsame.nn.norm import calibrated
 from selfsame.types import Draws, Encoder
@@ -34,28 +34,32 @@ TASKS = "tasks"  # folder in a run with what was measured of its encoder, a fold
 
 def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any]:
     """The scores of a task run on labelled items, beside what one would say without looking."""
+    if job.groups is not None:
+        raise UserError("--groups says how items are divided, and of a task run all are scored. Leave it out.")
     model = saved.load(job.run_folder, module)
     check_writable(job.run_folder)
     on = dist.device(job.device)
     model.to(on)
     train, test = parts_of(job.labelled)
     examples = model.task.open(job.test or test or train, labels_of(job, test), model.encoder, model.facts)
+    examples.most_skipped = job.max_skipped
     items = list(range(len(examples)))
     say(f"{len(items):,} labelled items: {model.facts.summary}")
-    seen = learned_from(job, job.test or test or train)
+    given = read_json(job.run_folder / JOB)  # what the head was learned with
+    seen = learned_from(given, job.test or test or train)
     if seen:
         say("caution: the head was learned from these items, so its scores are too good", "yellow")
     scores = model.task.scores(model.facts)
-    guess, guessed = guesser(job, model, test), model.task.scores(model.facts)
+    guess, guessed = guesser(job, given, model, test), model.task.scores(model.facts)
     for i, prediction in model.task.predictions(model, examples, items, on, workers_of(job, examples)):
         truth = examples.truth(i)
         scores.add(prediction, truth)
         if guess is not None:
             guessed.add(guess(examples, i), truth)
-    check_skipped(job, examples)
+    examples.check_skipped()
     chosen = model.task.chosen_by(model.facts)
     found = scores.found()
-    trained = int(json.loads((job.run_folder / "result.json").read_text(encoding="utf-8")).get("items", 0))
+    trained = int(read_json(job.run_folder / RESULT).get("items", 0))
     rows = [Standing.of("encoder", "-", "as adapted", trained, chosen, [found])]
     if guess is not None:
         rows.append(Standing.of("trivial", "-", "as adapted", trained, chosen, [guessed.found()]))
@@ -77,17 +81,17 @@ def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any
     return result
 
 
-def learned_from(job: Evaluate, path: str) -> bool:
-    """Whether the head was trained with the items at this path."""
-    given = json.loads((job.run_folder / "job.json").read_text(encoding="utf-8"))
+def learned_from(given: dict[str, Any], path: str) -> bool:
+    """Whether the head was trained with the items at this path; `given` is the job that did."""
     return Path(parts_of(given["labelled"])[0]).expanduser().resolve() == Path(path).expanduser().resolve()
 
 
-def guesser(job: Evaluate, model: Model, test: str | None) -> Callable[[Examples, int], Any] | None:
+def guesser(
+    job: Evaluate, given: dict[str, Any], model: Model, test: str | None
+) -> Callable[[Examples, int], Any] | None:
     """What one would say without looking, learned from the labels the head was trained with, where these are there."""
-    given = json.loads((job.run_folder / "job.json").read_text(encoding="utf-8")) if test is None else {}
-    path = parts_of(job.labelled)[0] if test is not None else parts_of(str(given.get("labelled", "")))[0]
-    labels = job.labels if test is not None else given.get("labels")
+    path, labels = (job.labelled, job.labels) if test is not None else (str(given["labelled"]), given["labels"])
+    path = parts_of(path)[0]
     try:
         examples = model.task.open(path, labels, model.encoder, model.facts)
         return model.task.trivial(examples, list(range(len(examples))))
@@ -98,16 +102,6 @@ def guesser(job: Evaluate, model: Model, test: str | None) -> Callable[[Examples
 
 def labels_of(job: Evaluate, test: str | None) -> str | None:
     return job.test_labels or job.labels if job.test or test else job.labels
-
-
-def check_skipped(job: Evaluate, examples: Examples) -> None:
-    lost = examples.skipped
-    if len(lost) > job.max_skipped * len(examples):
-        i, why = next(iter(lost.items()))
-        raise UserError(
-            f"{len(lost)} of {len(examples)} labelled items cannot be read: {examples.name(i)}: {why}. Mend or remove "
-            "them, or raise --max-skipped."
-        )
 
 
 # From each start -----------------------------------------------------------------------------------------------------
@@ -126,7 +120,7 @@ def of_starts(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any]:
     on = dist.device(job.device)
     task: Task = job.task
     task.refuse(encoder)
-    examples, test, train_items, test_items = parts(job, task, encoder)
+    examples, test, train_items, test_items, groups = parts(job, task, encoder)
     chosen = task.chosen_by(examples.facts)
     say(f"{len(train_items):,} train and {len(test_items):,} test items: {examples.facts.summary}")
     rows: list[Standing] = []
@@ -156,7 +150,9 @@ def of_starts(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any]:
                 runs = []
                 for seed in seeds_of(job):
                     say(f"{start}, {way}, labels {wanted}, seed {seed}")
-                    runs.append(one(job, task, encoder, examples, use[seed], test, test_items, way, start, seed, on))
+                    runs.append(
+                        one(job, task, encoder, examples, use[seed], groups, test, test_items, way, start, seed, on)
+                    )
                 rows.append(Standing.of(start, way, wanted, len(use[job.seed]), chosen, runs))
                 write_text(place / EVALUATION, json.dumps(result(), indent=1) + "\n")
         guesses = []
@@ -188,20 +184,28 @@ def seeds_of(job: Evaluate) -> range:
     return range(job.seed, job.seed + job.seeds)
 
 
-def parts(job: Evaluate, task: Task, encoder: Encoder) -> tuple[Examples, Examples, list[int], list[int]]:
-    """Train and test examples, and which of their items; a test part is split off where none is given."""
+def parts(
+    job: Evaluate, task: Task, encoder: Encoder
+) -> tuple[Examples, Examples, list[int], list[int], torch.Tensor | None]:
+    """Train and test examples, which of their items, and the groups of train's that stay together.
+
+    A test part is split off where none is given.
+    """
     train_path, test_path = parts_of(job.labelled)
     test_path = job.test or test_path
     examples = task.open(train_path, job.labels, encoder)
+    examples.most_skipped = job.max_skipped
     items = list(range(len(examples)))
+    groups = grouped(job.groups, train_path, job.labels, encoder, examples)
     if test_path is None:
-        kept, held = divided(examples, items, job.test_share, job.seed)
+        kept, held = divided(examples, items, job.test_share, job.seed, groups)
         if kept == held:
             raise UserError(f"{job.labelled} has {len(items)} labelled items, too few to split some off. Give --test.")
         say(f"no test part: {job.test_share:.0%} split off by seed {job.seed}")
-        return examples, examples, kept, held
+        return examples, examples, kept, held, groups
     test = task.open(test_path, labels_of(job, test_path), encoder, examples.facts)
-    return examples, test, items, list(range(len(test)))
+    test.most_skipped = job.max_skipped
+    return examples, test, items, list(range(len(test))), groups
 
 
 def one(
@@ -210,6 +214,7 @@ def one(
     encoder: Encoder,
     examples: Examples,
     use: Sequence[int],
+    groups: torch.Tensor | None,
     test: Examples,
     test_items: Sequence[int],
     way: Way,
@@ -218,7 +223,7 @@ def one(
     on: torch.device,
 ) -> dict[str, float]:
     """The scores on the test part of one head, trained from one start."""
-    learn, check = divided(examples, use, Adapt.model_fields["val_share"].default, seed)
+    learn, check = divided(examples, use, Adapt.model_fields["val_share"].default, seed, groups)
     fit = Adapt(
         run_folder=job.run_folder, labelled=job.labelled, task=task, size=job.size, seed=seed, workers=job.workers,
         device=job.device, max_skipped=job.max_skipped, batch_size=job.head_batch and min(job.head_batch, len(learn)),
@@ -237,7 +242,7 @@ def one(
 
     def found(unreadable: dict[int, str]) -> None:
         examples.skipped.update(unreadable)
-        check_share(labels, fit, job.run_folder)
+        examples.check_skipped()
 
     with tempfile.TemporaryDirectory(prefix="selfsame-") as folder:
         fitted(model, labels, loop, fit, Path(folder), on, workers_of(job, examples), freeze, scratch, found)

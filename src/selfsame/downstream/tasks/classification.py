@@ -195,6 +195,11 @@ class Labelled(task.Examples):
     def name(self, i: int) -> str:
         return self.opened.source.name(int(self.items[i]))
 
+    def part_of(self, i: int) -> str:
+        """Of a window the recording or record."""
+        name = self.name(i)
+        return name.rpartition("@")[0] or name if getattr(self.opened.reading, "window", None) else name
+
     @property
     def strata(self) -> Int[Tensor, "n"]:
         """The class; of items with tags the rarest of them, so that no part is without it."""
@@ -272,6 +277,8 @@ class Standing:
 class Linear(task.Head):
     """A linear layer on the normalised vector."""
 
+    gives: ClassVar = {"probabilities": "float32 [b, k]: of each of `classes`; of tags each for itself"}
+
     def __init__(self, dim: int, facts: Classes, smoothing: float, dropout: float) -> None:
         super().__init__()
         self.several, self.smoothing = facts.several, smoothing
@@ -292,8 +299,12 @@ class Linear(task.Head):
 
     def decoded(self, outputs: Float[Tensor, "b k"]) -> list[Float[np.ndarray, "k"]]:
         """Probabilities of the classes."""
-        p = outputs.sigmoid() if self.several else outputs.softmax(dim=1)
-        return list(p.double().cpu().numpy())
+        return list(self.portable(outputs)[0].double().cpu().numpy())
+
+    def portable(
+        self, outputs: Float[Tensor, "b k"], height: int | None = None, width: int | None = None
+    ) -> tuple[Float[Tensor, "b k"]]:
+        return ((outputs.sigmoid() if self.several else outputs.softmax(dim=1)),)
 
 
 class Scores(task.Scores):

@@ -32,6 +32,7 @@ from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask, en
 from selfsame.downstream.task import Examples, Head
 from selfsame.engine.state import write_whole
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.nn.sync import mean_total
 from selfsame.types import Encoder
 
 SCALES = 4  # of the gradient: every pixel, every 2nd, 4th and 8th
@@ -191,6 +192,8 @@ class Deep(PictureExamples):
 class PixelDepth(Head):
     """The natural logarithm of the depth in metres at each place. Before learning it is near the median."""
 
+    gives: ClassVar = {"depth": "float32 [b, h, w], as large as what is given: metres"}
+
     def __init__(self, encoder: Encoder, facts: Range, size: int, task: Depth) -> None:
         super().__init__()
         self.decoder = MultiScale(encoder, size, 1)
@@ -216,6 +219,12 @@ class PixelDepth(Head):
         """Logarithms, as coarse as the head gives them."""
         return list(outputs[:, 0].clamp(*self.limits).cpu())
 
+    def portable(
+        self, outputs: Float[Tensor, "b 1 g v"], height: int | None, width: int | None
+    ) -> tuple[Float[Tensor, "b h w"]]:
+        assert height is not None and width is not None
+        return (enlarged(outputs.clamp(*self.limits), (height, width))[:, 0].exp(),)
+
 
 def scale_invariant(apart: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"], share: float) -> Float[Tensor, ""]:
     """mean(d^2) - share * mean(d)^2 of each picture's known pixels, d = ln predicted - ln true; the mean over pictures.
@@ -226,7 +235,7 @@ def scale_invariant(apart: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"],
     d = apart * known
     mean = d.sum(dim=(1, 2)) / count.clamp_min(1)
     each = (d**2).sum(dim=(1, 2)) / count.clamp_min(1) - share * mean**2
-    return each.sum() / (count > 0).sum().clamp_min(1)
+    return each.sum() / mean_total((count > 0).sum()).clamp_min(1)
 
 
 def gradients(apart: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"]) -> Float[Tensor, ""]:
@@ -237,7 +246,7 @@ def gradients(apart: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"]) -> Fl
         for axis in (1, 2):
             pairs_known = there.narrow(axis, 1, there.shape[axis] - 1) & there.narrow(axis, 0, there.shape[axis] - 1)
             step = d.diff(dim=axis).abs() * pairs_known
-            total = total + step.sum() / pairs_known.sum().clamp_min(1)
+            total = total + step.sum() / mean_total(pairs_known.sum()).clamp_min(1)
     return total
 
 

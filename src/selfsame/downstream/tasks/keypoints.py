@@ -44,6 +44,7 @@ from selfsame.downstream.task import Examples, Head
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError, unknown
+from selfsame.nn.sync import mean_total
 from selfsame.types import Encoder
 
 MARGIN = 1.25  # side of what is shown of an object, for the longer side of its box
@@ -243,6 +244,9 @@ class Posed(PictureExamples):
         name = super().name(i)
         return f"{name}#{self.places[i]}" if self.items[i] in self.several else name
 
+    def part_of(self, i: int) -> str:
+        return super().name(i)
+
     def size_of(self, i: int) -> tuple[int, int]:
         if self.items[i] not in self.sizes:
             self.sizes[self.items[i]] = tuple(self.source.header(self.items[i])[:2])
@@ -308,6 +312,11 @@ class HeatMaps(Head):
     cross-entropy of the map's softmax to that Gaussian, brought to a sum of 1.
     """
 
+    gives: ClassVar = {
+        "points": "float32 [b, k, 2]: x and y of each point in pixels of what is given; pixel i covers i to i + 1",
+        "scores": "float32 [b, k], 0 to 1",
+    }
+
     def __init__(self, encoder: Encoder, facts: Skeleton, size: int, task: Keypoints) -> None:
         super().__init__()
         self.decoder = MultiScale(encoder, size, len(facts.points))
@@ -336,11 +345,17 @@ class HeatMaps(Head):
         else:
             share = goal.flatten(2) / goal.sum(dim=(2, 3)).clamp_min(heatmaps.LEAST)[..., None]
             each = -(share * outputs.flatten(2).log_softmax(dim=2)).sum(dim=2)
-        loss = (each * weight).sum() / weight.sum().clamp_min(1)
+        loss = (each * weight).sum() / mean_total(weight.sum()).clamp_min(1)
         return loss, {}
 
     def decoded(self, outputs: Float[Tensor, "b k g g"]) -> list[tuple[np.ndarray, np.ndarray, int]]:
         """(points [k 2] in pixels of the view, their scores [k], size of the view)"""
+        xy, scores = self.located(outputs)
+        places, shares = xy.double().cpu().numpy(), scores.double().cpu().numpy()
+        return [(places[n], share, self.size) for n, share in enumerate(shares)]
+
+    def located(self, outputs: Float[Tensor, "b k g g"]) -> tuple[Float[Tensor, "b k 2"], Float[Tensor, "b k"]]:
+        """Points in pixels of the view, and their scores."""
         b, k, side, _ = outputs.shape
         maps = outputs.reshape(b * k, side, side)
         if self.kind == "cross-entropy":  # as a map whose peak is 1 where it is as sharp as what was learned
@@ -352,8 +367,17 @@ class HeatMaps(Head):
         else:
             xy = heatmaps.expected(maps)
         scores = heatmaps.peaks(maps)[2].clamp(0, 1)
-        places = (xy * (self.size / side)).view(b, k, 2).double().cpu().numpy()
-        return [(places[n], score, self.size) for n, score in enumerate(scores.view(b, k).double().cpu().numpy())]
+        return (xy * (self.size / side)).view(b, k, 2), scores.view(b, k)
+
+    def portable(
+        self, outputs: Float[Tensor, "b k g g"], height: int | None, width: int | None
+    ) -> tuple[Float[Tensor, "b k 2"], Float[Tensor, "b k"]]:
+        assert height is not None and width is not None
+        xy, scores = self.located(outputs)
+        return torch.stack([xy[..., 0] * (width / self.size), xy[..., 1] * (height / self.size)], dim=2), scores
+
+    def told(self) -> dict[str, Any]:
+        return {"margin": MARGIN}
 
 
 def within(middle: float, side: float, most: int) -> tuple[int, int]:

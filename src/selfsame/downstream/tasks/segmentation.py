@@ -30,8 +30,11 @@ from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask, en
 from selfsame.downstream.task import Examples, Head, Model
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.nn.sync import mean_total, summed
+from selfsame.storage.exports import apart
 from selfsame.types import Encoder
 
+AT_BORDERS = 1e-3  # share of pixels whose two best scores may be so near that rounding decides
 LEVELS = {1: 64, 2: 16, 3: 8}  # of each channel, by the number of channels: for the guess without an encoder
 
 
@@ -218,6 +221,10 @@ class Masked(PictureExamples):
 class PixelClasses(Head):
     """Scores of the classes at each place."""
 
+    gives: ClassVar = {
+        "mask": "uint8 [b, h, w], as large as what is given: the number of the class, by its place in `classes`",
+        "scores": "float32 [b, k, g, v]: of the classes at each place before softmax, as coarse as the head gives them",
+    }
     weights: Tensor
 
     def __init__(self, encoder: Encoder, facts: Classes, size: int, task: Segmentation) -> None:
@@ -240,7 +247,7 @@ class PixelClasses(Head):
         entropy = F.cross_entropy(scores, truth, self.weights, ignore_index=IGNORED, reduction="sum")
         counted = truth != IGNORED
         weight = self.weights[truth[counted]].sum()
-        loss = entropy / weight.clamp_min(1)  # a batch in which all is ignored has none
+        loss = entropy / mean_total(weight).clamp_min(1)  # a batch in which all is ignored has none
         right = (scores.argmax(dim=1) == truth)[counted].float().sum() / counted.sum().clamp_min(1)
         logs = {"cross-entropy": loss.detach(), "pixel accuracy": right}
         if self.dice:
@@ -252,12 +259,26 @@ class PixelClasses(Head):
         """Scores, as coarse as the head gives them: they are enlarged once, to the size of the picture."""
         return list(outputs.cpu())
 
+    def portable(
+        self, outputs: Float[Tensor, "b k g v"], height: int | None, width: int | None
+    ) -> tuple[UInt8[Tensor, "b h w"], Float[Tensor, "b k g v"]]:
+        assert height is not None and width is not None
+        return enlarged(outputs, (height, width)).argmax(dim=1).to(torch.uint8), outputs
+
+    def apart(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """Of the scores; or of the masks the share of pixels, where more differ than rounding at borders makes."""
+        wrong = float((found[0] != expected[0]).float().mean())
+        return max(apart(found[1], expected[1]), wrong if wrong > AT_BORDERS else 0.0)
+
 
 def dice_loss(shares: Float[Tensor, "b k h w"], truth: Int[Tensor, "b h w"], smooth: float = 1.0) -> Tensor:
-    """1 - (2 sum(p g) + smooth) / (sum(p) + sum(g) + smooth) over the batch, mean over the classes that it holds."""
+    """1 - (2 sum(p g) + smooth) / (sum(p) + sum(g) + smooth) over the batch, mean over the classes that it holds.
+
+    The batch is that of all processes.
+    """
     counted = (truth != IGNORED)[:, None]
     known = F.one_hot(truth.where(truth != IGNORED, 0), shares.shape[1]).movedim(-1, 1) * counted
-    both, said, there = ((x.sum(dim=(0, 2, 3))) for x in (shares * known, shares * counted, known))
+    both, said, there = (summed(x.sum(dim=(0, 2, 3)).float()) for x in (shares * known, shares * counted, known))
     loss = 1 - (2 * both + smooth) / (said + there + smooth)
     held = (there > 0).to(loss.dtype)
     return (loss * held).sum() / held.sum().clamp_min(1)

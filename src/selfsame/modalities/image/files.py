@@ -2,6 +2,7 @@
 
 from selfsame.errors import UnreadableItem
 from selfsame.modalities.image.decode import Picture, readable, suffixes
+from selfsame.storage.folders import converted
 from selfsame.storage.opening import Kind, Opened
 
 
@@ -14,4 +15,4 @@ def holds_image(opened: Opened, name: str) -> bool:
     return True
 
 
-IMAGE_FILES = Kind("images", "photos/**/*.jpg", suffixes, holds_image)
+IMAGE_FILES = Kind("images", "photos/**/*.jpg", suffixes, holds_image, converted)

@@ -16,7 +16,7 @@ from selfsame.modalities.image.source import ArraySource, FileSource, ImageSourc
 from selfsame.records import Record
 from selfsame.storage.arrays import misfit
 from selfsame.storage.disk import Disk, disk_of, joined
-from selfsame.storage.folders import listed, opened_zip, suffix_of
+from selfsame.storage.folders import converted, listed, opened_zip, suffix_of
 from selfsame.storage.opening import (
     FIRST,
     Found,
@@ -73,7 +73,7 @@ def open_source(path: str, labels: str | None = None, reading: Reading | None = 
     else:
         raise UserError(
             f"{path}: no source of images. Give a folder, a glob, a .txt or .csv list, or a .npy, .npz, .zip, .tar or "
-            ".parquet file."
+            f".parquet file.{converted([suffix])}"
         )
     if labels is not None:
         source.labels = labels_from(str(Path(labels).expanduser()), source)
