@@ -260,7 +260,10 @@ def measure(name: str, args: argparse.Namespace) -> None:
             verdicts += result["verdicts"]
             found = {
                 "about": SETS[name].__doc__,
-                "command": shlex.join(["python", "bench/tasks.py", name, "--seeds", str(args.seeds)]),
+                "command": shlex.join(
+                    ["python", "bench/tasks.py", name, "--seeds", str(args.seeds)]
+                    + (["--device", args.device] if args.device != "auto" else [])
+                ),
                 "pretraining": {
                     "verdict": run.verdict,
                     "seconds": round(spent),
