@@ -1,10 +1,11 @@
 """Put an encoder to a task: train a head on labelled items, with the encoder frozen or fine-tuned."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
+from selfsame.errors import UserError
 from selfsame.jobs.checked import checked, named
 from selfsame.jobs.runs import Run
 from selfsame.records import Record
@@ -39,8 +40,8 @@ class Fitting(Record):
     """items in one step"""
     lr: Annotated[float | None, Field(gt=0)] = None
     """peak learning rate of the head"""
-    encoder_lr: Annotated[float, Field(gt=0)] = 0.1
-    """the encoder's learning rate as a share of it"""
+    encoder_lr: Annotated[float | None, Field(gt=0)] = None
+    """the encoder's learning rate as a share of it [100 / steps, at least 0.1 and at most 1]"""
     layer_decay: Annotated[float | None, Field(gt=0, le=1)] = None
     """each block of the encoder learns at so much of the rate of the one behind it [0.75 transformers, 0.9 others]"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
@@ -95,6 +96,16 @@ class Adapt(Fitting):
     """steps between two saved states"""
     keep_states: Annotated[int, Field(ge=1)] = 2
     """saved states to keep, the newest"""
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        for name, given in (("--encoder-lr", self.encoder_lr), ("--layer-decay", self.layer_decay)):
+            if given is not None and (self.freeze or self.scratch):
+                what = "--freeze, the encoder does not learn" if self.freeze else "--scratch, all learns at one rate"
+                raise UserError(
+                    f"{name} {given:g} is of a pretrained encoder that is fine-tuned; with {what}. Leave one out."
+                )
+        return self
 
     @property
     def folder(self) -> Path:
