@@ -41,7 +41,8 @@ def sections() -> list[str]:
 
 def lasted(one: dict) -> str:
     seconds = one["pretraining"]["seconds"]
-    return f"for {seconds} s of a shared core " if seconds else ""
+    where = "" if "cuda" in one["command"] else "of a shared core "
+    return f"for {seconds} s {where}" if seconds else ""
 
 
 def told(row: dict, scale: float) -> str:

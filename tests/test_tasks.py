@@ -15,8 +15,11 @@ from safetensors.torch import load_file
 
 import selfsame as ss
 from selfsame.downstream import saved, tasks
+from selfsame.downstream.adapting import Pace
 from selfsame.engine.loop import Interrupted
 from selfsame.errors import UserError
+from selfsame.jobs.adapt import Adapt
+from selfsame.jobs.adapting import tuned
 from selfsame.modalities import image
 from tests.conftest import paint
 
@@ -120,6 +123,17 @@ def test_a_frozen_encoder_stays_as_it_is_and_another_learns(labelled, encoders, 
         after = torch.load(states[-1], weights_only=True)["learner"]
         same = [torch.equal(value, after[f"model.encoder.{key}"]) for key, value in before.items()]
         assert all(same) == freeze
+
+
+def test_the_plan_says_how_fast_an_encoder_learns_and_what_learns_not_has_no_rate(adapted, encoders, tmp_path):
+    lines = json.loads((adapted.folder / "plan.json").read_text())["lines"]
+    (told,) = (line["why"] for line in lines if line["name"] == "encoder learns")
+    assert told.startswith("fine-tuned at 1 of the head's rate (100 / steps, 0.1 to 1), 0.9 of it")
+    job = {"run_folder": encoders / "residual", "labelled": "x", "encoder_lr": 0.3, "layer_decay": 0.5}
+    assert tuned(Adapt(**job), ss.load(encoders / "residual"), 100) == Pace(0.3, 0.5)
+    for way in ("freeze", "scratch"):
+        with pytest.raises(UserError, match=f"--encoder-lr 0.3 .*--{way}"):
+            ss.adapt(encoders / "residual", "x", encoder_lr=0.3, **{way: True})
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(labelled, adapted, encoders, tmp_path, monkeypatch):

@@ -40,8 +40,8 @@ class Fitting(Record):
     """items in one step"""
     lr: Annotated[float | None, Field(gt=0)] = None
     """peak learning rate of the head"""
-    encoder_lr: Annotated[float, Field(gt=0)] = 0.1
-    """the encoder's learning rate as a share of it"""
+    encoder_lr: Annotated[float | None, Field(gt=0)] = None
+    """the encoder's learning rate as a share of it [100 / steps, at least 0.1 and at most 1]"""
     layer_decay: Annotated[float | None, Field(gt=0, le=1)] = None
     """each block of the encoder learns at so much of the rate of the one behind it [0.75 transformers, 0.9 others]"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
@@ -106,6 +106,12 @@ class Adapt(Fitting):
     def _together(self) -> Self:
         if self.groups is not None and self.val is not None:
             raise UserError("--groups says how items are divided, and with --val none are. Leave one of them out.")
+        for name, given in (("--encoder-lr", self.encoder_lr), ("--layer-decay", self.layer_decay)):
+            if given is not None and (self.freeze or self.scratch):
+                what = "--freeze, the encoder does not learn" if self.freeze else "--scratch, all learns at one rate"
+                raise UserError(
+                    f"{name} {given:g} is of a pretrained encoder that is fine-tuned; with {what}. Leave one out."
+                )
         return self
 
     @property

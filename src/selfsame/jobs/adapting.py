@@ -4,8 +4,8 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,19 @@ from torch import Tensor, nn
 
 from selfsame import modalities
 from selfsame.downstream import saved
-from selfsame.downstream.adapting import Adapted, Validation, drawn, numbers, unlearned
+from selfsame.downstream.adapting import (
+    FROZEN,
+    REACH,
+    SCRATCH,
+    SLOWEST,
+    Adapted,
+    Pace,
+    Validation,
+    drawn,
+    numbers,
+    share_for,
+    unlearned,
+)
 from selfsame.downstream.split import budget, grouped_split, stratified_split
 from selfsame.downstream.task import Examples, Model, Task
 from selfsame.engine import dist
@@ -87,11 +99,13 @@ class Adapting:
                 modality = modalities.load(str(encoder.spec["modality"]))
                 encoder = redrawn(encoder, modality, job.seed, torch.device("cpu"))
             model = new_model(self.task, encoder, labels.examples, job)
-            loop, lines = planned(job, self.task, model, len(labels.learn), self.on, job.freeze, job.scratch)
-            loop = loop.changed(save_every=job.save_every or loop.save_every, keep_states=job.keep_states)
-            self.lines = [*lines_of(labels, model, job), *lines]
+            plan = planned(job, model, labels, self.on, job.freeze, job.scratch)
+            loop = plan.loop.changed(save_every=job.save_every or plan.loop.save_every, keep_states=job.keep_states)
+            plan = replace(plan, loop=loop)
+            self.lines = [*lines_of(labels, model, job), *plan.lines]
             if was is not None and (self.folder / PLAN).exists():
                 loop = self.begun(labels, loop)
+                plan = replace(plan, loop=loop)
                 if (self.folder / RESULT).exists():
                     say(f"{self.folder} is finished: {loop.steps:,} steps. Choose another --out to train anew.")
                     if not (self.folder / REPORT).exists():
@@ -101,7 +115,7 @@ class Adapting:
                 dist.by_first(lambda: self.begin(labels, loop))
                 if dist.first():
                     show_lines(self.lines)
-                self.learn(model, labels, loop)
+                self.learn(model, labels, plan)
         return Run(self.folder)
 
     def begun(self, labels: Labels, loop: Loop) -> Loop:
@@ -131,22 +145,18 @@ class Adapting:
         }
         write_text(self.folder / PLAN, json.dumps(plan, indent=1) + "\n")
 
-    def learn(self, model: Model, labels: Labels, loop: Loop) -> None:
-        job = self.job
-        workers = workers_of(job, labels.examples)
+    def learn(self, model: Model, labels: Labels, plan: "Planned") -> None:
         began = time.monotonic()
         try:
-            validation, first = fitted(
-                model, labels, loop, job, self.folder, self.on, workers, job.freeze, job.scratch, self.found(labels)
-            )
+            validation, first = fitted(model, labels, plan, self.folder, self.found(labels))
         except UserError:
             if dist.first() and any(examples.skipped for examples in labels.both):  # a look may have met them
                 write_skipped(labels, self.folder)
             raise
         seconds = time.monotonic() - began
-        dist.by_first(lambda: self.keep(labels, validation, loop, seconds, first))
+        dist.by_first(lambda: self.keep(labels, validation, plan.loop, seconds, first))
 
-    def found(self, labels: Labels) -> Any:
+    def found(self, labels: Labels) -> Callable[[dict[int, str]], None]:
         def note(unreadable: dict[int, str]) -> None:
             labels.examples.skipped.update(unreadable)
             write_skipped(labels, self.folder)
@@ -262,10 +272,20 @@ def new_model(task: Task, encoder: Encoder, examples: Examples, job: Fitting) ->
     return Model(encoder, head, task, examples.facts, size)
 
 
-def planned(
-    job: Fitting, task: Task, model: Model, items: int, on: torch.device, freeze: bool, scratch: bool
-) -> tuple[Loop, list[Line]]:
-    """The loop for so many labelled items, and its lines of the plan."""
+@dataclass(frozen=True)
+class Planned:
+    """What was decided of a head before it is trained, and the lines that say so."""
+
+    loop: Loop
+    pace: Pace
+    on: torch.device
+    workers: int
+    lines: list[Line]
+
+
+def planned(job: Fitting, model: Model, labels: Labels, on: torch.device, freeze: bool, scratch: bool) -> Planned:
+    """How a head is trained on so many labelled items. Raises UserError."""
+    task, items = model.task, len(labels.learn)
     if not items:
         raise UserError("there are no labelled items to learn from.")
     large = on.type == "cuda"
@@ -286,6 +306,7 @@ def planned(
         raise UserError(f"--batch-size {job.batch_size} is larger than the {items} items to learn from.")
     steps = max(1, round(epochs * items / batch))
     lr = job.lr or (task.lr_frozen if freeze else task.lr)
+    pace = FROZEN if freeze else SCRATCH if scratch else tuned(job, model.encoder, steps)
     precision = job.precision or ("bf16" if dist.has_bf16(on) else "fp32")
     loop = Loop(
         steps=steps,
@@ -301,13 +322,13 @@ def planned(
         save_every=max(50, min(1000, steps // 10)),
         health_every=max(10, steps // 20),
     )
-    decay = decay_of(job, model.encoder)
+    why = "given" if job.encoder_lr else f"{REACH} / steps, {SLOWEST:g} to 1"
     learns = (
         "frozen: the head alone learns"
         if freeze
         else "from random weights, at the head's rate"
         if scratch
-        else f"fine-tuned at {job.encoder_lr:g} of the head's rate, {decay:g} of it for each block further in front"
+        else f"fine-tuned at {pace.top:.3g} of the head's rate ({why}), {pace.decay:g} of it for each block in front"
     )
     lines = [
         Line(name="encoder learns", value="no" if freeze else "yes", why=learns),
@@ -320,7 +341,7 @@ def planned(
     ]
     if dist.world() > 1:
         lines.append(Line(name="processes", value=str(dist.world()), why="each has its share of a batch"))
-    return loop, lines
+    return Planned(loop, pace, on, workers_of(job, labels.examples), lines)
 
 
 def divisor(batch: int) -> int:
@@ -328,8 +349,9 @@ def divisor(batch: int) -> int:
     return next(count for count in range(dist.world() - 1, 0, -1) if batch % count == 0)
 
 
-def decay_of(job: Fitting, encoder: Encoder) -> float:
-    return job.layer_decay or (0.75 if encoder.has_tokens else 0.9)
+def tuned(job: Fitting, encoder: Encoder, steps: int) -> Pace:
+    """The pace of a pretrained encoder in a run of so many steps: what the user gives, else by `share_for`."""
+    return Pace(job.encoder_lr or share_for(steps), job.layer_decay or (0.75 if encoder.has_tokens else 0.9))
 
 
 def lines_of(labels: Labels, model: Model, job: Adapt) -> list[Line]:
@@ -371,20 +393,14 @@ def workers_of(job: Any, examples: Examples) -> int:
 
 
 def fitted(
-    model: Model,
-    labels: Labels,
-    loop: Loop,
-    job: Fitting,
-    folder: Path,
-    on: torch.device,
-    workers: int,
-    freeze: bool,
-    scratch: bool,
-    found: Any,
+    model: Model, labels: Labels, plan: Planned, folder: Path, found: Callable[[dict[int, str]], None]
 ) -> tuple[Validation, int]:
-    """Train a model to the end of its loop; the best weights are in best/ of the folder. (validation, first step)"""
-    adapted = dist.place(Adapted(model, freeze, scratch, loop.batch, job.encoder_lr, decay_of(job, model.encoder)), on)
-    examples = labels.examples
+    """Train a model to the end of its loop; the best weights are in best/ of the folder. (validation, first step)
+
+    `found` is told of items that cannot be read, with the reason.
+    """
+    loop, on, examples = plan.loop, plan.on, labels.examples
+    adapted = dist.place(Adapted(model, plan.pace, loop.batch), on)
     rows = dist.rows(loop.batch)
     steps = Steps(
         cast(Any, examples),
@@ -403,8 +419,8 @@ def fitted(
         dist.by_first(lambda: found(met))
     share = [sample.to(on) for sample in first.samples]
     unlearned(adapted, make_views(share, Draws(loop.seed, 0, len(share[0]), stream=VIEW)))
-    validation = Validation(model, labels.val, labels.check, on, workers, folder)
-    began = train(adapted, steps, make_views, loop, folder, on, workers, validation, found)
+    validation = Validation(model, labels.val, labels.check, on, plan.workers, folder)
+    began = train(adapted, steps, make_views, loop, folder, on, plan.workers, validation, found)
     return validation, began
 
 

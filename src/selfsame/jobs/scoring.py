@@ -237,15 +237,14 @@ def one(
     if way == "frozen" and start == "random":  # never trained, its batch norms have not seen the data yet
         calibrated(begin, plain_views(model, examples, learn[:CALIBRATED]))
     labels = Labels(examples, learn, examples, check)
-    freeze, scratch = way == "frozen", start != "encoder"
-    loop, _ = planned(fit, task, model, len(learn), on, freeze, scratch)
+    plan = planned(fit, model, labels, on, freeze=way == "frozen", scratch=start != "encoder")
 
     def found(unreadable: dict[int, str]) -> None:
         examples.skipped.update(unreadable)
         examples.check_skipped()
 
     with tempfile.TemporaryDirectory(prefix="selfsame-") as folder:
-        fitted(model, labels, loop, fit, Path(folder), on, workers_of(job, examples), freeze, scratch, found)
+        fitted(model, labels, plan, Path(folder), found)
         module = begin.trunk if encoder.spec.get("library") == "own" and hasattr(begin, "trunk") else None
         best = saved.load(Path(folder) / "best", module).to(on)  # type: ignore[arg-type]
     return judged(best, test, test_items, on, workers_of(job, test))

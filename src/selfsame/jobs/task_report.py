@@ -131,7 +131,7 @@ def command(run: Run) -> str:
     words = ["selfsame", "adapt", job["run_folder"], job["labelled"], "--out", str(run.folder)]
     words += ["--task", job["task"]["name"]]
     words += [word for key, value in job["task"].items() if key != "name" for word in flags(f"--task.{key}", value)]
-    standard = {"encoder_lr": 0.1, "weight_decay": 0.05, "clip": 1.0, "val_share": 0.2, "budget": "all"}
+    standard = {"weight_decay": 0.05, "clip": 1.0, "val_share": 0.2, "budget": "all"}
     standard |= {"seed": 0, "device": "auto", "max_skipped": 0.01, "keep_states": 2}
     for key, value in job.items():
         if key in ("run_folder", "labelled", "out", "task") or value in (None, False) or value == standard.get(key):
