@@ -473,6 +473,9 @@ class Further(Protocol):
         """What tells copies of an item without an encoder, for `duplicates`. Raises UnreadableItem."""
         ...
 
+    raw_tells_copies: bool
+    """whether `raw_vectors` find near copies well enough to be used unasked"""
+
     def timed_sample(
         self, source: Any, items: Sequence[int], plan: ViewPlan, views: Any, draws: Draws
     ) -> dict[str, float]:

@@ -15,7 +15,7 @@ from selfsame.report.page import written
 __all__ = ["write_duplicates"]
 
 GROUPS, MEMBERS = 100, 9  # shown, at most
-WAYS = {"exact": "same content", "hash": "perceptual hash", "encoder": "vectors of the encoder"}
+WAYS = {"exact": "same content", "hash": "perceptual hash", "raw": "raw input", "encoder": "vectors of the encoder"}
 
 
 def write_duplicates(
@@ -50,6 +50,7 @@ def write_duplicates(
     sections = [
         ("groups", "Groups", groups(result, items, picture, name, fragment)),
         ("found", "How they were found", found(result)),
+        ("raw", f"The threshold of the raw input: {result['raw_name']}", threshold(result["raw"])),
         ("threshold", "The threshold of the encoder", threshold(result["encoder"])),
     ]
     return written(folder, title, header, sections)
@@ -109,25 +110,28 @@ def found(result: Mapping[str, Any]) -> str:
     return pairs(rows)
 
 
-def threshold(encoder: Mapping[str, Any] | None) -> str:
-    if not encoder:
+def threshold(vectors: Mapping[str, Any] | None) -> str:
+    """Of the encoder's vectors, or of those of the raw input."""
+    if not vectors:
         return ""
-    rows: list[tuple[str, Any]] = [("cosine from which on items are copies", short(encoder["threshold"]))]
-    if "far" in encoder:
+    rows: list[tuple[str, Any]] = [("cosine from which on items are copies", short(vectors["threshold"]))]
+    if "far" in vectors:
         rows += [
             (
                 "false-accept rate",
-                f"{short(encoder['far'])}, {'extrapolated' if encoder['extrapolated'] else 'counted'} on "
-                f"{encoder['compared']:,} pairs of items, {encoder['reached']:,} of which reach the threshold: what "
-                f"is more than {short(encoder['far'] * encoder['compared'])} of these are copies",
+                f"{short(vectors['far'])}, {'extrapolated' if vectors['extrapolated'] else 'counted'} on "
+                f"{vectors['compared']:,} pairs of items, {vectors['reached']:,} of which reach the threshold: what "
+                f"is more than {short(vectors['far'] * vectors['compared'])} of these are copies",
             ),
-            ("false pairs to expect among all", short(encoder["false_pairs_expected"])),
-            ("random views of an item that reach it", f"{encoder['views_accepted']:.1%}"),
+            ("false pairs to expect among all", short(vectors["false_pairs_expected"])),
         ]
+        if "views_accepted" in vectors:
+            rows.append(("random views of an item that reach it", f"{vectors['views_accepted']:.1%}"))
         for title, key in (("cosines of different items", "others"), ("cosines of an item with its view", "views")):
-            parts = [f"{float(share):.0%}: {value:.3f}" for share, value in encoder[key].items()]
-            rows.append((f"{title}, quantiles", ", ".join(parts)))
-    search = encoder.get("search", {})
+            if key in vectors:
+                parts = [f"{float(share):.0%}: {value:.3f}" for share, value in vectors[key].items()]
+                rows.append((f"{title}, quantiles", ", ".join(parts)))
+    search = vectors.get("search", {})
     if search.get("exact"):
         rows.append(("search", "exact: all pairs compared"))
     elif search:
