@@ -21,7 +21,7 @@ from selfsame.engine import dist
 from selfsame.engine.feed import Batch, feed
 from selfsame.engine.plan import workers_for
 from selfsame.engine.state import write_text
-from selfsame.engine.watch import say
+from selfsame.engine.watch import counted, say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.index.calibration import calibrated, far_of
 from selfsame.index.groups import components, stars
@@ -237,8 +237,8 @@ class Deduplicating:
             pairs, scores = pairs[keep], scores[keep]
         blank = len(unique) - len(told)
         say(
-            f"{len(pairs):,} pairs by perceptual hash, at most {self.job.distance} of 64 bits apart"
-            + (f"; {blank:,} blank images have no hash" if blank else "")
+            f"{counted(len(pairs), 'pair')} by perceptual hash, at most {self.job.distance} of 64 bits apart"
+            + (f"; {counted(blank, 'blank image')} without a hash" if blank else "")
         )
         return pairs, scores
 
@@ -274,7 +274,7 @@ class Deduplicating:
             key: value for key, value in asdict(join).items() if key not in ("pairs", "scores")
         }
         by = "the encoder" if kind == "encoder" else f"the raw input ({self.modality.raw_name})"
-        say(f"{len(join.pairs):,} pair{'' if len(join.pairs) == 1 else 's'} by {by}; {how}")
+        say(f"{counted(len(join.pairs), 'pair')} by {by}; {how}")
         return join.pairs, join.scores
 
     def raw(self, items: Int64[np.ndarray, "u"]) -> tuple[Float32[np.ndarray, "u d"], np.ndarray]:
@@ -473,9 +473,12 @@ class Deduplicating:
         counts = result["counts"]
         if self.job.across:
             first, second = self.job.across
-            say(f"{counts['groups']:,} items of {second} have copies in {first}: {counts['copies']:,} of its items")
+            have = "has" if counts["groups"] == 1 else "have"
+            of = f"{counted(counts['groups'], 'item')} of {second} {have} copies in {first}"
+            say(f"{of}: {counts['copies']:,} of its items")
         else:
-            say(f"{counts['groups']:,} groups, {counts['copies']:,} copies beside what is kept; nothing was deleted")
+            groups = counted(counts["groups"], "group")
+            say(f"{groups}, {copies_of(counts['copies'])} beside what is kept; nothing was deleted")
         say(f"see {path} and {out / TABLE}")
 
     def table(self) -> str:
@@ -502,6 +505,10 @@ def of_content(content: Int64[np.ndarray, "u"], part: np.ndarray | None) -> Foun
     same = np.flatnonzero(np.diff(content[order]) == 0)
     pairs = np.sort(np.stack([order[same], order[same + 1]], axis=1), axis=1)
     return pairs, np.ones(len(pairs), np.float32)
+
+
+def copies_of(count: int) -> str:
+    return f"{count:,} {'copy' if count == 1 else 'copies'}"
 
 
 def quantiles(scores: np.ndarray) -> dict[str, float]:

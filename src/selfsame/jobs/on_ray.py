@@ -108,10 +108,6 @@ def received(rows: Iterable[dict[str, Any]], data: Data) -> Iterator[tuple[list[
         raise
 
 
-def counted(number: int, word: str, plural: str = "s") -> str:
-    return f"{number:,} {word}{plural if number != 1 else ''}"
-
-
 def blocking(items: int, batch: int, seats: int) -> int:
     """Batches in a block: about BLOCK items, fewer where some processes would have nothing to do near the end."""
     batches = -(-items // batch)

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from selfsame.engine.watch import counted
 from selfsame.report.curves import short
 from selfsame.report.gallery import Tile, tiled
 from selfsame.report.page import written
@@ -37,11 +38,13 @@ def write_duplicates(
     if result["across"]:
         first, second = result["across"]
         title = f"Copies of {second} in {first}"
-        lead = f"{counts['groups']:,} items of {second} have copies in {first}: {counts['copies']:,} items there."
+        have = "item of {} has" if counts["groups"] == 1 else "items of {} have"
+        there = f"{counted(counts['copies'], 'item')} there"
+        lead = f"{counts['groups']:,} {have.format(second)} copies in {first}: {there}."
     else:
         lead = (
-            f"{counts['items']:,} items, {counts['groups']:,} groups of copies. Beside what is kept there are "
-            f"{counts['copies']:,} copies, {counts['bytes_of_copies'] / 1e6:,.1f} MB."
+            f"{counted(counts['items'], 'item')}, {counted(counts['groups'], 'group')} of copies. Copies beside what "
+            f"is kept: {counts['copies']:,}, {counts['bytes_of_copies'] / 1e6:,.1f} MB."
         )
     header = (
         f"<h1>{escape(title)}</h1><p class='lead'>{escape(lead)} Kept: {escape(result['kept'])}. Nothing was deleted: "
@@ -67,7 +70,7 @@ def groups(
         return '<p class="note">There are no copies.</p>'
     rows = [
         [
-            Tile(item, name(item), f"{name(item)}, {below(member)}", "" if k else "query")
+            Tile(item, name(item), f"{below(member)} · {name(item)}", "" if k else "query", f", {below(member)}")
             for k, (item, member) in enumerate(zip(numbers, group, strict=True))
         ][:MEMBERS]
         for numbers, group in zip(items[:GROUPS], result["groups"], strict=False)
@@ -94,7 +97,7 @@ def below(member: Mapping[str, Any]) -> str:
 
 def found(result: Mapping[str, Any]) -> str:
     counts = result["counts"]
-    rows = [(WAYS[kind], f"{counts[kind]:,} copies") for kind in result["by"]]
+    rows = [(WAYS[kind], f"{counts[kind]:,} {'copy' if counts[kind] == 1 else 'copies'}") for kind in result["by"]]
     if result["distance"] is not None:
         rows.append(("hashes differ in at most", f"{result['distance']} of 64 bits"))
     if counts["divided_chains"]:
