@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 import selfsame as ss
 from selfsame.cli import main
 from selfsame.errors import UserError
+from selfsame.report.duplicates import differing
 from tests.conftest import paint
 from tests.modalities.image.test_hashing import scene
 
@@ -138,6 +139,14 @@ def test_a_text_a_row_and_a_series_have_exact_copies(tmp_path, capsys):
     np.save(tmp_path / "s.npy", series)
     signal = ss.duplicates(tmp_path / "s.npy", modality="signal", out=tmp_path / "series")
     assert groups_of(signal) == {"1": {"4": "exact"}}
+
+
+def test_rows_and_texts_are_shown_by_what_sets_them_apart():
+    row = differing({"age": "28", "work": "sales", "town": ""}, {"age": "33", "work": "sales", "town": "<b>"})
+    assert "<th>age</th><td>28 → 33</td>" in row and "– → &lt;b&gt;" in row and "1 equal" in row and "sales" not in row
+    text = differing("what is the capital of Togo ?", "what is the captial of Togo")
+    assert text == '<p class="text">what is the <del>capital</del> <mark>captial</mark> of Togo <del>?</del></p>'
+    assert differing("long " * 200, "long " * 199) == differing({"a": "1"}, {"a": "1"}) == differing(None, None) == ""
 
 
 def test_blank_and_broken_images_are_no_copies_of_each_other(tmp_path):

@@ -49,6 +49,7 @@ from selfsame.types import Encoder, Fingerprint
 TABLE, RESULT = "duplicates.csv", "duplicates.json"
 VIEWED = 512  # items of which a view is made, to see how alike it is to its item
 RULE = "largest resolution, then largest file, then first name"
+RULE_WITHOUT = "largest item, then first name"  # where there is no resolution
 RULE_ACROSS = "what lies in the second part is kept"
 BUILT = "{} by their hash are found of images alone. Give --run RUN: an encoder finds near copies of any kind of data."
 FEW = 100  # items, below which vectors of the raw input say little: a choice
@@ -119,6 +120,10 @@ class Items:
     def fragment(self, i: int) -> str:
         data, number = self.at(i)
         return data.modality.fragment(data.source, number)
+
+    def value(self, i: int) -> Any:
+        data, number = self.at(i)
+        return data.source.read(number)
 
     @property
     def skipped(self) -> dict[int, str]:
@@ -443,7 +448,7 @@ class Deduplicating:
             "across": list(self.job.across) if self.job.across else None,
             "by": self.kinds,
             "distance": self.job.distance if "hash" in self.kinds else None,
-            "kept": RULE_ACROSS if self.job.across else RULE,
+            "kept": RULE_ACROSS if self.job.across else RULE if prints.resolution.any() else RULE_WITHOUT,
             "counts": counts,
             "encoder": self.calibration.get("encoder"),
             "raw": self.calibration.get("raw"),
@@ -468,7 +473,7 @@ class Deduplicating:
         write_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
         path = write_duplicates(
             out, result, [[member.item for member in group] for group in self.groups],
-            self.items.picture, self.items.shown, self.items.fragment,
+            self.items.picture, self.items.shown, self.items.fragment, self.items.value,
         )  # fmt: skip
         counts = result["counts"]
         if self.job.across:

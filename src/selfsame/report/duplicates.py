@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from difflib import SequenceMatcher
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from selfsame.report.page import written
 __all__ = ["write_duplicates"]
 
 GROUPS, MEMBERS = 100, 9  # shown, at most
+CELLS, LETTERS = 8, 400  # of a row and of a text that are shown by what differs
 WAYS = {"exact": "same content", "hash": "perceptual hash", "raw": "raw input", "encoder": "vectors of the encoder"}
 
 
@@ -26,12 +28,14 @@ def write_duplicates(
     picture: Callable[[int], Image.Image],
     name: Callable[[int], str],
     fragment: Callable[[int], str],
+    value: Callable[[int], Any],
 ) -> Path:
     """report.html of what duplicates.json holds.
 
     Args:
         items: of each group the numbers of its items, as they stand in `result`.
-        picture, name, fragment: of an item by its number; a fragment is HTML, or "" where the picture is to stand.
+        picture, name, fragment, value: of an item by its number; a fragment is HTML, or "" where the picture is to
+            stand; a value is what the item is when it is read.
     """
     counts = result["counts"]
     title = f"Copies in {result['data']}"
@@ -44,14 +48,14 @@ def write_duplicates(
     else:
         lead = (
             f"{counted(counts['items'], 'item')}, {counted(counts['groups'], 'group')} of copies. Copies beside what "
-            f"is kept: {counts['copies']:,}, {counts['bytes_of_copies'] / 1e6:,.1f} MB."
+            f"is kept: {counts['copies']:,}, {size(counts['bytes_of_copies'])}."
         )
     header = (
         f"<h1>{escape(title)}</h1><p class='lead'>{escape(lead)} Kept: {escape(result['kept'])}. Nothing was deleted: "
         "<code>duplicates.csv</code> says what could be.</p>"
     )
     sections = [
-        ("groups", "Groups", groups(result, items, picture, name, fragment)),
+        ("groups", "Groups", groups(result, items, picture, name, fragment, value)),
         ("found", "How they were found", found(result)),
         ("raw", f"The threshold of the raw input: {result['raw_name']}", threshold(result["raw"])),
         ("threshold", "The threshold of the encoder", threshold(result["encoder"])),
@@ -65,6 +69,7 @@ def groups(
     picture: Callable[[int], Image.Image],
     name: Callable[[int], str],
     fragment: Callable[[int], str],
+    value: Callable[[int], Any],
 ) -> str:
     if not items:
         return '<p class="note">There are no copies.</p>'
@@ -75,6 +80,15 @@ def groups(
         ][:MEMBERS]
         for numbers, group in zip(items[:GROUPS], result["groups"], strict=False)
     ]
+    kept_of = {item: numbers[0] for numbers in items[:GROUPS] for item in numbers[1:]}
+
+    def beside(item: int) -> str:
+        """A row or a text by what sets it apart from the one that is kept."""
+        own = fragment(item)
+        if not own or item not in kept_of:
+            return own
+        return differing(value(kept_of[item]), value(item)) or own
+
     left = len(items) - len(rows)
     cut = sum(len(group) > MEMBERS for group in items[:GROUPS])
     notes = [
@@ -83,10 +97,38 @@ def groups(
     ]
     told = "".join(f'<p class="note">{note}</p>' for note in notes if note)
     lead = (
-        "Each row: what is kept, then its copies, with what they were found by and their score: cosine of the vectors, "
-        "or share of equal bits of the hashes."
+        "On each line what is kept, then its copies, with what they were found by and their score: cosine of the "
+        "vectors, or share of equal bits of the hashes."
     )
-    return f'<p class="lead">{lead}</p>{tiled(rows, picture, fragment)}{told}'
+    return f'<p class="lead">{lead}</p>{tiled(rows, picture, beside)}{told}'
+
+
+def differing(kept: Any, copy: Any) -> str:
+    """HTML of a copy: the cells of a row that are other than those kept, a text with its own words marked.
+
+    "" of what is neither, of a text that is too long for it, and of rows that are equal.
+    """
+    if isinstance(kept, dict) and isinstance(copy, dict):
+        other = [name for name in copy if copy[name] != kept.get(name)]
+        lines = [
+            f"<tr><th>{escape(name)}</th><td>{escape(kept.get(name) or '–')} → {escape(copy[name] or '–')}</td></tr>"
+            for name in other[:CELLS]
+        ]
+        more = f"{len(other) - CELLS} more differ, " if len(other) > CELLS else ""
+        end = f'<tr><td colspan="2">{more}{len(copy) - len(other)} equal</td></tr>'
+        return f'<table class="row">{"".join(lines)}{end}</table>' if other else ""
+    if isinstance(kept, str) and isinstance(copy, str) and max(len(kept), len(copy)) <= LETTERS:
+        one, two = kept.split(), copy.split()
+        parts = []
+        for kind, start, stop, begin, end_ in SequenceMatcher(None, one, two, autojunk=False).get_opcodes():
+            gone, own = escape(" ".join(one[start:stop])), escape(" ".join(two[begin:end_]))
+            if kind == "equal":
+                parts.append(own)
+            else:
+                parts += [f"<del>{gone}</del>"] if gone else []
+                parts += [f"<mark>{own}</mark>"] if own else []
+        return f'<p class="text">{" ".join(parts)}</p>'
+    return ""
 
 
 def below(member: Mapping[str, Any]) -> str:
@@ -111,6 +153,10 @@ def found(result: Mapping[str, Any]) -> str:
     if result["skipped"]:
         rows.append(("unreadable", f"{result['skipped']:,}, listed in skipped.csv"))
     return pairs(rows)
+
+
+def size(stored: int) -> str:
+    return f"{stored / 1e6:,.1f} MB" if stored >= 1e5 else f"{stored / 1e3:,.1f} kB"
 
 
 def threshold(vectors: Mapping[str, Any] | None) -> str:
