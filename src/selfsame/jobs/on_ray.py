@@ -32,7 +32,7 @@ from jaxtyping import Float32
 
 from selfsame.engine import dist
 from selfsame.engine.plan import cores
-from selfsame.engine.watch import say
+from selfsame.engine.watch import counted, say
 from selfsame.errors import UserError
 from selfsame.jobs.data import Data, encoded, open_like
 from selfsame.types import Encoder

@@ -352,7 +352,8 @@ def pair_strips(items: Encoded, pairs: Pairs, same: Same, own: Judged, kind: boo
         passed = own.scores[k] >= own.threshold
         said = f"{own.scores[k]:.3f} · {'accepted' if passed else 'rejected'}"
         right = " same" if passed == kind else ""
-        tiles += [Tile(one, items.names[one], items.names[one]), Tile(two, items.names[two], said, f"end{right}")]
+        of = items.names[one].rpartition("/")[2]
+        tiles += [Tile(one, items.names[one], of), Tile(two, items.names[two], said, f"end{right}")]
         if len(tiles) == 2 * SHOWN:
             break
     lead = (
