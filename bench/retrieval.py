@@ -5,13 +5,13 @@
 
 `views`: ../shared/data/coil_turntable_a, 8 objects on a turntable in 72 views each; each view asks for the other
 views of its object. The encoder learns from the same views: a view and one at most 15 degrees away in the same film
-are a pair. A second one learns alike, but its views change no colours. All are asked once more in grey, and the mean
-colour of a picture, three numbers, stands beside them; random weights are drawn three times. `copies`:
-../shared/data/clothing, the 372 photos of its test part; of some of them copies are made by edits (a seeded function,
-in a temporary folder), each asks for its original. The encoder learns from the 600 photos of the train part, never
-from an edit, and its threshold is calibrated on the 372 photos alone. Runs are kept in --runs and gone on with.
-Scores of vectors are cosines, the mean of the database taken off, and once more when they are whitened on it, as
-`selfsame duplicates` has it.
+are a pair. With --colours a second one learns alike, but its views change no colours. All are asked once more in
+grey, and the mean colour of a picture, three numbers, stands beside them; random weights are drawn three times.
+`copies`: ../shared/data/clothing, the 372 photos of its test part; of some of them copies are made by edits (a seeded
+function, in a temporary folder), each asks for its original. The encoder learns from the 600 photos of the train
+part, never from an edit, and its threshold is calibrated on the 372 photos alone. Runs are kept in --runs and gone on
+with. Scores of vectors are cosines, the mean of the database taken off, and once more when they are whitened on it,
+as `selfsame duplicates` has it.
 Stored in bench/results/retrieval.json, one key a question.
 """
 
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("question", choices=("views", "copies"))
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs, made if they are not there")
     parser.add_argument("--epochs", type=float, help="of pretraining [24 and 12]")
+    parser.add_argument("--colours", action="store_true", help="of views: learn also from views that change no colours")
     parser.add_argument("--edited", type=int, default=60, help="photos of which copies are made")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=STORED)
@@ -91,6 +92,7 @@ def views(args: argparse.Namespace) -> dict[str, Any]:
             related_window=15.0, epochs=args.epochs or 24, workers=0, seed=args.seed, views=how,
         )
         for name, place, how in (("encoder", "coil", "auto"), ("encoder, colours kept", "coil-colours", KEPT))
+        if how == "auto" or args.colours
     }  # fmt: skip
     data = open_like(str(folder), runs["encoder"].encoder)
     places = [place_of(data.source.name(i)) for i in range(len(data.source))]

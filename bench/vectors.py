@@ -7,8 +7,9 @@
 index 0 to 4); `selfsame verify` looks at the 300 others, which the encoder has not heard, of speakers whom it has: a
 threshold is chosen on three speakers and measured on the other three. `beats`: record 100 of ../shared/data/ecg, cut to
 256 steps around each beat; the encoder learns from all 2,271 without labels, and `selfsame outliers` looks for the 34
-abnormal ones (33 A, 1 V). A seed is another encoder, other random weights and another division of the speakers. The
-trivial feature is the one that the commands put beside the encoder. Runs are kept in --runs and gone on with.
+abnormal ones (33 A, 1 V). A seed is other random weights and, of speakers, another division of them, with one encoder;
+of beats another encoder. The trivial feature is the one that the commands put beside the encoder. Runs are kept in
+--runs and gone on with.
 Stored in bench/results/vectors.json, one key a question.
 """
 
@@ -19,6 +20,7 @@ import os
 import shlex
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,8 @@ def main() -> None:
     parser.add_argument("question", choices=("speakers", "beats"))
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs, made if they are not there")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=float, default=5, help="of pretraining")
-    parser.add_argument("--encoder", help="[resnet10t@0.25 and resnet@0.25]")
+    parser.add_argument("--epochs", type=float, help="of pretraining [5 and 4]")
+    parser.add_argument("--encoder", help="[that of a run on such sound, and resnet@0.25]")
     parser.add_argument("--out", type=Path, default=STORED)
     args = parser.parse_args()
     import torch
@@ -49,13 +51,16 @@ def main() -> None:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
     args.runs.mkdir(parents=True, exist_ok=True)
-    of_seeds = [{"speakers": speakers, "beats": beats}[args.question](args, seed) for seed in args.seeds]
+    if args.question == "speakers":
+        told_of, rows = speakers(args)
+    else:
+        told_of, rows = zip(*(beats(args, seed) for seed in args.seeds), strict=True)
     result = {
         "command": shlex.join(["python", "bench/vectors.py", *sys.argv[1:]]),
         "machine": machine(torch.device("cpu")),
         "seeds": args.seeds,
-        "runs": [told for told, _ in of_seeds],
-        "rows": averaged([rows for _, rows in of_seeds]),
+        "runs": told_of,
+        "rows": averaged(rows),
     }
     stored = json.loads(args.out.read_text()) if args.out.exists() else {}
     stored[args.question] = result
@@ -63,7 +68,7 @@ def main() -> None:
     print(json.dumps(result["rows"], indent=1))
 
 
-def speakers(args: argparse.Namespace, seed: int) -> tuple[dict[str, Any], Rows]:
+def speakers(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Rows]]:
     import selfsame as ss
 
     files = sorted((DATA / "spoken_digits").rglob("*.wav"))
@@ -75,11 +80,11 @@ def speakers(args: argparse.Namespace, seed: int) -> tuple[dict[str, Any], Rows]
         rows.writerow(["path", "label"])
         rows.writerows([one, one.stem.split("_")[1]] for one in sorted(set(files) - set(heard)))
     run = ss.pretrain(
-        str(listing), out=args.runs / f"speakers-{seed}", encoder=args.encoder or "resnet10t@0.25", epochs=args.epochs,
-        workers=0, seed=seed,
+        str(listing), out=args.runs / f"speakers-{args.seeds[0]}", encoder=args.encoder or "auto",
+        epochs=args.epochs or 5, workers=1, seed=args.seeds[0],
     )  # fmt: skip
-    found = ss.verify(run, asked, seed=seed, seeds=1, workers=0)
-    return told(run), {"verify": found["rows"]}
+    rows: list[Rows] = [{"verify": ss.verify(run, asked, seed=seed, seeds=1, workers=0)["rows"]} for seed in args.seeds]
+    return [told(run)], rows
 
 
 def beats(args: argparse.Namespace, seed: int) -> tuple[dict[str, Any], Rows]:
@@ -99,7 +104,7 @@ def beats(args: argparse.Namespace, seed: int) -> tuple[dict[str, Any], Rows]:
         y=np.array([kind for _, kind in marks]),
     )
     run = ss.pretrain(
-        str(place), out=args.runs / f"beats-{seed}", encoder=args.encoder or "resnet@0.25", epochs=args.epochs,
+        str(place), out=args.runs / f"beats-{seed}", encoder=args.encoder or "resnet@0.25", epochs=args.epochs or 4,
         workers=0, seed=seed,
     )  # fmt: skip
     rows = {}
@@ -120,7 +125,7 @@ def told(run: Any) -> dict[str, Any]:
     }
 
 
-def averaged(of_seeds: list[Rows]) -> dict[str, dict[str, dict[str, list[float]]]]:
+def averaged(of_seeds: Sequence[Rows]) -> dict[str, dict[str, dict[str, list[float]]]]:
     """{what was asked: {features: {figure: [mean, standard deviation]}}} over the seeds."""
     made: dict[str, dict[str, dict[str, list[float]]]] = {}
     for asked in of_seeds[0]:
