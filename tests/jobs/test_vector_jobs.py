@@ -244,7 +244,7 @@ def test_items_without_classes_are_clustered_without_figures(run, pictures, tmp_
         shutil.copytree(pictures / "disc", tmp_path / "set" / part)
     job = Outliers(run_folder=run, data=str(tmp_path / "set"))
     assert labels_if_any(opened(job)) is None
-    with pytest.raises(UserError, match=r"--count 40: of 16 vectors 16 differ"):
+    with pytest.raises(UserError, match=r"--count 40: 16 items have 16 different vectors"):
         ss.clusters(run, pictures / "disc", count=40, **SMALL)
 
 
