@@ -140,11 +140,11 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
     from_file = any(token.split("=")[0] == "--config" for token in tokens)
     parameters: list[inspect.Parameter] = []
     # Where the result goes stands in the help before how it is made.
-    placed = getattr(record, "BY_PLACE", ())
+    placed, flagged = getattr(record, "BY_PLACE", ()), getattr(record, "BY_FLAG", ())
 
     def rank(item: tuple[str, Any]) -> int:
         name, field = item
-        return 0 if field.is_required() else 1 if name in placed else 2 if name == "out" else 3
+        return 0 if field.is_required() and name not in flagged else 1 if name in placed else 2 if name == "out" else 3
 
     for name, field in sorted(record.model_fields.items(), key=rank):
         if name == "reading":  # settings alone, without a name: `--reading.x`
@@ -160,7 +160,7 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
             default = "" if from_file else inspect.Parameter.empty
         else:
             default = field.default
-        by_place = field.is_required() or name in placed
+        by_place = (field.is_required() and name not in flagged) or name in placed
         place = inspect.Parameter.POSITIONAL_OR_KEYWORD if by_place else inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, place, default=default, annotation=Annotated[kind, note]))
     for name in (*NAMED, "reading"):

@@ -477,6 +477,9 @@ class Further(Protocol):
         """Whether `make_views` of this process is compiled on a GPU from here on: for runs that are."""
         ...
 
+    raw_tells_copies: bool
+    """whether `raw_vectors` find near copies well enough to be used unasked"""
+
     def timed_sample(
         self, source: Any, items: Sequence[int], plan: ViewPlan, views: Any, draws: Draws
     ) -> dict[str, float]:

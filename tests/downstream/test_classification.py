@@ -40,9 +40,11 @@ def test_scores_of_classes_are_the_field_s():
         "balanced accuracy": 0.7222222,
         "macro F1": 0.6555556,
         "nll": 0.7409394,
-        "top 5": 1,
     }
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-6)
+    assert "top 5" not in found  # of three classes it would be 1, whatever is said
+    said = np.arange(6.0)[None] / 15  # of six classes the first is the last choice
+    assert [of_classes(said, np.eye(6)[[k]])["top 5"] for k in (0, 1)] == [0, 1]
 
 
 def test_scores_of_tags_are_the_field_s():

@@ -157,6 +157,21 @@ def test_masks_are_written_and_scored_beside_what_must_be_beaten(encoder, moving
     assert opened(tmp_path / "out" / "overview.png").width > 300
 
 
+def test_a_black_and_white_mask_is_of_one_object(encoder, moving, tmp_path):
+    for folder, value in (("white", 255), ("one", 1)):
+        (tmp_path / folder).mkdir()
+        for path in (moving / "truth").iterdir():
+            object_ = np.asarray(opened(path)) == 1
+            Image.fromarray((object_ * value).astype(np.uint8)).save(tmp_path / folder / path.name)
+    white, one = (
+        ss.propagate(encoder, moving / "frames", tmp_path / name / "8.png", tmp_path / f"out {name}",
+                     truth=tmp_path / name, seeds=1)
+        for name in ("white", "one")
+    )  # fmt: skip
+    assert white["rows"] == one["rows"] and white["rows"][0]["figures"]["J&F"]["mean"] > 0.2
+    assert set(np.unique(np.asarray(opened(tmp_path / "out white" / "12.png")))) == {0, 1}
+
+
 def test_frames_and_masks_that_do_not_fit_are_refused(encoder, moving, tmp_path):
     small, colours, empty = tmp_path / "small.png", tmp_path / "colours.png", tmp_path / "empty.png"
     Image.new("L", (20, 20), 1).save(small)

@@ -77,10 +77,13 @@ def test_a_file_finds_its_copy(made, encoded_by, pictures, tmp_path, capsys):
 
 
 def test_several_queries_are_answered_each(made, pictures, capsys):
-    told, _ = answer(capsys, "search", made, pictures / "disc", "-k", 1)
+    told, shown = answer(capsys, "search", made, pictures / "disc", "-k", 1)
     assert [(one["query"], one["found"][0]["name"]) for one in told["queries"]] == [
         (f"{k:02d}.png", f"disc/{k:02d}.png") for k in range(16)
     ]
+    head, *lines = [line.split() for line in shown.splitlines() if ".png" in line or "cosine" in line]
+    assert head == ["query", "cosine", "name", "label"]  # one table
+    assert [line[0] for line in lines] == [f"{k:02d}.png" for k in range(16)]
 
 
 def test_only_a_label_is_searched(made, pictures, capsys):

@@ -18,6 +18,11 @@ from selfsame.engine.state import cannot_write, write_text
 console = Console(stderr=True, highlight=False)
 
 
+def counted(number: int, word: str, plural: str = "s") -> str:
+    """As in: 1 item, 2,000 items, 3 processes."""
+    return f"{number:,} {word}{plural if number != 1 else ''}"
+
+
 def say(text: str, style: str = "") -> None:
     """One line for the person watching. Only the first process speaks; stdout stays free for results."""
     if dist.first():

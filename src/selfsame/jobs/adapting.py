@@ -372,7 +372,11 @@ def lines_of(labels: Labels, model: Model, job: Adapt) -> list[Line]:
         ),
         *kept_together(labels, job),
         Line(name="task", value=type(task).name, why=given),
-        Line(name="encoder", value=f"{model.encoder.spec.get('name')}", why=f"{count(model.encoder):.1f} M parameters"),
+        Line(
+            name="encoder",
+            value=f"{model.encoder.spec.get('name')}, {model.encoder.dim}-d",
+            why=f"{count(model.encoder):.1f} M parameters",
+        ),
         Line(name="head", value=f"{count(model.head):.2f} M parameters", why=type(model.head).__name__),
         Line(name="view size", value=str(model.size), why="given" if job.size else "the task's own"),
     ]

@@ -236,17 +236,21 @@ def with_label(data: Data, labels: list[str]) -> list[int]:
 
 
 def labels_of(data: Data, flag: str = "--labels") -> list[str]:
-    labels = data.source.labels
+    return classes(data.source.labels, data.path, flag)
+
+
+def classes(labels: list[str] | None, path: str, flag: str = "--labels") -> list[str]:
+    """The labels of the items of a path. Raises UserError where there are none, or they are no classes."""
     if labels is None:
         raise UserError(
-            f"{data.path} has no labels. Accepted: one folder a class, {flag} FILE.csv with the columns path,label, "
+            f"{path} has no labels. Accepted: one folder a class, {flag} FILE.csv with the columns path,label, "
             f"or {flag} FILE.npz::y."
         )
     found = set(labels) - {NO_LABEL}
     if len(found) > 1 and {name.lower() for name in found} <= PARTS:
         named = " and ".join(sorted(found))
         raise UserError(
-            f"{data.path}: {named} are parts of a set, not classes. Give the part to learn from, and --test the other; "
+            f"{path}: {named} are parts of a set, not classes. Give the part to learn from, and --test the other; "
             "a folder with train/ and test/ is taken apart by itself."
         )
     return labels

@@ -32,7 +32,7 @@ from jaxtyping import Float32
 
 from selfsame.engine import dist
 from selfsame.engine.plan import cores
-from selfsame.engine.watch import say
+from selfsame.engine.watch import counted, say
 from selfsame.errors import UserError
 from selfsame.jobs.data import Data, encoded, open_like
 from selfsame.types import Encoder
@@ -106,10 +106,6 @@ def received(rows: Iterable[dict[str, Any]], data: Data) -> Iterator[tuple[list[
                 "each, and what the encoder is made of."
             ) from error
         raise
-
-
-def counted(number: int, word: str, plural: str = "s") -> str:
-    return f"{number:,} {word}{plural if number != 1 else ''}"
 
 
 def blocking(items: int, batch: int, seats: int) -> int:

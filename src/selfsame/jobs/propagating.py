@@ -61,6 +61,7 @@ class Film:
         else:
             self.size = (own, own)
         wanted = job.stride or min(STRIDE, max(1, min(self.size) // PLACES))
+        self.white = False  # whether its masks are black and white
         self.level = min(range(len(strides)), key=lambda k: (abs(np.log(strides[k] / wanted)), k))
         self.stride = strides[self.level]
 
@@ -243,13 +244,26 @@ def first_mask(job: Propagate, film: Film) -> tuple[Mask, list[int], list[int]]:
         )
     stored = read_mask(job.mask, film, "--mask")
     mask = stored.values.astype(np.uint8)
+    film.white = black_and_white(stored)
+    if film.white:
+        mask[mask == VOID] = 1
     values = [value for value in np.unique(mask).tolist() if value not in (0, VOID)]
     if not values:
         held = " or 255, which is not counted" if mask.any() else ""
         raise UserError(f"--mask {job.mask}: no object in it: all pixels are 0{held}. Save objects as 1, 2, ....")
     mask[mask == VOID] = 0
-    palette = [part for colour in stored.palette for part in colour] if stored.palette else davis_palette()
+    own = stored.palette and not film.white
+    palette = [part for colour in stored.palette for part in colour] if own else davis_palette()
     return mask, palette, values
+
+
+def black_and_white(stored: masks.Stored) -> bool:
+    """Whether a mask has 0 and 255 alone: 255 is then the object, and not what does not count.
+
+    Unless a palette gives it the colour that VOC gives to what does not count.
+    """
+    there = np.unique(stored.values).tolist()
+    return there == [0, VOID] and int(stored.colours.max()) != masks.VOID
 
 
 def truth_files(job: Propagate, film: Film) -> dict[int, Path]:
@@ -268,7 +282,11 @@ def truth_files(job: Propagate, film: Film) -> dict[int, Path]:
 
 
 def truth_of(path: Path, film: Film, k: int) -> Mask:
-    return read_mask(path, film, f"--truth of {film.names[k]}:").values.astype(np.uint8)
+    stored = read_mask(path, film, f"--truth of {film.names[k]}:")
+    mask = stored.values.astype(np.uint8)
+    if film.white and black_and_white(stored):
+        mask[mask == VOID] = 1
+    return mask
 
 
 def davis_palette() -> list[int]:

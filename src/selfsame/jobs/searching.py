@@ -144,14 +144,16 @@ def made_by(index: Index, given: Path | None, encoder: Encoder | None, module: A
 def shown(job: Search, index: Index, queries: Queries, found: Found) -> dict[str, Any]:
     """What was found, for --json; shown as a table."""
     result = []
-    tables: list[Table | Text] = []
+    several = len(queries.names) > 1
+    table = Table(box=None, pad_edge=False)
+    if several:
+        table.add_column("query", overflow="fold")
+    table.add_column("", justify="right")
+    table.add_column("cosine", justify="right")
+    table.add_column("name", overflow="fold")
+    if found.labels is not None:
+        table.add_column("label")
     for q, query in enumerate(queries.names):
-        table = Table(box=None, pad_edge=False)
-        table.add_column("", justify="right")
-        table.add_column("cosine", justify="right")
-        table.add_column("name", overflow="fold")
-        if found.labels is not None:
-            table.add_column("label")
         rows = []
         for place, name in enumerate(found.names[q]):
             row = {"name": printable(name), "cosine": round(float(found.cosines[q, place]), 6)}
@@ -161,11 +163,11 @@ def shown(job: Search, index: Index, queries: Queries, found: Found) -> dict[str
                 row["label"] = None if label == NO_LABEL else label
                 cells.append("" if label == NO_LABEL else label)
             rows.append(row)
-            table.add_row(*cells)
-        tables += [Text(printable(query), style="bold"), table]
+            table.add_row(*([printable(query) if place == 0 else ""] if several else []), *cells)
         result.append({"query": printable(query), "found": rows})
     if dist.first():
-        Console(stderr=True, highlight=False, markup=False).print(Group(*tables))
+        heading = [] if several else [Text(printable(queries.names[0]), style="bold")]
+        Console(stderr=True, highlight=False, markup=False).print(Group(*heading, table))
     told: dict[str, Any] = {"index": index.place, "k": job.k, "label": job.label, "exact": True, "queries": result}
     if index.graph is not None and not job.exact and job.label is None:
         told |= {"exact": False, "recall": index.graph.recall}

@@ -10,18 +10,15 @@ from selfsame.downstream import selection
 from selfsame.engine import dist
 from selfsame.engine.watch import say
 from selfsame.errors import UserError
-from selfsame.jobs.data import printable
 from selfsame.jobs.encoding import (
     Encoded,
     Figures,
     keep,
     keep_table,
-    labels_if_any,
-    opened,
     row_of,
     show,
 )
-from selfsame.jobs.evaluating import with_label
+from selfsame.jobs.given import labelled, labels_if_any, opened
 from selfsame.jobs.report import versions
 from selfsame.jobs.select import Select
 from selfsame.report.gallery import Tile, tiled
@@ -34,11 +31,11 @@ ADDED = {"k-centre": "distance", "facility": "gain"}  # what is known of each it
 
 
 def run(job: Select, module: torch.nn.Module | None = None) -> dict[str, Any]:
-    encoder, data = opened(job, module)
-    labels = labels_if_any(job, data)
-    if job.count > len(data.source):
-        raise UserError(f"--count {job.count:,}: {job.data} has {len(data.source):,} items. Give as many or fewer.")
-    items = Encoded(job, encoder, data, with_label(data, labels) if labels else range(len(data.source)))
+    given = opened(job, module)
+    labels = labels_if_any(given)
+    if job.count > len(given):
+        raise UserError(f"--count {job.count:,}: {given.path} has {len(given):,} items. Give as many or fewer.")
+    items = Encoded(given, labelled(given, labels))
     chosen, added = chosen_by(job, items)
     own = np.array([labels[i] for i in items.items], dtype=object) if labels else None
     seeds = range(job.seed, job.seed + job.seeds)
@@ -54,8 +51,8 @@ def run(job: Select, module: torch.nn.Module | None = None) -> dict[str, Any]:
     show(rows, names, "chosen")
     looked = min(len(items), selection.MOST) if job.by == "facility" else len(items)
     result = {
-        "run": str(job.run_folder),
-        "data": job.data,
+        "run": str(given.run),
+        "data": given.path,
         "items": len(items),
         "count": job.count,
         "by": job.by,
@@ -70,12 +67,12 @@ def run(job: Select, module: torch.nn.Module | None = None) -> dict[str, Any]:
         listed = {"path": [paths[k] for k in chosen], **listed}
     if added is not None:
         listed[ADDED[job.by]] = [f"{one:.6f}" for one in added]
-    keep_table(job.place, NAME, listed)
-    keep(job.place, NAME, result)
+    keep_table(given.place, NAME, listed)
+    keep(given.place, NAME, result)
     page(job, items, chosen, added, rows, names, result)
     if looked < len(items):
         say(f"chosen among {looked:,} items drawn by the seed: facility location compares all with all", "yellow")
-    say(f"{job.count:,} of {len(items):,} items: {job.place / 'selection.csv'}, {job.place / 'report.html'}")
+    say(f"{job.count:,} of {len(items):,} items: {given.place / 'selection.csv'}, {given.place / 'report.html'}")
     return result
 
 
@@ -128,6 +125,5 @@ def page(
         ("chosen", "The chosen items", pictures),
     ]
     settings = [*((key, value) for key, value in result.items() if key not in ("rows", "names")), *versions()]
-    skipped = [(printable(items.data.source.name(i)), why) for i, why in sorted(items.data.skipped.items())]
-    title = f"A subset: {job.count:,} items of {job.data}, by {job.by}"
-    write_vector_page(job.place, title, about, figures, sections, settings, skipped)
+    title = f"A subset: {job.count:,} items of {items.given.path}, by {job.by}"
+    write_vector_page(items.given.place, title, about, figures, sections, settings, items.skipped)

@@ -101,7 +101,10 @@ def refresh(folder: Path, evaluation: dict[str, Any] | None = None) -> None:
     write_task_card(
         folder,
         title=title,
-        task=[("task", story["task"]), *((key, value) for key, value in story["settings"].items())],
+        task=[
+            ("task", story["task"]),
+            *((key, value) for key, value in story["settings"].items() if value is not None),
+        ],
         data=[("labelled", run.job["labelled"]), ("items", result["items"]), ("labels", summary(lines))],
         training=[
             ("encoder from", run.job["run_folder"]),

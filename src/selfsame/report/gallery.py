@@ -92,7 +92,9 @@ def neighbours(
     gives HTML that shows an item in place of its picture, or "" where the picture is to stand.
     """
     if len(vectors) < 2 or not len(queries):
-        return _note(f"No neighbours to show: {len(vectors)} item(s), {len(queries)} of them asked about.")
+        return _note(
+            f"No neighbours to show: {len(vectors)} item{'' if len(vectors) == 1 else 's'}, {len(queries)} asked about."
+        )
     found, cosines = nearest(vectors, queries, k)
     rows = [[int(query), *(int(i) for i in row)] for query, row in zip(queries, found, strict=True)]
     shown = []

@@ -327,13 +327,13 @@ class Scores(task.Scores):
 
 
 def of_classes(p: Float[np.ndarray, "n k"], y: Float[np.ndarray, "n k"]) -> dict[str, float]:
-    """Scores of one class an item."""
+    """Scores of one class an item; top 5 where there are more than five classes, or it would be 1."""
     scores, labels = torch.from_numpy(p), torch.from_numpy(y.argmax(axis=1))
     said = scores.argmax(dim=1)
     return {
         "balanced accuracy": metrics.balanced_accuracy(said, labels),
         "accuracy": metrics.top_k_accuracy(scores, labels),
-        "top 5": metrics.top_k_accuracy(scores, labels, 5),
+        **({"top 5": metrics.top_k_accuracy(scores, labels, 5)} if p.shape[1] > 5 else {}),
         "macro F1": metrics.macro_f1(said, labels),
         "nll": float(-np.log(np.maximum(p[np.arange(len(p)), labels.numpy()], 1e-12)).mean()),
         "ece": calibration_error(p.max(axis=1), (said == labels).numpy()),
