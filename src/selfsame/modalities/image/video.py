@@ -369,7 +369,8 @@ class Decoder:
         Raises UnreadableItem.
         """
         frame = self.frame(moment, key)
-        values = frame.to_ndarray(format="gray" if len(frame.format.components) == 1 else "rgb24")
+        # With threads of FFmpeg's, a process forked from here would wait for them in vain.
+        values = frame.to_ndarray(format="gray" if len(frame.format.components) == 1 else "rgb24", threads=1)
         upright = np.rot90(values.reshape(*values.shape[:2], -1), frame.rotation // 90 % 4)
         return np.ascontiguousarray(upright)
 
