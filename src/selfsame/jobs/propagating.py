@@ -59,7 +59,10 @@ class Film:
                 raise UserError(f"{job.data}: {len(source.videos)} videos there. Give one of them: {source.videos[0]}")
             self.names = [PurePosixPath(name).name for name in self.names]
             self.rate = float(source.rates[0]) or RATE
-            self.read(0)  # of one that cannot be read the reason matters, not that it has one frame
+            try:
+                source.header(0)
+            except UnreadableItem as error:
+                raise UserError(f"{job.data} cannot be read: {error}.") from None
         if len(self.order) < 2:
             raise UserError(f"{job.data}: {len(self.order)} frame there; a film has 2 or more.")
         self.height, self.width = self.read(0).shape[:2]
@@ -80,6 +83,11 @@ class Film:
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def stem(self, name: str) -> str:
+        """By which a mask meets its frame. Frames of a video have numbers for names: 00012 is 000012."""
+        stem = PurePosixPath(name).stem
+        return stem.lstrip("0") or "0" if self.of_video and stem.isdecimal() else stem
 
     def read(self, k: int) -> np.ndarray:
         """Frame k [h w c] as it is stored. Raises UserError: a film with a hole cannot be followed."""
@@ -170,6 +178,8 @@ def run(job: Propagate, module: nn.Module | None = None) -> dict[str, Any]:
 def story(job: Propagate, film: Film, values: Sequence[int], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     settings = {name: getattr(job, name) for name in ("context", "radius", "top", "temperature")}
     seen = {"size": list(film.size), "stride": film.stride, **settings}
+    if film.of_video:
+        seen["fps"] = film.rate
     return {"out": str(job.out), "frames": len(film), "objects": list(values), **seen, "rows": list(rows)}
 
 
@@ -262,10 +272,10 @@ def read_mask(path: Path, film: Film, what: str) -> masks.Stored:
 
 def first_mask(job: Propagate, film: Film) -> tuple[Mask, list[int], list[int]]:
     """(mask of the first frame, its palette or that of DAVIS, the values of its objects). Raises UserError."""
-    stems = [PurePosixPath(name).stem for name in film.names]
-    if job.mask.stem in stems[1:] and job.mask.stem != stems[0]:
+    stems, own = [film.stem(name) for name in film.names], film.stem(job.mask.name)
+    if own in stems[1:] and own != stems[0]:
         raise UserError(
-            f"--mask {job.mask} is called as frame {stems.index(job.mask.stem) + 1}, and the first is {film.names[0]}. "
+            f"--mask {job.mask} is called as frame {stems.index(own) + 1}, and the first is {film.names[0]}. "
             "Give the mask of the first, or leave out the frames before it."
         )
     stored = read_mask(job.mask, film, "--mask")
@@ -284,13 +294,9 @@ def truth_files(job: Propagate, film: Film) -> dict[int, Path]:
     assert job.truth is not None
     if not job.truth.is_dir():
         raise UserError(f"--truth {job.truth}: no such folder. Give one of masks with the frames' names.")
-
-    def key(stem: str) -> str:  # frames of a video have numbers for names: 00012 is 000012
-        return stem.lstrip("0") or "0" if film.of_video and stem.isdecimal() else stem
-
     files = sorted(path for path in job.truth.iterdir() if path.suffix.lower() in masks.MASKS.suffixes)
-    there = {key(path.stem): path for path in files}
-    found = {k: there[stem] for k, name in enumerate(film.names) if (stem := key(PurePosixPath(name).stem)) in there}
+    there = {film.stem(path.name): path for path in files}
+    found = {k: there[stem] for k, name in enumerate(film.names) if (stem := film.stem(name)) in there}
     if not any(0 < k < last_scored(film) for k in found):
         raise UserError(
             f"--truth {job.truth}: no mask of a frame between the first and the last in it, as "

@@ -163,7 +163,7 @@ def test_a_folder_of_videos_is_a_list_of_their_frames_with_the_labels_of_their_f
         "run/b.mp4/000000", "run/b.mp4/000003", "sit/c.mp4/000000",
     ]  # fmt: skip
     assert source.labels == ["run"] * 5 + ["sit"] * 10 and source.left_out == "1 .md"
-    assert source.roles == [("videos", "3, 10 a second", "15 of 44 frames; --reading.fps 5 would take 5 a second")]
+    assert source.roles == [("videos", "3, 10 a second", "15 of 44 frames")]
     assert source.rates.round(6).tolist() == [10, 10, 10]
     assert found(source, [4, 1, 14]) == [3, 3, 27]
     everything = opened(tmp_path / "*" / "*.mp4")

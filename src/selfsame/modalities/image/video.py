@@ -112,8 +112,8 @@ class VideoSource(ImageSource):
         """For the plan: which frames are items."""
         good = [count for count, why in zip(self.frames.tolist(), self.reasons, strict=True) if not why]
         taken = "every frame" if self.fps is None else f"{self.fps:g} a second"
-        why = f"{len(self):,} of {sum(good):,} frames; --reading.fps 5 would take 5 a second"
-        return [("videos", f"{len(self.videos):,}, {taken}", why)]
+        fewer = "; --reading.fps takes fewer" if self.fps is None else ""
+        return [("videos", f"{len(self.videos):,}, {taken}", f"{len(self):,} of {sum(good):,} frames{fewer}")]
 
     # Looking ---------------------------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class VideoSource(ImageSource):
         numbers = [taken(one.moments * one.unit, self.fps) for one in whole]
         moments = [one.moments[some] for one, some in zip(whole, numbers, strict=True)]
         spans = [float(some[-1] - some[0]) * one.unit for one, some in zip(whole, moments, strict=True)]
-        rates = [(len(some) - 1) / span if span else 0.0 for some, span in zip(moments, spans, strict=True)]
+        rates = [round((len(some) - 1) / span, 6) if span else 0.0 for some, span in zip(moments, spans, strict=True)]
         return {
             "starts": np.cumsum([0, *map(len, moments)]),
             "numbers": np.concatenate(numbers),
