@@ -54,17 +54,18 @@ def pixels(path):
 
 
 def test_a_mask_goes_through_a_video_as_through_the_folder_of_its_frames(encoder, moving, tmp_path):
-    first, given = moving / "truth" / "00000.png", {"truth": moving / "truth"}
-    of_video = ss.propagate(encoder, moving / "films" / "one.mp4", first, tmp_path / "a", overlay=True, **given)
-    of_folder = ss.propagate(encoder, moving / "frames", first, tmp_path / "b", **given)
-    assert of_video["rows"] == of_folder["rows"] and of_video["frames"] == FRAMES and of_video["fps"] == 30
+    first, path = moving / "truth" / "00000.png", moving / "films" / "one.mp4"
+    story = ss.propagate(encoder, path, first, tmp_path / "a", overlay=True, truth=moving / "truth")
+    ss.propagate(encoder, moving / "frames", first, tmp_path / "b")
+    assert (story["frames"], story["fps"]) == (FRAMES, 30)
+    assert story["rows"][0]["figures"]["J&F"]["mean"] > story["rows"][2]["figures"]["J&F"]["mean"]  # the first mask
     for k in range(FRAMES):
         assert (pixels(tmp_path / "a" / f"{k:06d}.png") == pixels(tmp_path / "b" / f"{k:05d}.png")).all()
     with av.open(str(tmp_path / "a" / "overlay.mp4")) as container:
         shown = [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)]
         assert len(shown) == FRAMES and container.streams.video[0].average_rate == 30
     mask = pixels(tmp_path / "a" / "000006.png") == 1
-    plain = image.open_source(str(moving / "films" / "one.mp4")).read(6)
+    plain = image.open_source(str(path)).read(6)
     changed = abs(shown[6].astype(int) - plain).sum(axis=2)
     assert changed[mask].mean() > 3 * changed[pixels(tmp_path / "a" / "000006.png") == 0].mean()
     assert json.loads((tmp_path / "a" / "propagation.json").read_text())["fps"] == 30

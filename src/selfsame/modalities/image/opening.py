@@ -154,7 +154,7 @@ def kind_at(path: str) -> Kind:
     def count(kind: Kind) -> int:
         try:
             return count_of(path, kind)
-        except UserError:  # said where it is opened
+        except (UserError, OSError):  # said where it is opened
             return 0
 
     return VIDEO_FILES if not count(IMAGE_FILES) and count(VIDEO_FILES) else IMAGE_FILES
