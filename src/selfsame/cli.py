@@ -113,7 +113,10 @@ def dispatch(tokens: list[str]) -> int:
     except CycloptsError as error:
         advice = f"See: selfsame {asked or ''} --help"
         if isinstance(wrong := error.__cause__, ValidationError):
-            raise explained(wrong, place=place_of(str(wrong.errors()[0]["loc"][0]), tokens), advice=advice) from None
+            inside = wrong.errors()[0]["loc"]  # nothing of a flag that is one number
+            flag = "" if error.argument is None else error.argument.name.removeprefix("--")
+            place = place_of(str(inside[0]), tokens) if inside else [flag]
+            raise explained(wrong, place=place, advice=advice) from None
         raise UserError(f"{one_line(error)} {advice}") from None
     if asked is None or "--help" in tokens or "-h" in tokens:
         function(*bound.args, **bound.kwargs)

@@ -21,6 +21,7 @@ import yaml
 from selfsame import modalities
 from selfsame.downstream.boxes import COUNTED, CROWD, DIFFICULT, Mended, Truth
 from selfsame.errors import UserError, unknown
+from selfsame.records import Record
 from selfsame.storage.disk import disk_of
 from selfsame.storage.opening import home_spelt
 from selfsame.storage.tables import Finder, some, table
@@ -86,12 +87,15 @@ def box_set(path: str, labels: str | None, known: Sequence[str] | None = None) -
     return joined(path, source, listed, raw, known)
 
 
-def pictures_at(path: str) -> tuple[Any, list[int] | None]:
-    """A source of pictures, and those of it that a list of VOC's names (None: all). Raises UserError."""
+def pictures_at(path: str, reading: Record | None = None) -> tuple[Any, list[int] | None]:
+    """A source of pictures, read as `reading` says, and those of it that a list of VOC's names (None: all).
+
+    Raises UserError.
+    """
     image: Any = modalities.load("image")
     spelt = home_spelt(path)
     if disk_of(spelt).remote:
-        return image.open_source(spelt), None
+        return image.open_source(spelt, reading=reading), None
     here = Path(spelt)
     if here.is_file() and (folder := voc_of_list(here)):
         source = image.open_source(str(folder / "JPEGImages"))
@@ -109,7 +113,7 @@ def pictures_at(path: str) -> tuple[Any, list[int] | None]:
     for pictures, meant in layouts:
         if meant and (here / pictures).is_dir():
             return image.open_source(str(here / pictures)), None
-    return image.open_source(spelt), None
+    return image.open_source(spelt, reading=reading), None
 
 
 def voc_of_list(path: Path) -> Path | None:

@@ -19,6 +19,7 @@ from typing import Any
 from selfsame import modalities
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.records import Record
 from selfsame.storage.disk import disk_of, joined
 from selfsame.storage.folders import converted
 from selfsame.storage.opening import Kind, by_pattern, home_spelt, in_folder
@@ -79,12 +80,13 @@ class Pairs:
 Named = Sequence[tuple[str, str]]  # files, and the keys by which they meet
 
 
-def find(path: str, where: str | None, labels: Labels, wanted: bool = True) -> Pairs:
+def find(path: str, where: str | None, labels: Labels, wanted: bool = True, reading: Record | None = None) -> Pairs:
     """The pictures at a path with their labels, which lie in the folder or pattern `where`, or are looked for.
 
-    With `wanted` False no labels are needed: those that lie beside their pictures are left out.
+    With `wanted` False no labels are needed: those that lie beside their pictures are left out. `reading` says how
+    pictures are read.
     """
-    source: Any = modalities.load("image").open_source(path)
+    source: Any = modalities.load("image").open_source(path, reading=reading)
     place = source.place
     if place is None or disk_of(str(place)).remote:
         if not wanted:

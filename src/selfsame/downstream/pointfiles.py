@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from selfsame.downstream.boxfiles import EDGES, is_number, parsed, pictures_at, spoken
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.records import Record
 from selfsame.storage.disk import disk_of
 from selfsame.storage.opening import home_spelt
 from selfsame.storage.tables import Finder, some, table
@@ -392,7 +393,7 @@ def checked(found: PointSet, path: Path) -> None:
 # Boxes to look into --------------------------------------------------------------------------------------------------
 
 
-def boxes_at(path: str) -> tuple[Any, list[Object] | None]:
+def boxes_at(path: str, reading: Record | None = None) -> tuple[Any, list[Object] | None]:
     """A source of pictures and the boxes in which to look for points, if there are any.
 
     `path` is pictures with a file of boxes in their folder or beside it, or that file: COCO's json, CSV, or the json or
@@ -400,12 +401,12 @@ def boxes_at(path: str) -> tuple[Any, list[Object] | None]:
     """
     here = Path(home_spelt(path))
     if disk_of(str(here)).remote:
-        return pictures_at(path)[0], None
+        return pictures_at(path, reading)[0], None
     if here.suffix.lower() in (".json", ".csv") and here.is_file() and (rows := boxes_of(here)) is not None:
         source, _ = pictures_at(str(here.parent))
         file = here
     else:
-        source, _ = pictures_at(path)
+        source, _ = pictures_at(path, reading)
         files = candidates(here, lambda file: boxes_of(file) is not None) if here.is_dir() else []
         if not files:
             return source, None

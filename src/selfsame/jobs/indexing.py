@@ -13,7 +13,7 @@ from selfsame.engine.plan import workers_for
 from selfsame.engine.watch import counted, say
 from selfsame.errors import UserError
 from selfsame.index.store import Index, Made, Origin, created, exists, not_there, opened, shown
-from selfsame.jobs.data import Data, check_share, encoded, open_like, printable
+from selfsame.jobs.data import Data, check_share, encoded, open_frames, printable
 from selfsame.jobs.index import IndexItems
 from selfsame.jobs.remove import Remove
 from selfsame.jobs.runs import load
@@ -36,7 +36,7 @@ def built(job: IndexItems, encoder: Encoder | None = None, module: Any = None) -
             raise UserError(f"{index.place} is an index already. Add to it with --add, or choose another --out.")
     elif job.add:
         raise UserError(f"--add: there is no index at {shown(job.out)} yet. Leave --add out to make it.")
-    data = open_like(job.data, encoder, job.labels)
+    data = open_frames(job.data, encoder, job.labels, job.fps)
     on = dist.device(job.device)
     if index is None:
         index = created(job.out, made)

@@ -67,7 +67,13 @@ def spread(
         machines = sum(node["Alive"] for node in ray.nodes())
         say(f"Ray: {counted(seats, 'process', 'es')} on {counted(machines, 'machine')}, {counted(blocks, 'block')}")
         share = Share(
-            data.path, data.fingerprint(), block, batch, "cuda" if each["num_gpus"] else "cpu", each["num_cpus"]
+            data.path,
+            data.reading.model_dump(),
+            data.fingerprint(),
+            block,
+            batch,
+            "cuda" if each["num_gpus"] else "cpu",
+            each["num_cpus"],
         )
         numbers = ray.data.range(blocks, override_num_blocks=blocks)
         numbers.context.execution_options.preserve_order = True
@@ -207,6 +213,7 @@ class Share:
     """What every process is told."""
 
     path: str
+    reading: dict[str, Any]
     fingerprint: str
     block: int  # items
     batch: int
@@ -228,7 +235,7 @@ class Process:
     @cached_property
     def data(self) -> Data:
         """Opened here by its path. Raises UserError where other items lie there than where the job was given."""
-        data = open_like(self.share.path, self.encoder)
+        data = open_like(self.share.path, self.encoder, **self.share.reading)
         if (found := data.fingerprint()) != self.share.fingerprint:
             raise UserError(
                 f"{self.share.path} on {platform.node()} is not what it is where the job was started ({found} "

@@ -11,7 +11,7 @@ from selfsame.engine import dist
 from selfsame.engine.watch import say
 from selfsame.errors import UserError
 from selfsame.jobs.adapting import workers_of
-from selfsame.jobs.data import printable
+from selfsame.jobs.data import check_rate, printable
 from selfsame.jobs.predict import Predict
 
 
@@ -48,7 +48,15 @@ def in_memory(job: Predict, module: nn.Module | None = None) -> list[tuple[str, 
 
 def opened(job: Predict, module: nn.Module | None) -> tuple[Model, Examples]:
     model = saved.load(job.run_folder, module).to(dist.device(job.device))
+    spec = model.encoder.spec
+    if job.fps is not None:
+        if spec["modality"] != "image":
+            raise UserError(
+                f"--fps {job.fps:g} is of videos; {job.run_folder} is for {spec['modality']}. Leave it out."
+            )
+        model.encoder.spec = {**spec, "reading": {**spec.get("reading", {}), "fps": job.fps}}
     examples = model.task.open(job.data, None, model.encoder, model.facts, labelled=False)
+    check_rate(getattr(examples, "source", None), job.data, job.fps)
     return model, examples
 
 

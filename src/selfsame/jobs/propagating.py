@@ -1,5 +1,6 @@
 """What `propagate` does: features of each frame, labels carried from frame to frame, masks written, scores."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsame.downstream import masks
 from selfsame.downstream.outputs import beside, into_folder
+from selfsame.downstream.overlay import Overlay
 from selfsame.downstream.propagation import hard, one_hot, propagated
 from selfsame.downstream.regions import VOID, RegionScores
 from selfsame.downstream.trunk import shapes_of
 from selfsame.engine import dist
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
-from selfsame.jobs.data import Data, open_like, printable
+from selfsame.jobs.data import Data, check_rate, open_like, printable
 from selfsame.jobs.encoding import row_of, show
 from selfsame.jobs.evaluating import redrawn
 from selfsame.jobs.propagate import Propagate
@@ -33,19 +35,34 @@ from selfsame.nn.norm import calibrated
 from selfsame.types import Encoder
 
 SHORT, STRIDE, PLACES = 480, 8, 24  # defaults: shorter side in pixels, pixels a place, least places of that side
+RATE = 24.0  # frames a second of the overlay of a folder, as DAVIS has
 SHOWN, SIDE = 8, 192  # frames of the overview, and the width of each
 MET = 8  # frames by which batch norms of random weights are calibrated
+OVERLAY = "overlay.mp4"
 Mask = UInt8[np.ndarray, "h w"]
 
 
 class Film:
-    """The frames of a folder in order, as an encoder sees them."""
+    """The frames of a video, or of a folder, in order, as an encoder sees them."""
 
     def __init__(self, job: Propagate, encoder: Encoder, data: Data, on: torch.device) -> None:
         self.data, self.on = data, on
-        names = [data.source.name(i) for i in range(len(data.source))]
+        source: Any = data.source
+        names = [source.name(i) for i in range(len(source))]
         self.order = sorted(range(len(names)), key=lambda i: by_number(names[i]))
         self.names = [names[i] for i in self.order]
+        self.rate = RATE
+        """frames a second"""
+        self.of_video = hasattr(source, "videos")
+        if self.of_video:
+            if len(source.videos) > 1:
+                raise UserError(f"{job.data}: {len(source.videos)} videos there. Give one of them: {source.videos[0]}")
+            self.names = [PurePosixPath(name).name for name in self.names]
+            self.rate = float(source.rates[0]) or RATE
+            try:
+                source.header(0)
+            except UnreadableItem as error:
+                raise UserError(f"{job.data} cannot be read: {error}.") from None
         if len(self.order) < 2:
             raise UserError(f"{job.data}: {len(self.order)} frame there; a film has 2 or more.")
         self.height, self.width = self.read(0).shape[:2]
@@ -67,6 +84,11 @@ class Film:
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def stem(self, name: str) -> str:
+        """By which a mask meets its frame. Frames of a video have numbers for names: 00012 is 000012."""
+        stem = PurePosixPath(name).stem
+        return stem.lstrip("0") or "0" if self.of_video and stem.isdecimal() else stem
 
     def read(self, k: int) -> np.ndarray:
         """Frame k [h w c] as it is stored. Raises UserError: a film with a hole cannot be followed."""
@@ -101,22 +123,29 @@ def run(job: Propagate, module: nn.Module | None = None) -> dict[str, Any]:
             f"for {encoder.spec['modality']} data."
         )
     encoder = encoder.to(on).eval()
-    film = Film(job, encoder, open_like(job.data, encoder), on)
+    # How many frames an encoder learned from says nothing about how a film is followed.
+    data = open_like(job.data, encoder, fps=job.fps)
+    check_rate(data.source, job.data, job.fps)
+    film = Film(job, encoder, data, on)
     first, palette, values = first_mask(job, film)
     truths = truth_files(job, film) if job.truth else {}
     places = f"map of {film.stride} pixels a place, frames of {film.size[1]} x {film.size[0]}"
-    say(f"{len(film):,} frames, {len(values)} object{'s' if len(values) > 1 else ''}; {places}")
+    rate = f" at {film.rate:.4g} a second" if film.of_video else ""
+    say(f"{len(film):,} frames{rate}, {len(values)} object{'s' if len(values) > 1 else ''}; {places}")
     scores = RegionScores(values)
     shown = set(np.linspace(0, len(film) - 1, min(SHOWN, len(film))).round().astype(int).tolist())
     panels: dict[int, list[Image.Image]] = {}
+    overlay = Overlay(film.rate) if job.overlay else None
 
     def written() -> Iterator[tuple[str, Any]]:
         for k, mask in enumerate(carried(job, film, encoder, first, values)):
             truth = truth_of(truths[k], film, k) if k in truths else None
             if truth is not None and 0 < k < last_scored(film):
                 scores.add(mask, truth)
+            if overlay is not None:
+                overlay.add(painted(film.read(k), mask, palette))
             if k in shown:
-                panels[k] = [painted(film.read(k), one, palette) for one in (mask, truth) if one is not None]
+                panels[k] = [small(painted(film.read(k), one, palette)) for one in (mask, truth) if one is not None]
             yield film.names[k], partial(save_mask, mask=mask, palette=palette)
 
     rows: list[dict[str, Any]] = []
@@ -125,25 +154,33 @@ def run(job: Propagate, module: nn.Module | None = None) -> dict[str, Any]:
         if what == "overview.png":
             overview(panels, film).save(draft, format="PNG")
             return
+        if overlay is not None and what == OVERLAY:
+            overlay.copy(draft)
+            return
         if truths:
             rows.append(row_of("encoder", [scores.found()]))
             rows.extend(baselines(job, film, encoder, first, values, truths))
         draft.write_text(json.dumps(story(job, film, values, rows), indent=1) + "\n", encoding="utf-8")
 
-    more: dict[str, Any] = {what: partial(finished, what=what) for what in ("overview.png", "propagation.json")}
-    into_folder(written(), ".png", job.out, more)
+    extra = ("overview.png", *((OVERLAY,) if job.overlay else ()), "propagation.json")
+    more: dict[str, Any] = {what: partial(finished, what=what) for what in extra}
+    with overlay or contextlib.nullcontext():
+        into_folder(written(), ".png", job.out, more)
     if rows:
         show(rows, {name: name for name in ("J&F", "J", "F")})
         for row in rows[1:]:
             if row["figures"]["J&F"]["mean"] >= rows[0]["figures"]["J&F"]["mean"]:
                 say(f"the encoder is not above {row['features']}: its training does not help here.", "yellow")
-    say(f"{len(film):,} masks are in {job.out}, with overview.png", "green")
+    beside = f"overview.png and {OVERLAY}" if job.overlay else "overview.png"
+    say(f"{len(film):,} masks are in {job.out}, with {beside}", "green")
     return story(job, film, values, rows)
 
 
 def story(job: Propagate, film: Film, values: Sequence[int], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     settings = {name: getattr(job, name) for name in ("context", "radius", "top", "temperature")}
     seen = {"size": list(film.size), "stride": film.stride, **settings}
+    if film.of_video:
+        seen["fps"] = film.rate
     return {"out": str(job.out), "frames": len(film), "objects": list(values), **seen, "rows": list(rows)}
 
 
@@ -236,10 +273,10 @@ def read_mask(path: Path, film: Film, what: str) -> masks.Stored:
 
 def first_mask(job: Propagate, film: Film) -> tuple[Mask, list[int], list[int]]:
     """(mask of the first frame, its palette or that of DAVIS, the values of its objects). Raises UserError."""
-    stems = [PurePosixPath(name).stem for name in film.names]
-    if job.mask.stem in stems[1:] and job.mask.stem != stems[0]:
+    stems, own = [film.stem(name) for name in film.names], film.stem(job.mask.name)
+    if own in stems[1:] and own != stems[0]:
         raise UserError(
-            f"--mask {job.mask} is called as frame {stems.index(job.mask.stem) + 1}, and the first is {film.names[0]}. "
+            f"--mask {job.mask} is called as frame {stems.index(own) + 1}, and the first is {film.names[0]}. "
             "Give the mask of the first, or leave out the frames before it."
         )
     stored = read_mask(job.mask, film, "--mask")
@@ -271,8 +308,9 @@ def truth_files(job: Propagate, film: Film) -> dict[int, Path]:
     assert job.truth is not None
     if not job.truth.is_dir():
         raise UserError(f"--truth {job.truth}: no such folder. Give one of masks with the frames' names.")
-    there = {path.stem: path for path in sorted(job.truth.iterdir()) if path.suffix.lower() in masks.MASKS.suffixes}
-    found = {k: there[stem] for k, name in enumerate(film.names) if (stem := PurePosixPath(name).stem) in there}
+    files = sorted(path for path in job.truth.iterdir() if path.suffix.lower() in masks.MASKS.suffixes)
+    there = {film.stem(path.name): path for path in files}
+    found = {k: there[stem] for k, name in enumerate(film.names) if (stem := film.stem(name)) in there}
     if not any(0 < k < last_scored(film) for k in found):
         raise UserError(
             f"--truth {job.truth}: no mask of a frame between the first and the last in it, as "
@@ -307,7 +345,7 @@ def save_mask(draft: Path, mask: Mask, palette: list[int]) -> None:
     image.save(draft, format="PNG")
 
 
-def painted(pixels: np.ndarray, mask: Mask, palette: list[int]) -> Image.Image:
+def painted(pixels: np.ndarray, mask: Mask, palette: list[int]) -> UInt8[np.ndarray, "h w 3"]:
     """A frame, its objects in their colours over it."""
     low, high = (0, 255) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
     grey = ((pixels[..., :3].astype(np.float32) - low) * (255 / max(1, high - low))).clip(0, 255)
@@ -315,7 +353,11 @@ def painted(pixels: np.ndarray, mask: Mask, palette: list[int]) -> Image.Image:
     table = np.zeros((256, 3), dtype=np.float32)
     table[: len(palette) // 3] = np.array(palette[: len(palette) // 3 * 3], dtype=np.float32).reshape(-1, 3)[:256]
     over = np.where((mask > 0)[..., None], 0.45 * rgb + 0.55 * table[mask], rgb)
-    shown = Image.fromarray(over.astype(np.uint8))
+    return over.astype(np.uint8)
+
+
+def small(picture: UInt8[np.ndarray, "h w 3"]) -> Image.Image:
+    shown = Image.fromarray(picture)
     return shown.resize((SIDE, max(1, round(SIDE * shown.height / shown.width))), Image.Resampling.BILINEAR)
 
 

@@ -209,7 +209,8 @@ def pictures_of(job: Search, index: Index, names: list[str], encoder: Encoder | 
     for path, some in wanted.items():
         try:
             encoder = made_by(index, job.run_folder, encoder, None)  # it knows how its items are read
-            data = open_like(path, encoder)
+            # Of videos all frames, whichever are in the index.
+            data = open_like(path, encoder, **({"fps": None} if index.made.modality == "image" else {}))
         except UserError as error:
             say(f"no pictures of the items of {path}: {error}", "yellow")
             continue

@@ -65,7 +65,7 @@ def open_like(path: str, spec: dict[str, Any], labels: str | None = None, **chan
     """
     known = load(str(spec["modality"]))
     stats = known.Stats.model_validate(spec["stats"])
-    way = known.Reading.model_validate(spec.get("reading", {}))
+    way = reading_of(spec)
     if changes:
         odd = [name for name in changes if name not in known.Reading.model_fields]
         if odd:
@@ -74,6 +74,11 @@ def open_like(path: str, spec: dict[str, Any], labels: str | None = None, **chan
     source = known.open_source(path, labels, way)
     source.fit(stats)
     return Opened(known, source, stats, way)
+
+
+def reading_of(spec: dict[str, Any]) -> Record:
+    """How the items are read that the encoder learned from which `spec` describes."""
+    return load(str(spec["modality"])).Reading.model_validate(spec.get("reading", {}))
 
 
 def nothing(path: str) -> UserError:

@@ -192,6 +192,10 @@ class Labelled(task.Examples):
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def source(self) -> Any:
+        return self.opened.source
+
     def name(self, i: int) -> str:
         return self.opened.source.name(int(self.items[i]))
 

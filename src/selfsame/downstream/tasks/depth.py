@@ -68,7 +68,7 @@ class Depth(PictureTask):
     """weight of the difference of gradients in the loss, at four scales: it sharpens borders"""
 
     def open(self, path: str, labels: str | None, encoder: Encoder, facts: Any = None, labelled: bool = True) -> "Deep":
-        found = pairs.find(path, labels, DEPTHS, labelled)
+        found = pairs.find(path, labels, DEPTHS, labelled, modalities.reading_of(encoder.spec))
         found.source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
         if not labelled:
             return Deep(self, found.source, found.items, facts, encoder, False)

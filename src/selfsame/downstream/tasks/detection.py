@@ -86,7 +86,7 @@ class Detection(PictureTask):
             facts = facts or Kinds(classes=tuple(found.classes), ids=tuple(found.ids))
             source, items, truths = found.source, found.items, found.truths
         else:
-            source, listed = boxfiles.pictures_at(path)
+            source, listed = boxfiles.pictures_at(path, modalities.reading_of(encoder.spec))
             items, truths = list(range(len(source))) if listed is None else listed, []
         if labelled and not any((truth.standing == COUNTED).any() for truth in truths):
             raise UserError(

@@ -96,7 +96,10 @@ class Keypoints(PictureTask):
         image: Any = modalities.load("image")
         stats = image.Stats.model_validate(encoder.spec["stats"])
         if not labelled:
-            source, objects = pointfiles.boxes_at(path) if facts.boxed else (pointfiles.pictures_at(path)[0], None)
+            way = modalities.reading_of(encoder.spec)
+            source, objects = (
+                pointfiles.boxes_at(path, way) if facts.boxed else (pointfiles.pictures_at(path, way)[0], None)
+            )
             source.fit(stats)
             if objects is None:
                 if facts.boxed:

@@ -74,7 +74,7 @@ class Segmentation(PictureTask):
     def open(
         self, path: str, labels: str | None, encoder: Encoder, facts: Any = None, labelled: bool = True
     ) -> "Masked":
-        found = pairs.find(path, labels, MASKS, labelled)
+        found = pairs.find(path, labels, MASKS, labelled, modalities.reading_of(encoder.spec))
         found.source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
         if not labelled:
             return Masked(self, found.source, found.items, facts, encoder, False)

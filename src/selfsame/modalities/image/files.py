@@ -1,4 +1,4 @@
-"""Which files of a folder, a glob or an archive are images: by suffix, and those without one by their content."""
+"""Which files of a folder, a glob or an archive are images or videos: by suffix, and images also by their content."""
 
 from selfsame.errors import UnreadableItem
 from selfsame.modalities.image.decode import Picture, readable, suffixes
@@ -16,3 +16,6 @@ def holds_image(opened: Opened, name: str) -> bool:
 
 
 IMAGE_FILES = Kind("images", "photos/**/*.jpg", suffixes, holds_image, converted)
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
+VIDEO_FILES = Kind("videos", "films/**/*.mp4", lambda: VIDEO_SUFFIXES)
