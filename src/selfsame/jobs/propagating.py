@@ -289,8 +289,8 @@ def first_mask(job: Propagate, film: Film) -> tuple[Mask, list[int], list[int]]:
         held = " or 255, which is not counted" if mask.any() else ""
         raise UserError(f"--mask {job.mask}: no object in it: all pixels are 0{held}. Save objects as 1, 2, ....")
     mask[mask == VOID] = 0
-    own = () if film.white else stored.palette
-    palette = [part for colour in own for part in colour] if own else davis_palette()
+    colours = () if film.white else stored.palette
+    palette = [part for colour in colours for part in colour] if colours else davis_palette()
     return mask, palette, values
 
 
