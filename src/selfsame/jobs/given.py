@@ -16,7 +16,8 @@ from selfsame.engine.plan import workers_for
 from selfsame.engine.state import check_writable
 from selfsame.engine.watch import say
 from selfsame.errors import NO_LABEL, UnreadableItem, UserError
-from selfsame.index.store import Index, Made, exists
+from selfsame.index.contract import Index, Made
+from selfsame.index.store import exists
 from selfsame.index.store import opened as opened_index
 from selfsame.jobs.data import Data, all_vectors, check_share, open_like
 from selfsame.jobs.evaluating import PARTS, classes, plain

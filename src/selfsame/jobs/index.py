@@ -11,7 +11,7 @@ from selfsame.records import Record
 if TYPE_CHECKING:
     from torch import nn
 
-    from selfsame.index.store import Index
+    from selfsame.index.contract import Index
 
 
 class IndexItems(Record):

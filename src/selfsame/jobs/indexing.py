@@ -12,7 +12,8 @@ from selfsame.engine import dist
 from selfsame.engine.plan import workers_for
 from selfsame.engine.watch import counted, say
 from selfsame.errors import UserError
-from selfsame.index.store import Index, Made, Origin, created, exists, not_there, opened, shown
+from selfsame.index.contract import Index, Made, Origin, not_there
+from selfsame.index.store import created, exists, opened, shown
 from selfsame.jobs.data import Data, check_share, encoded, open_frames, printable
 from selfsame.jobs.index import IndexItems
 from selfsame.jobs.remove import Remove

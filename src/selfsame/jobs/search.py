@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from selfsame.index.store import Found, Index
+    from selfsame.index.contract import Found, Index
 
 
 class Search(Record):
@@ -65,7 +65,8 @@ def search(
     `run` says where the run that made the index is now, where it was moved, or is the encoder itself; `encoder` is a
     module of its architecture, where it was given one in Python. Settings are the fields of `Search`. Raises UserError.
     """
-    from selfsame.index.store import Index, opened
+    from selfsame.index.contract import Index
+    from selfsame.index.store import opened
     from selfsame.jobs.searching import drawn, searched
     from selfsame.types import Encoder
 

@@ -17,7 +17,8 @@ from selfsame.engine import dist
 from selfsame.engine.state import write_whole
 from selfsame.engine.watch import say
 from selfsame.errors import NO_LABEL, UnreadableItem, UserError
-from selfsame.index.store import Found, Index, not_there, opened
+from selfsame.index.contract import Found, Index, not_there
+from selfsame.index.store import opened
 from selfsame.jobs.data import Data, all_vectors, open_like, printable
 from selfsame.jobs.runs import load
 from selfsame.jobs.search import Search
