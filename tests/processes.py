@@ -418,9 +418,17 @@ def started() -> tuple[Path, subprocess.CompletedProcess]:
     np.savez(folder / "data.npz", x=np.stack([paint(k % 4, k, 12) for k in range(34)]))
     places = [str(Path(selfsame.__file__).parents[1]), str(ROOT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={WORLD}", "--max-restarts=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={WORLD}", "--max-restarts=1"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "tests.processes", str(folder)]
-    return folder, subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=200)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, cwd=folder, **streams) as running:
+        try:
+            said, wrote = running.communicate(timeout=250)
+        except subprocess.TimeoutExpired:  # once for all: every test would wait as long again
+            running.terminate()  # torchrun ends what it has started
+            said, wrote = running.communicate()
+            wrote += "\nstopped after 250 s"
+    return folder, subprocess.CompletedProcess(command, running.returncode, said, wrote)
 
 
 @cache
