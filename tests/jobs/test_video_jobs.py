@@ -11,7 +11,8 @@ from PIL import Image
 import selfsame as ss
 from selfsame import cli
 from selfsame.errors import UserError
-from selfsame.jobs.data import open_data, relations
+from selfsame.jobs.data import open_data, open_frames, relations
+from selfsame.jobs.on_ray import Process, Share
 from selfsame.modalities import image
 from tests.conftest import QUICK
 from tests.modalities.image.clips import write
@@ -117,6 +118,9 @@ def test_maps_vectors_and_an_index_of_frames(encoder, moving, tmp_path):
     assert np.allclose(few.vectors, in_order.vectors[[0, 3, 6, 9, 10, 13, 16, 19]], atol=1e-5)
     frames = ss.embed(encoder, moving / "frames", workers=0)
     assert np.allclose(frames.vectors, in_order.vectors[:FRAMES], atol=1e-5)
+    data = open_frames(str(films), ss.load(encoder), None, 10)
+    share = Share(data.path, data.fingerprint(), 32, 8, "cpu", 1, data.reading.model_dump())
+    assert len(Process(share, ss.load(encoder)).data.source) == len(few)  # of a Ray cluster
     ss.index(encoder, films, tmp_path / "idx", fps=10, workers=0)
     (found,) = ss.search(tmp_path / "idx", moving / "frames" / "00006.png", k=1).names
     assert found == ["one.mp4/000006"]

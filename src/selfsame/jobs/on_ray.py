@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,12 @@ def spread(
         say(f"Ray: {counted(seats, 'process', 'es')} on {counted(machines, 'machine')}, {counted(blocks, 'block')}")
         share = Share(
             data.path,
-            data.reading.model_dump(),
             data.fingerprint(),
             block,
             batch,
             "cuda" if each["num_gpus"] else "cpu",
             each["num_cpus"],
+            data.reading.model_dump(),
         )
         numbers = ray.data.range(blocks, override_num_blocks=blocks)
         numbers.context.execution_options.preserve_order = True
@@ -213,12 +213,13 @@ class Share:
     """What every process is told."""
 
     path: str
-    reading: dict[str, Any]
     fingerprint: str
     block: int  # items
     batch: int
     device: str
     cores: int
+    reading: dict[str, Any] = field(default_factory=dict)
+    """fields of the modality's way of reading, where it is another than the encoder's"""
 
 
 class Process:

@@ -88,14 +88,31 @@ def test_a_frame_is_decoded_from_the_key_frame_before_it_and_the_next_from_there
     monkeypatch.setattr(Decoder, "onward", onward)
     assert found(source, [26, 26, 27]) == [26, 26, 27] and len(decoded) == 3
     monkeypatch.undo()
-    assert found(source, [3]) == [3]
+    led, kept = [], Decoder.led_to
+    monkeypatch.setattr(Decoder, "led_to", lambda self, key: led.append(key) or kept(self, key))
+    assert found(source, [3, 4, 27]) == [3, 4, 27] and len(led) == 2  # back, and over key frames between
 
 
 def test_where_a_table_leads_elsewhere_decoding_begins_at_the_start(clips):
     source = opened(clips["a.mp4"])
     assert len(source.keys) >= 3
+    decoder = source.decoder(0)
+    decoder.container = Elsewhere(decoder.container, int(source.moments[13]))  # behind a key frame, which it refers to
+    assert found(source, [16]) == [16]
+    assert not isinstance(decoder.container, Elsewhere)
     source.keys = source.moments[::4]  # few of them are key frames
     assert found(source, SHUFFLED[:8]) == SHUFFLED[:8]
+
+
+class Elsewhere:
+    def __init__(self, container, moment):
+        self.container, self.moment = container, moment
+
+    def __getattr__(self, name):
+        return getattr(self.container, name)
+
+    def seek(self, _, stream):
+        self.container.seek(self.moment, stream=stream, any_frame=True)
 
 
 def test_threads_and_processes_read_the_same_frames(clips):
@@ -267,6 +284,7 @@ def test_videos_that_cannot_be_read_are_one_item_with_the_reason(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("no film\n" * 50)
     (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXTINF:1,\n{good}\n")  # a list is no video, and opens no other file
+    (tmp_path / "parts.mp4").write_text("ffconcat version 1.0\nfile good.mp4\n")  # the same
     (tmp_path / "cut.mp4").write_bytes(good.read_bytes()[:-600])  # its table stands at the end
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
@@ -276,13 +294,13 @@ def test_videos_that_cannot_be_read_are_one_item_with_the_reason(tmp_path):
         container.mux(stream.encode(sound))
         container.mux(stream.encode(None))
     source = opened(tmp_path)
-    assert len(source) == 30 + 6
+    assert len(source) == 30 + 7
     _, broken = image.measure(source)
     reasons = {source.name(i): why for i, why in broken.items()}
     assert reasons.pop("empty.mp4/000000") == "it is empty: 0 bytes"
     assert reasons.pop("sound.mp4/000000") == "it holds no picture"
     assert "No such file" in reasons.pop("gone.mp4/000000")
-    assert len(reasons) == 3 and all("not a video, or a damaged one" in why for why in reasons.values())
+    assert len(reasons) == 4 and all("not a video, or a damaged one" in why for why in reasons.values())
     assert found(source, [source.names.index("good.mp4/000017")]) == [17]
     for name in ("empty.mp4", "text.mp4"):
         with pytest.raises(UserError, match="none of the 1 images can be read"):
