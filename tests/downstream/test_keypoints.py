@@ -269,6 +269,8 @@ def test_whole_numbers_count_pixels_and_are_written_so(tmp_path, encoder):
         ("path,name,x,y\n00.png,a,1,2\n00.png,a,3,4\n", "a of 00.png is there twice"),
         ("path,name,x\n00.png,a,1\n", "no column y"),
         ("file,x1,y1\n00.png,1,2\n", "path among them"),
+        ("path,x1,y1,x2,y2\n00.png,0.1,0.2,0.9,0.55\n", "all 2 points lie from 0.1 to 0.9, .* they look like shares"),
+        ("path,x1,y1,left,top,right,bottom\n00.png,9,9,0.1,0.1,0.3,0.4\n", "all 1 boxes lie from 0.1 to 0.4"),
         ("path,class\n00.png,cat\n", "no columns of points"),
     ],
 )

@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from selfsame import modalities
-from selfsame.downstream.boxes import COUNTED, CROWD, DIFFICULT, Mended, Truth
+from selfsame.downstream.boxes import COUNTED, CROWD, DIFFICULT, Mended, Truth, refuse_shares
 from selfsame.errors import UserError, unknown
 from selfsame.records import Record
 from selfsame.storage.disk import disk_of
@@ -34,6 +34,10 @@ FORMS = (
 NAMES = ("classes.txt", "obj.names")  # of YOLO's classes, one a line
 NUMBER, SHAPE = 4, 6  # of columns after YOLO's class: a box, or at least three corners of an outline
 EDGES = ("left", "top", "right", "bottom")
+PIXELS = (
+    "Wanted are pixels (x, y, width, height in COCO's json, else left, top, right, bottom): multiply by the width and "
+    "height of each picture. Shares are read from YOLO's .txt: class, middle x and y, width, height."
+)
 
 
 @dataclass
@@ -414,18 +418,21 @@ def joined(path: str, source: Any, listed: list[int] | None, raw: Raw, known: Se
     bare = [source.name(item) for item in wanted if item not in by_item]
     if bare:
         raise UserError(f"{path}: {some(bare, len(wanted), 'pictures')} have no labels in {raw.path}.")
-    mended, truths = Mended(str(raw.path)), []
+    mended, truths, sizes = Mended(str(raw.path)), [], {}
     for item in wanted:
         name = by_item[item]
         truth = raw.pictures[name]
         if truth.shares:
             height, width = 1, 1
         else:
-            height, width = truth.size or source.header(item)[:2]
+            height, width = sizes[name] = truth.size or source.header(item)[:2]
         truth = replace(truth, classes=np.array([number[k] for k in truth.classes.tolist()], dtype=np.int64))
         truths.append(mended.truth(truth, height, width, name, raw.written.get(name)))
     if not truths:
         raise UserError(f"{raw.path}: none of the pictures in {source.path} has labels there.")
+    if sizes:
+        told = np.concatenate([raw.written.get(name, raw.pictures[name].xyxy) for name in sizes])
+        refuse_shares(raw.path, told, list(sizes.values()), "boxes", PIXELS, told[:, 2:] - told[:, :2])
     mended.check()
     return BoxSet(source, wanted, truths, classes, ids, mended, 0 if listed is not None else len(source) - len(wanted))
 
