@@ -267,6 +267,22 @@ def test_masks_that_are_none(tmp_path: Path) -> None:
         masks.understood([str(tmp_path / "x.jpg")], [])
 
 
+def test_how_masks_of_other_values_are_read_is_said_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = facts_of(tmp_path / "head", [grey(0, 255)])
+    other = facts_of(tmp_path / "seven", [grey(0, 7)], known=known)
+    said = " ".join(capsys.readouterr().err.split())
+    assert other.values == (0, 7)
+    assert "(0 was background, 255 was foreground): 0 is background, 7 is foreground" in said
+    with pytest.raises(UserError, match=r"cannot be known: .* 255 is ignored; there .* 255 was foreground"):
+        facts_of(tmp_path / "three", [grey(0, 7, 255)], known=known)
+    ones = facts_of(tmp_path / "ones", [grey(0, 1)])
+    with pytest.raises(UserError, match=r"cannot be known: .* 255 is foreground; there .* 255 was ignored"):
+        facts_of(tmp_path / "white", [grey(0, 255)], known=ones)  # all foreground would count for nothing
+    assert facts_of(tmp_path / "void", [grey(0, 1, 255)], known=ones) is ones
+
+
 def test_masks_must_fit_the_head(tmp_path: Path) -> None:
     known = facts_of(tmp_path / "one", [grey(0, 1, 2)])
     with pytest.raises(UserError, match="other classes than the head was made for"):
