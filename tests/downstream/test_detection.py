@@ -589,7 +589,8 @@ def test_results_are_written(tmp_path: Path) -> None:
     assert task.write(pairs, facts, tmp_path / "found.json") == [tmp_path / "found.json"]
     (row,) = json.loads((tmp_path / "found.json").read_text())
     assert row == {
-        "image_id": 12, "file_name": "a/000012.png", "category_id": 40, "bbox": [10, 20, 20, 40], "score": 0.75
+        "image_id": 12, "file_name": "a/000012.png", "category_id": 40, "category": "hen", "bbox": [10, 20, 20, 40],
+        "score": 0.75,
     }  # fmt: skip
     task.write(pairs, facts, tmp_path / "found.csv")
     assert (tmp_path / "found.csv").read_text().splitlines() == [

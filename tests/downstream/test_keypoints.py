@@ -248,6 +248,7 @@ def test_whole_numbers_count_pixels_and_are_written_so(tmp_path, encoder):
     Keypoints().write([("7.png", found)], examples.facts, tmp_path / "out.json")
     (row,) = json.loads((tmp_path / "out.json").read_text())
     assert row["keypoints"] == [10, 12, 0.5] and row["image_id"] == 7 and row["bbox"] == [0, 0, 64, 64]
+    assert (row["category_id"], row["category"]) == (1, "object")
     Keypoints().write([("7.png", found)], examples.facts, tmp_path / "out.csv")
     again = (tmp_path / "out.csv").read_text().splitlines()
     assert again[0] == "path,left,top,right,bottom,score,1_x,1_y,1_score" and ",10.00,12.00," in again[1]

@@ -271,6 +271,7 @@ def results(name: str, found: Detections, facts: Kinds) -> list[dict[str, Any]]:
             "image_id": number,
             "file_name": name,
             "category_id": facts.ids[kind],
+            "category": facts.classes[kind],
             "bbox": [round(value, 2) for value in box],
             "score": round(score, 5),
         }

@@ -419,6 +419,7 @@ def result(found: Found, facts: Skeleton) -> dict[str, Any]:
         "image_id": int(stem) if stem.isascii() and stem.isdecimal() else found.picture,
         "file_name": found.picture,
         "category_id": facts.category_id,
+        "category": facts.category,
         "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
         "keypoints": [round(value, 4) for value in rows.ravel().tolist()],
         "score": round(found.score, 5),
