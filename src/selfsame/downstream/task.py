@@ -185,6 +185,8 @@ class Task(Record):
     """the same where it is frozen"""
     batch: ClassVar[int] = 64
     """items in a step where the user names none"""
+    parts: ClassVar[tuple[str, str]] = ("", "")
+    """what an item may have several of, one and many: ("box", "boxes"); empty where it has one prediction"""
     accepts: ClassVar[str] = ""
     """the forms of labels, in words"""
     Facts: ClassVar[type[Facts]]
@@ -215,8 +217,16 @@ class Task(Record):
         raise NotImplementedError
 
     def trivial(self, examples: Examples, items: Sequence[int]) -> Callable[[Examples, int], Any]:
-        """What one would say without an encoder, learned from the truth of these items: (examples, i) -> prediction."""
+        """What is said without an encoder, learned from the truth of these items: (examples, i) -> prediction."""
         raise NotImplementedError
+
+    def count(self, prediction: Any) -> int:
+        """How many of `parts` a prediction holds."""
+        return 1
+
+    def baseline(self, facts: Any) -> str:
+        """What `trivial` says, in two or three words: the name of its row in tables."""
+        return "trivial guess"
 
     def predictions(
         self, model: "Model", examples: Examples, items: Sequence[int], on: torch.device, workers: int = 0

@@ -109,8 +109,12 @@ class Classification(task.Task):
         return Scores(facts)
 
     def trivial(self, examples: task.Examples, items: Sequence[int]) -> Callable[[task.Examples, int], Any]:
+        """The share of these items that each class has, or each tag: of classes the most frequent is said."""
         shares = np.mean([np.asarray(examples.truth(i)) for i in items], axis=0, dtype=np.float64)
         return lambda _, __: shares
+
+    def baseline(self, facts: Classes) -> str:
+        return "tag frequencies" if facts.several else "most frequent class"
 
     def suffixes(self) -> tuple[str, ...]:
         return (".csv", ".json")

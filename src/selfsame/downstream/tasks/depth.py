@@ -104,6 +104,9 @@ class Depth(PictureTask):
         median = np.float32(np.median(np.concatenate(some)))
         return lambda others, i: np.full(others.size_of(i), median)  # type: ignore[attr-defined]
 
+    def baseline(self, facts: Range) -> str:
+        return "median depth"
+
     def suffixes(self) -> tuple[str, ...]:
         return ("", ".npz", ".npy")
 

@@ -136,6 +136,9 @@ class Segmentation(PictureTask):
         table = np.where(counts.any(axis=1), counts.argmax(axis=1), counts.sum(axis=0).argmax()).astype(np.uint8)
         return lambda others, i: table[others.colour_bins(i)[0]]  # type: ignore[attr-defined]
 
+    def baseline(self, facts: Classes) -> str:
+        return "guess by colour"
+
     def suffixes(self) -> tuple[str, ...]:
         return ("",)
 
