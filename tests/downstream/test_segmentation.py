@@ -309,6 +309,8 @@ def test_masks_must_fit_the_head(tmp_path: Path) -> None:
         ("image/a.jpg", "label/a.png", "image"),
         ("a.png", "a_mask.png", ""),
         ("a.color.png", "a.label.png", ""),
+        ("image/IMG_1.jpg", "label/IMG_1.png", ""),  # as cameras call them: the word is a part of both names
+        ("images/seg_1.jpg", "masks/seg_1_mask.png", ""),
         ("leftImg8bit/x/a_leftImg8bit.png", "gtFine/x/a_gtFine_labelTrainIds.png", ""),
     ],
 )

@@ -145,7 +145,10 @@ class Segmentation(PictureTask):
     def write(
         self, predictions: Iterable[tuple[str, UInt8[np.ndarray, "h w"]]], facts: Classes, out: Path
     ) -> list[Path]:
-        """A PNG for each picture, of the values that the labelled masks had, and classes.json that tells them."""
+        """A PNG for each picture, of the values that the labelled masks had, and classes.json that tells them.
+
+        It is called as its picture, without what marks that as the picture: 7_image.png gives 7.png.
+        """
         listed = [
             {"id": value if facts.coded == "values" else k, "name": name, "color": list(colour)}
             for k, (name, value, colour) in enumerate(zip(facts.classes, facts.values, facts.colours, strict=True))
@@ -157,7 +160,7 @@ class Segmentation(PictureTask):
         def save_list(draft: Path) -> None:
             draft.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
 
-        named = ((name, partial(save, mask=mask)) for name, mask in predictions)
+        named = ((pairs.unmarked(name), partial(save, mask=mask)) for name, mask in predictions)
         return into_folder(named, ".png", out, {"classes.json": save_list})
 
     def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> Image.Image:
