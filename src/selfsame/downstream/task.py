@@ -205,6 +205,10 @@ class Task(Record):
         """Size of a view where the user names none."""
         return int(encoder.spec["size"])
 
+    def caution(self, examples: Examples, size: int) -> str:
+        """A sentence for views of `size` that show too little of these items, with what to do; "" for none."""
+        return ""
+
     def head(self, encoder: Encoder, facts: Any, size: int) -> Head:
         """A new head for views of `size`."""
         raise NotImplementedError

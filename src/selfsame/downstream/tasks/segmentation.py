@@ -28,13 +28,13 @@ from selfsame.downstream.outputs import beside, into_folder
 from selfsame.downstream.overlap import Overlap
 from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask, enlarged
 from selfsame.downstream.task import Examples, Head, Model
-from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.nn.sync import mean_total, summed
 from selfsame.storage.exports import apart
 from selfsame.types import Encoder
 
 AT_BORDERS = 1e-3  # share of pixels whose two best scores may be so near that rounding decides
+SQUEEZED = 3  # pixels of a picture for one of its view from which on that is said
 LEVELS = {1: 64, 2: 16, 3: 8}  # of each channel, by the number of channels: for the guess without an encoder
 
 
@@ -88,13 +88,18 @@ class Segmentation(PictureTask):
         if self.tile is not None:
             return self.tile
         assert isinstance(examples, PictureExamples)
-        size, short = roomy(encoder, examples), min(examples.first_size())
-        if short >= 3 * size:
-            say(
-                f"pictures of {short} px are squeezed to {size} px. Where small things matter, as under a microscope, "
-                f"cut them at their own scale: --task.tile {size}"
-            )
-        return size
+        return roomy(encoder, examples)
+
+    def caution(self, examples: Examples, size: int) -> str:
+        """Where pictures are squeezed to a third or less."""
+        assert isinstance(examples, PictureExamples)
+        short = min(examples.first_size()) if self.tile is None else 0
+        if short < SQUEEZED * size:
+            return ""
+        return (
+            f"pictures of {short} px are squeezed to {size} px. Where small things matter, as under a microscope, "
+            f"cut them at their own scale: --task.tile {size}"
+        )
 
     def frame(self, chances: Sequence[float], height: int, width: int, size: int) -> Frame:
         if self.tile is None:
