@@ -215,24 +215,11 @@ def read_labels(place: Path, source: Any) -> Raw:
 
 def read_coco(path: Path) -> Raw:
     """`images`, `annotations` (bbox, category_id, iscrowd, area) and `categories`."""
-    content = parsed(path)
-    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
-        raise UserError(f"{path}: no labels of COCO's form: it needs the keys images, annotations and categories.")
-    images: dict[Any, dict[str, Any]] = {}
-    names: dict[int, str] = {}
-    with spoken(path, "a category", "id and name"):
-        for one in content["categories"]:
-            if names.setdefault(int(one["id"]), str(one["name"])) != str(one["name"]):
-                raise UserError(f"{path}: two categories have the id {one['id']}.")
-    with spoken(path, "an image", "id and file_name"):
-        for one in content["images"]:
-            if one["id"] in images:
-                raise UserError(f"{path}: two images have the id {one['id']}.")
-            images[one["id"]] = one
+    annotations, images, names = coco_parts(path)
     rows: dict[Any, list[tuple[list[float], int, int, float]]] = {id_: [] for id_ in images}
     stray: list[str] = []
     with spoken(path, "an annotation", "image_id, category_id and bbox"):
-        for number, one in enumerate(content["annotations"], 1):
+        for number, one in enumerate(annotations, 1):
             box = [float(value) for value in one["bbox"]]
             if len(box) != 4 or not all(map(math.isfinite, box)):
                 raise UserError(
@@ -248,8 +235,7 @@ def read_coco(path: Path) -> Raw:
             rows[one["image_id"]].append(([x, y, x + width, y + height], int(one["category_id"]), crowd, area))
     if stray:
         raise UserError(
-            f"{path}: {some(stray, len(content['annotations']), 'annotations')} are of an image_id that is not among "
-            "its images."
+            f"{path}: {some(stray, len(annotations), 'annotations')} are of an image_id that is not among its images."
         )
     pictures: dict[str, Truth] = {}
     with spoken(path, "an image", "id and file_name"):
@@ -260,6 +246,27 @@ def read_coco(path: Path) -> Raw:
             boxes, classes, standing, areas = zip(*rows[id_], strict=True) if rows[id_] else ([], [], [], [])
             pictures[name] = Truth.of(boxes, classes, standing, areas, size)
     return Raw(path, pictures, names)
+
+
+def coco_parts(path: Path) -> tuple[list[Any], dict[Any, dict[str, Any]], dict[int, str]]:
+    """(annotations as they are, images by id, names of categories by id) of a file of COCO's form."""
+    content = parsed(path)
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+        raise UserError(f"{path}: no labels of COCO's form: it needs the keys images, annotations and categories.")
+    images: dict[Any, dict[str, Any]] = {}
+    names: dict[int, str] = {}
+    with spoken(path, "a category", "id and name"):
+        for one in content["categories"]:
+            if names.setdefault(int(one["id"]), str(one["name"])) != str(one["name"]):
+                raise UserError(f"{path}: two categories have the id {one['id']}.")
+    with spoken(path, "an image", "id and file_name"):
+        for one in content["images"]:
+            if one["id"] in images:
+                raise UserError(f"{path}: two images have the id {one['id']}.")
+            images[one["id"]] = one
+    with spoken(path, "a file", "lists of annotations, images and categories"):
+        annotations = list(content["annotations"])
+    return annotations, images, names
 
 
 def read_voc(folder: Path) -> Raw:

@@ -269,8 +269,8 @@ def recoded(here: Classes, known: Classes, there: set[int], listed_here: bool) -
     `there` are the values that the masks hold; `listed_here` whether a list of classes tells what they are. Raises
     UserError where a value means one thing here and was another in the masks that the head learned from.
     """
-    meant = {**dict(zip(known.values, known.classes, strict=True)), known.ignore: "ignored"}
-    read = {**dict(zip(here.values, here.classes, strict=True)), here.ignore: "ignored"}
+    meant: dict[int | None, str] = {**dict(zip(known.values, known.classes, strict=True)), known.ignore: "ignored"}
+    read: dict[int | None, str] = {**dict(zip(here.values, here.classes, strict=True)), here.ignore: "ignored"}
     told = ", ".join(f"{here.told(value)} is {read[value]}" for value in sorted(there & read.keys())[:8])
     were = ", ".join(f"{known.told(value)} was {name}" for value, name in meant.items() if value is not None)
     # Colours and values are numbers of two kinds: only those of the same kind can contradict each other.

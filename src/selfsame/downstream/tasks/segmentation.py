@@ -21,7 +21,8 @@ from pydantic import Field
 from torch import Tensor
 
 from selfsame import modalities
-from selfsame.downstream import masks, pairs, tiles
+from selfsame.downstream import masks, outlines, pairs, tiles
+from selfsame.downstream.boxfiles import pictures_at
 from selfsame.downstream.decoders import MultiScale, PerPixel, classes_at, roomy
 from selfsame.downstream.masks import IGNORED, MASKS, Classes
 from selfsame.downstream.outputs import beside, into_folder
@@ -47,7 +48,8 @@ class Segmentation(PictureTask):
     batch: ClassVar = 16
     accepts: ClassVar = (
         "pictures and masks of the same names in image/ and label/ (images/, masks/, SegmentationClass/, NAME_mask.png "
-        "...), or --labels FOLDER of masks: PNG (gray, palette, colours) or TIFF"
+        "...), or --labels FOLDER of masks: PNG (gray, palette, colours) or TIFF; or outlines of COCO's form: --labels "
+        "instances.json"
     )
     Facts: ClassVar = Classes
 
@@ -74,6 +76,8 @@ class Segmentation(PictureTask):
     def open(
         self, path: str, labels: str | None, encoder: Encoder, facts: Any = None, labelled: bool = True
     ) -> "Masked":
+        if labelled and labels is not None and labels.lower().endswith(".json"):
+            return self.outlined(path, labels, encoder, facts)
         found = pairs.find(path, labels, MASKS, labelled, modalities.reading_of(encoder.spec))
         found.source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
         if not labelled:
@@ -82,6 +86,23 @@ class Segmentation(PictureTask):
         kept = pairs.usable(found, broken, masks.size_of, MASKS, path)
         items, files = [found.items[k] for k in kept], [found.files[k] for k in kept]
         return Masked(self, found.source, items, facts, encoder, True, files)
+
+    def outlined(self, path: str, labels: str, encoder: Encoder, facts: Classes | None) -> "Masked":
+        """Pictures with the outlines of their objects, from COCO's json."""
+        if self.ignore is not None or self.threshold is not None:
+            raise UserError(
+                f"--task.ignore and --task.threshold are of stored masks; {labels} has none. Leave them out."
+            )
+        source, _ = pictures_at(path, modalities.reading_of(encoder.spec))
+        source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
+        found = outlines.read(Path(labels).expanduser(), source, facts.classes if facts else None)
+        there = set(found.items)
+        without = [source.name(item) for item in range(len(source)) if item not in there]
+        among = pairs.Pairs(source, found.items, found.names, without)
+        kept = pairs.usable(among, found.broken, found.size_of, MASKS, path)
+        found.items, found.names = [found.items[k] for k in kept], [found.names[k] for k in kept]
+        facts = facts or found.facts(source.header)
+        return Masked(self, source, found.items, facts, encoder, True, found.names, found)
 
     def default_size(self, encoder: Encoder, examples: Examples) -> int:
         """The encoder's, at least 128 px where it takes any size and the pictures are as large; or that of a tile."""
@@ -200,15 +221,21 @@ class Masked(PictureExamples):
         encoder: Encoder,
         labelled: bool,
         files: Sequence[str] = (),
+        drawn: outlines.Outlines | None = None,
     ) -> None:
         super().__init__(task, source, items, facts, encoder, labelled)
         self.files = list(files)
+        self.drawn = drawn
+        """outlines of the objects, where there are no masks; `files` are then names of pictures in them"""
 
     def target(self, i: int, frame: Frame, chance: float) -> list[np.ndarray]:
         return [frame.nearest(self.truth(i))]
 
     def truth(self, i: int) -> UInt8[np.ndarray, "h w"]:
         """Numbers of the classes, or IGNORED."""
+        if self.drawn is not None:
+            height, width = self.source.header(self.items[i])[:2]
+            return self.drawn.mask(self.files[i], height, width)
         try:
             return masks.numbered(masks.read(self.files[i]), self.facts)
         except UnreadableItem as error:
