@@ -3,7 +3,7 @@
 from stored import read, spread, table
 
 STARTS = (("encoder", "frozen"), ("random", "frozen"), ("encoder", "finetune"), ("supervised", "finetune"))
-HEAD = ("pretrained, frozen", "random, frozen", "pretrained, fine-tuned", "labels alone", "without looking")
+HEAD = ("pretrained, frozen", "random, frozen", "pretrained, fine-tuned", "labels alone", "trivial guess")
 
 
 def sections() -> list[str]:
@@ -15,7 +15,8 @@ def sections() -> list[str]:
         "`selfsame evaluate RUN LABELLED --task NAME`: the same items, seeds and number of samples for each head; mean",
         "and standard deviation of three seeds on a test part that chose nothing. The encoders are small, trained for",
         "minutes without labels: these are no figures of what can be reached. *Labels alone*: the same network trained",
-        "from random weights. In bold: better than its baseline by more than two standard errors.",
+        "from random weights. *Trivial guess*: the most frequent class, a guess by colour, the median depth, the usual",
+        "boxes. In bold: better than its baseline by more than two standard errors.",
         "[The same as a picture](tasks.svg).\n",
     ]
     rows = []

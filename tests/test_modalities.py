@@ -2,7 +2,6 @@
 
 import importlib
 import json
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -325,4 +324,8 @@ def test_a_place_of_nothing_known_says_what_is_there_and_what_is_read(tmp_path):
         modalities.of(str(tmp_path))
     with pytest.raises(UserError, match="no such file or folder"):
         modalities.of(str(tmp_path / "nowhere"))
-    assert Path(tmp_path).exists()
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 2, 2, 2, 2), np.uint8))
+    with pytest.raises(UserError, match=r"1 .npz, 1 .xyz. Arrays are given by their file: FILE.npz::ARRAY. It reads"):
+        modalities.of(str(tmp_path))
+    with pytest.raises(UserError, match=r"no images .* It holds 1 .npz, 1 .xyz. Arrays .*: FILE.npz::ARRAY."):
+        modalities.load("image").open_source(str(tmp_path))

@@ -83,10 +83,31 @@ def test_a_task_run_holds_what_it_takes_to_use_it(adapted, labelled, encoders, t
         ss.predict(adapted, path, tmp_path / "out.odd", workers=0)
 
 
-def test_a_task_run_is_scored_beside_what_one_would_say_without_looking(adapted, labelled):
-    _, path, labels = labelled
+def test_what_is_written_is_counted_by_parts_and_pictures(adapted, labelled, tmp_path, capsys):
+    task = saved.load(adapted.folder).task
+    found = ss.predict(adapted, labelled[1], workers=0)
+    capsys.readouterr()
+    out = tmp_path / f"out{task.suffixes()[0]}"
+    ss.predict(adapted, labelled[1], out, workers=0)
+    said = " ".join(capsys.readouterr().err.split())
+    parts = sum(task.count(one) for _, one in found)
+    pictures = len({name.partition("#")[0] for name, _ in found})
+    wanted = f"{parts:,} {task.parts[1]} in {pictures} pictures are in" if task.parts[1] else f"{parts} predictions are"
+    assert wanted in said
+
+
+GUESSES = {
+    "classification": "most frequent class", "segmentation": "guess by colour", "depth": "median depth",
+    "detection": "usual boxes", "keypoints": "mean places",
+}  # fmt: skip
+
+
+def test_a_task_run_is_scored_beside_what_is_said_without_an_encoder(adapted, labelled, capsys):
+    name, path, labels = labelled
     rows = ss.evaluate(adapted, path, labels=labels, workers=0)
     assert [row["features"] for row in rows] == ["encoder", "trivial"]
+    assert rows[1]["called"] == GUESSES[name] and GUESSES[name] in capsys.readouterr().err
+    assert GUESSES[name] in (adapted.folder / "report.html").read_text()
     assert all(np.isfinite(row["mean"]) for row in rows)
     assert json.loads((adapted.folder / "evaluation.json").read_text())["rows"] == rows
 

@@ -1,4 +1,5 @@
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,19 @@ def test_tags_are_read_from_a_list_and_learned(tmp_path, encoder):
     out = ss.predict(run, path, tmp_path / "tags-said.csv", workers=0)["files"][0]
     head = Path(out).read_text().splitlines()[0]
     assert head == "name,label,probability,across,disc,stripes"
+
+
+def test_probability_is_that_of_the_likeliest_class_in_either_form(tmp_path):
+    found = [("a", np.array([0.25, 0.75])), ("b", np.array([0.4, 0.1]))]
+    for several, labels in ((False, ["label", "cat"]), (True, ["label", ""])):
+        facts = Classes(classes=("cat", "label"), several=several)  # a class may be called as a column is
+        rows = json.loads(Classification().write(found, facts, tmp_path / "x.json")[0].read_text())
+        assert rows == [
+            {"name": "a", "label": labels[0], "probability": 0.75, "cat": 0.25},
+            {"name": "b", "label": labels[1], "probability": 0.4, "cat": 0.4},
+        ]
+        table = Classification().write(found, facts, tmp_path / "x.csv")[0].read_text().splitlines()
+        assert table[1:] == [f"a,{labels[0]},0.75,0.25,0.75", f"b,{labels[1]},0.4,0.4,0.1"]
 
 
 def test_the_label_of_the_item_that_stands_in_is_learned(tmp_path, encoder):

@@ -19,6 +19,8 @@ from selfsame.downstream.pictures import CHANCES, Frame
 from selfsame.downstream.task import Model
 from selfsame.downstream.tasks.segmentation import Segmentation, balanced, dice_loss
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.jobs.adapt import Adapt
+from selfsame.jobs.adapting import new_model
 from selfsame.types import Draws
 from tests import scenes
 
@@ -267,6 +269,22 @@ def test_masks_that_are_none(tmp_path: Path) -> None:
         masks.understood([str(tmp_path / "x.jpg")], [])
 
 
+def test_how_masks_of_other_values_are_read_is_said_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = facts_of(tmp_path / "head", [grey(0, 255)])
+    other = facts_of(tmp_path / "seven", [grey(0, 7)], known=known)
+    said = " ".join(capsys.readouterr().err.split())
+    assert other.values == (0, 7)
+    assert "(0 was background, 255 was foreground): 0 is background, 7 is foreground" in said
+    with pytest.raises(UserError, match=r"cannot be known: .* 255 is ignored; there .* 255 was foreground"):
+        facts_of(tmp_path / "three", [grey(0, 7, 255)], known=known)
+    ones = facts_of(tmp_path / "ones", [grey(0, 1)])
+    with pytest.raises(UserError, match=r"cannot be known: .* 255 is foreground; there .* 255 was ignored"):
+        facts_of(tmp_path / "white", [grey(0, 255)], known=ones)  # all foreground would count for nothing
+    assert facts_of(tmp_path / "void", [grey(0, 1, 255)], known=ones) is ones
+
+
 def test_masks_must_fit_the_head(tmp_path: Path) -> None:
     known = facts_of(tmp_path / "one", [grey(0, 1, 2)])
     with pytest.raises(UserError, match="other classes than the head was made for"):
@@ -293,6 +311,8 @@ def test_masks_must_fit_the_head(tmp_path: Path) -> None:
         ("image/a.jpg", "label/a.png", "image"),
         ("a.png", "a_mask.png", ""),
         ("a.color.png", "a.label.png", ""),
+        ("image/IMG_1.jpg", "label/IMG_1.png", ""),  # as cameras call them: the word is a part of both names
+        ("images/seg_1.jpg", "masks/seg_1_mask.png", ""),
         ("leftImg8bit/x/a_leftImg8bit.png", "gtFine/x/a_gtFine_labelTrainIds.png", ""),
     ],
 )
@@ -376,6 +396,17 @@ def test_samples_are_the_same_in_another_process(shapes: Path) -> None:
     there = pickle.loads(pickle.dumps(examples))
     for mine, theirs in zip(*(one.sample([1, 5], 32, Draws(0, 3, 2), True) for one in (examples, there)), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_tiles_are_advised_where_pictures_are_squeezed_with_a_size_too(
+    shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net, task = encoder(), Segmentation()
+    examples = task.open(str(shapes), None, net)
+    new_model(task, net, examples, Adapt(run_folder=Path("run"), labelled=str(shapes), task=task, size=10))
+    assert "32 px are squeezed to 10 px" in (said := " ".join(capsys.readouterr().err.split()))
+    assert said.endswith("--task.tile 10")
+    assert task.caution(examples, 11) == task.changed(tile=16).caution(examples, 10) == ""
 
 
 def test_training_crops_of_tiles_are_at_native_scale() -> None:

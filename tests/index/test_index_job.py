@@ -202,12 +202,15 @@ def test_an_encoder_without_a_run_makes_and_searches_an_index(encoded_by, pictur
 def test_wrong_queries_are_told(made, tmp_path, capsys):
     refused = error_of(capsys, "search", made, "disc/3.png")
     assert "unknown file or item 'disc/3.png'" in refused and "'disc/03.png'" in refused
+    assert f"Give a path of image data, or the name of an item of {made}." in refused
+    begun = error_of(capsys, "search", made, "down/1")
+    assert "Did you mean 'down/10.png' or 'down/11.png' or 'down/12.png'?" in begun and "64 are known" in begun
     assert "k is 65; " in error_of(capsys, "search", made, "disc/03.png", "-k", 65)
     assert "at most 63" in error_of(capsys, "search", made, "disc/03.png", "-k", 64)
     assert "k 0: input should be greater" in error_of(capsys, "search", made, "disc/03.png", "-k", 0)
     (tmp_path / "song.txt").write_text("a line\nanother line of text\n")
     refused = error_of(capsys, "search", made, tmp_path / "song.txt")
-    assert "is text; " in refused and "holds image. Give a query of image" in refused
+    assert "is text data; " in refused and "holds image data. Give a query of that kind" in refused
     assert "does not exist" in error_of(capsys, "search", tmp_path / "nowhere", "x")
     assert "holds 64 items" in error_of(capsys, "search", made, tmp_path / "song.txt", "-k", 100)
 

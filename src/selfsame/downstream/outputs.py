@@ -32,7 +32,9 @@ def into_folder(named: Iterable[tuple[str, Write]], suffix: str, out: Path, more
                 # An absolute name, or one that climbs, must not lead out of the folder.
                 plain = PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", "..")))
                 place = plain.with_suffix(suffix)
-                place = plain.with_name(plain.name + suffix) if place in used else place
+                while place in used:
+                    plain = plain.with_name(plain.name + suffix)
+                    place = plain
                 used.add(place)
                 places.append(place)
                 (draft / place).parent.mkdir(parents=True, exist_ok=True)

@@ -185,6 +185,8 @@ class Task(Record):
     """the same where it is frozen"""
     batch: ClassVar[int] = 64
     """items in a step where the user names none"""
+    parts: ClassVar[tuple[str, str]] = ("", "")
+    """what an item may have several of, one and many: ("box", "boxes"); empty where it has one prediction"""
     accepts: ClassVar[str] = ""
     """the forms of labels, in words"""
     Facts: ClassVar[type[Facts]]
@@ -203,6 +205,10 @@ class Task(Record):
         """Size of a view where the user names none."""
         return int(encoder.spec["size"])
 
+    def caution(self, examples: Examples, size: int) -> str:
+        """A sentence for views of `size` that show too little of these items, with what to do; "" for none."""
+        return ""
+
     def head(self, encoder: Encoder, facts: Any, size: int) -> Head:
         """A new head for views of `size`."""
         raise NotImplementedError
@@ -215,8 +221,16 @@ class Task(Record):
         raise NotImplementedError
 
     def trivial(self, examples: Examples, items: Sequence[int]) -> Callable[[Examples, int], Any]:
-        """What one would say without an encoder, learned from the truth of these items: (examples, i) -> prediction."""
+        """What is said without an encoder, learned from the truth of these items: (examples, i) -> prediction."""
         raise NotImplementedError
+
+    def count(self, prediction: Any) -> int:
+        """How many of `parts` a prediction holds."""
+        return 1
+
+    def baseline(self, facts: Any) -> str:
+        """What `trivial` says, in two or three words: the name of its row in tables."""
+        return "trivial guess"
 
     def predictions(
         self, model: "Model", examples: Examples, items: Sequence[int], on: torch.device, workers: int = 0

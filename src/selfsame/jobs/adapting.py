@@ -262,6 +262,8 @@ def divided(
 
 def new_model(task: Task, encoder: Encoder, examples: Examples, job: Fitting) -> Model:
     size = job.size or task.default_size(encoder, examples)
+    if caution := task.caution(examples, size):
+        say(caution)
     torch.manual_seed(mixed(job.seed, 21))
     try:
         head = task.head(encoder, examples.facts, size)

@@ -25,8 +25,14 @@ def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
             f"--out {job.out}: predictions of --task {type(model.task).name} are written to {shown}. Give that."
         )
 
+    whole: set[str] = set()  # pictures, of which several examples may be parts
+    parts = 0
+
     def named() -> Iterator[tuple[str, Any]]:
+        nonlocal parts
         for i, found in predicted(job, model, examples):
+            whole.add(examples.part_of(i))
+            parts += model.task.count(found)
             yield printable(examples.name(i)), found
         check(job, examples)  # before anything takes the place of what is there
 
@@ -34,7 +40,11 @@ def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
     skipped = {printable(examples.name(i)): why for i, why in examples.skipped.items()}
     if skipped:
         say(f"{len(skipped)} unreadable item{'s' if len(skipped) > 1 else ''} left out: {next(iter(skipped))}, ...")
-    say(f"{len(examples) - len(skipped):,} predictions are in {job.out}", "green")
+    count = f"{parts:,} prediction{'s' if parts != 1 else ''}"
+    if model.task.parts[1]:
+        pictures = f"{len(whole):,} picture{'s' if len(whole) != 1 else ''}"
+        count = f"{parts:,} {model.task.parts[parts != 1]} in {pictures}"
+    say(f"{count} {'is' if parts == 1 else 'are'} in {job.out}", "green")
     return {"files": [str(path) for path in files], "items": len(examples) - len(skipped), "skipped": skipped}
 
 

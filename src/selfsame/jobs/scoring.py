@@ -33,7 +33,7 @@ TASKS = "tasks"  # folder in a run with what was measured of its encoder, a fold
 
 
 def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any]:
-    """The scores of a task run on labelled items, beside what one would say without looking."""
+    """The scores of a task run on labelled items, beside what is said without an encoder."""
     if job.groups is not None:
         raise UserError("--groups says how items are divided, and of a task run all are scored. Leave it out.")
     model = saved.load(job.run_folder, module)
@@ -62,7 +62,8 @@ def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any
     trained = int(read_json(job.run_folder / RESULT).get("items", 0))
     rows = [Standing.of("encoder", "-", "as adapted", trained, chosen, [found])]
     if guess is not None:
-        rows.append(Standing.of("trivial", "-", "as adapted", trained, chosen, [guessed.found()]))
+        called = model.task.baseline(model.facts)
+        rows.append(Standing.of("trivial", "-", "as adapted", trained, chosen, [guessed.found()], called))
     console.print(table(rows))
     result = {
         "task": type(model.task).name,
@@ -89,7 +90,7 @@ def learned_from(given: dict[str, Any], path: str) -> bool:
 def guesser(
     job: Evaluate, given: dict[str, Any], model: Model, test: str | None
 ) -> Callable[[Examples, int], Any] | None:
-    """What one would say without looking, learned from the labels the head was trained with, where these are there."""
+    """What is said without an encoder, learned from the labels the head was trained with, where these are there."""
     path, labels = (job.labelled, job.labels) if test is not None else (str(given["labelled"]), given["labels"])
     path = parts_of(path)[0]
     try:
@@ -162,7 +163,8 @@ def of_starts(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any]:
                 if i not in test.skipped:
                     scores.add(guess(test, i), test.truth(i))
             guesses.append(scores.found())
-        rows.append(Standing.of("trivial", "-", wanted, len(use[job.seed]), chosen, guesses))
+        called = task.baseline(examples.facts)
+        rows.append(Standing.of("trivial", "-", wanted, len(use[job.seed]), chosen, guesses, called))
     console.print(table(rows))
     found = result()
     for sentence in found["verdicts"]:

@@ -110,15 +110,15 @@ def check_query(query: str, index: Index) -> None:
     if not there(query):
         if wanted == "text":
             return
-        advice = f"Give {wanted} in a file, or the name of an item of {index.place}."
+        advice = f"Give a path of {wanted} data, or the name of an item of {index.place}."
         raise not_there(index, query, advice, "file or item")
     if modalities.load(wanted).reads(query):
         return
     held = [name for name in modalities.names() if name != wanted and modalities.load(name).reads(query)]
     if held:
         raise UserError(
-            f"{query} is {' or '.join(held)}; {index.place} holds {wanted}. Give a query of {wanted}, or search an "
-            f"index of {held[0]}."
+            f"{query} is {' or '.join(held)} data; {index.place} holds {wanted} data. Give a query of that kind, or "
+            f"search an index of {held[0]} data."
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from selfsame.errors import UserError, unknown
 from selfsame.records import Record
 from selfsame.storage.disk import disk_of, is_address
-from selfsame.storage.folders import converted, listed, suffix_of
+from selfsame.storage.folders import arrays_apart, converted, listed, suffix_of
 from selfsame.types import Modality, Source
 
 FIRST = 10_000  # files that are counted where nothing is read
@@ -93,7 +93,8 @@ def nothing(path: str) -> UserError:
         return UserError(f"{path}: text in UTF-16. Write it anew: iconv -f UTF-16 -t UTF-8 {path} > new{suffix}")
     if disk.is_folder(where):
         counts = Counter(suffix_of(name) for name in islice(chain.from_iterable(disk.runs(where)), FIRST))
-        held = f" It holds {listed(counts)}.{converted(counts)}" if counts else " The folder is empty."
+        cures = arrays_apart(counts) + converted(counts)
+        held = f" It holds {listed(counts)}.{cures}" if counts else " The folder is empty."
     return UserError(
         f"{path}: nothing here that selfsame reads.{held} It reads: {', '.join(names())}. If it is one of these after "
         "all, say which with --modality."

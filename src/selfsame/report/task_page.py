@@ -27,7 +27,7 @@ NAMES = {
     "encoder": "pretrained encoder",
     "random": "random weights",
     "supervised": "labels alone, from scratch",
-    "trivial": "without looking",
+    "trivial": "trivial guess",
 }
 
 
@@ -86,7 +86,7 @@ def standings_html(rows: Sequence[Row], verdicts: Sequence[str] = (), measured_o
     learns = {"frozen": "frozen", "finetune": "fine-tuned", "-": "–"}
     body = "".join(
         f'<tr class="{"encoder" if row["features"] == "encoder" else "baseline"}">'
-        f"<td>{escape(NAMES.get(row['features'], ''))}</td><td>{learns[row['protocol']]}</td>"
+        f"<td>{escape(named(row))}</td><td>{learns[row['protocol']]}</td>"
         f"<td>{escape(row['labels'])}</td><td>{row['items']:,}</td><td class='value'>{row['mean']:.3f}</td>"
         f"<td>{row['std']:.3f}</td><td>{row['seeds']}</td>"
         + "".join(f"<td>{short(row['all'][name])}</td>" if name in row["all"] else "<td>–</td>" for name in others)
@@ -102,6 +102,11 @@ def standings_html(rows: Sequence[Row], verdicts: Sequence[str] = (), measured_o
     )
 
 
+def named(row: Row) -> str:
+    """The start of a row, as tables have it; a trivial one by what it says."""
+    return str(row.get("called") or NAMES.get(row["features"], ""))
+
+
 def against_labels(rows: Sequence[Row], score: str) -> str:
     """The score over the number of labels, a line for each start; "" where there is one number of labels alone."""
     if len({row["items"] for row in rows}) < 2:
@@ -109,7 +114,7 @@ def against_labels(rows: Sequence[Row], score: str) -> str:
     series: dict[str, tuple[list[float], list[float | None]]] = {}
     for row in sorted(rows, key=lambda row: row["items"]):
         way = {"frozen": ", frozen", "finetune": ", fine-tuned"}.get(row["protocol"], "")
-        name = NAMES.get(row["features"], "") + ("" if row["features"] == "supervised" else way)
+        name = named(row) + ("" if row["features"] == "supervised" else way)
         x, y = series.setdefault(name, ([], []))
         x.append(math.log10(max(1, row["items"])))
         y.append(row["mean"])

@@ -118,6 +118,14 @@ def converted(suffixes: Iterable[str]) -> str:
     )
 
 
+def arrays_apart(suffixes: Iterable[str]) -> str:
+    """A sentence for arrays in a folder, which are items by themselves: how to give them. "" where there are none."""
+    there = set(suffixes)
+    ways = {".npz": "FILE.npz::ARRAY", ".npy": "FILE.npy"}
+    given = [way for suffix, way in ways.items() if suffix in there]
+    return f" Arrays are given by their file: {' or '.join(given)}." if given else ""
+
+
 def listed(ignored: dict[str, int]) -> str:
     """As in: 12 .pdf, 3 .txt, 1 without suffix."""
     most = Counter(ignored).most_common(5)

@@ -109,20 +109,28 @@ class Classification(task.Task):
         return Scores(facts)
 
     def trivial(self, examples: task.Examples, items: Sequence[int]) -> Callable[[task.Examples, int], Any]:
+        """The share of these items that each class has, or each tag: of classes the most frequent is said."""
         shares = np.mean([np.asarray(examples.truth(i)) for i in items], axis=0, dtype=np.float64)
         return lambda _, __: shares
+
+    def baseline(self, facts: Classes) -> str:
+        return "tag frequencies" if facts.several else "most frequent class"
 
     def suffixes(self) -> tuple[str, ...]:
         return (".csv", ".json")
 
     def write(self, predictions: Iterable[tuple[str, Float[np.ndarray, "k"]]], facts: Classes, out: Path) -> list[Path]:
-        """CSV: name, label, probability, then the probability of each class; or the same as a JSON list."""
+        """CSV: name, label, probability, then the probability of each class; or the same as a JSON list.
+
+        `probability` is that of the likeliest class or tag: of the label, where there is one.
+        """
         rows = [(name, self.caption_of(p, facts), p) for name, p in predictions]
         if out.suffix == ".json":
-            found = [
-                {"name": name, "label": label, **{c: float(f"{v:.6g}") for c, v in zip(facts.classes, p, strict=True)}}
-                for name, label, p in rows
-            ]
+            found = []
+            for name, label, p in rows:
+                told = {"name": name, "label": label, "probability": rounded(max(p, default=0.0))}
+                each = {c: rounded(v) for c, v in zip(facts.classes, p, strict=True)}
+                found.append({**told, **each, **told})  # a class that is called name or label takes no place of theirs
             write_text(out, json.dumps(found, indent=1) + "\n")
             return [out]
         text = io.StringIO()
@@ -156,6 +164,11 @@ class Classification(task.Task):
             return says
         right = self.caption_of(np.asarray(truth, dtype=np.float64), facts) or "no tag"
         return f"{says}; is {right}"
+
+
+def rounded(value: float) -> float:
+    """To six digits, as they are written."""
+    return float(f"{value:.6g}")
 
 
 class Labelled(task.Examples):

@@ -104,6 +104,9 @@ class Depth(PictureTask):
         median = np.float32(np.median(np.concatenate(some)))
         return lambda others, i: np.full(others.size_of(i), median)  # type: ignore[attr-defined]
 
+    def baseline(self, facts: Range) -> str:
+        return "median depth"
+
     def suffixes(self) -> tuple[str, ...]:
         return ("", ".npz", ".npy")
 
@@ -112,6 +115,7 @@ class Depth(PictureTask):
     ) -> list[Path]:
         """A folder of 16-bit PNG in the unit of the labelled files, with depth.json that tells it; or metres, float32.
 
+        A PNG is called as its picture, without what marks that as the colour picture: 7.color.png gives 7.png.
         .npz: an array a picture, by its name. .npy: one array [n h w], where all pictures have one size.
         """
         if out.suffix.lower() == ".npz":
@@ -134,7 +138,7 @@ class Depth(PictureTask):
         def tell(draft: Path) -> None:
             draft.write_text(json.dumps({"units_per_metre": facts.scale}) + "\n", encoding="utf-8")
 
-        named = ((name, partial(save, depth=depth)) for name, depth in predictions)
+        named = ((pairs.unmarked(name), partial(save, depth=depth)) for name, depth in predictions)
         return into_folder(named, ".png", out, {"depth.json": tell})
 
     def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> Image.Image:

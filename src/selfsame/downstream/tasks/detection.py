@@ -62,6 +62,7 @@ class Detection(PictureTask):
     score: ClassVar = "AP"
     worth: ClassVar = 6_000
     batch: ClassVar = 16
+    parts: ClassVar = ("box", "boxes")
     accepts: ClassVar = boxfiles.FORMS
     Facts: ClassVar = Kinds
 
@@ -111,6 +112,9 @@ class Detection(PictureTask):
     def scores(self, facts: Kinds) -> BoxScores:
         return BoxScores(facts.classes)
 
+    def count(self, prediction: Detections) -> int:
+        return len(prediction)
+
     def trivial(self, examples: task.Examples, items: Sequence[int]) -> Callable[[task.Examples, int], Detections]:
         """The same boxes in every picture: of each class as many as pictures have on average, where most of them lie.
 
@@ -141,6 +145,9 @@ class Detection(PictureTask):
             return Detections(scaled, kinds, chances, (height, width))
 
         return guess
+
+    def baseline(self, facts: Kinds) -> str:
+        return "usual boxes"
 
     def suffixes(self) -> tuple[str, ...]:
         return ".json", ".csv", ""
@@ -271,6 +278,7 @@ def results(name: str, found: Detections, facts: Kinds) -> list[dict[str, Any]]:
             "image_id": number,
             "file_name": name,
             "category_id": facts.ids[kind],
+            "category": facts.classes[kind],
             "bbox": [round(value, 2) for value in box],
             "score": round(score, 5),
         }

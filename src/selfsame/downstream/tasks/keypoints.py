@@ -62,6 +62,7 @@ class Keypoints(PictureTask):
     score: ClassVar = "PCK@0.1"
     worth: ClassVar = 6_000
     batch: ClassVar = 16
+    parts: ClassVar = ("object", "objects")
     accepts: ClassVar = pointfiles.FORMS
     Facts: ClassVar = Skeleton
 
@@ -172,6 +173,9 @@ class Keypoints(PictureTask):
             return Found(xy, often, xyxy, others.objects[i].picture, others.objects[i].score)
 
         return guess
+
+    def baseline(self, facts: Skeleton) -> str:
+        return "mean places"
 
     def suffixes(self) -> tuple[str, ...]:
         return ".json", ".csv"
@@ -419,6 +423,7 @@ def result(found: Found, facts: Skeleton) -> dict[str, Any]:
         "image_id": int(stem) if stem.isascii() and stem.isdecimal() else found.picture,
         "file_name": found.picture,
         "category_id": facts.category_id,
+        "category": facts.category,
         "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
         "keypoints": [round(value, 4) for value in rows.ravel().tolist()],
         "score": round(found.score, 5),

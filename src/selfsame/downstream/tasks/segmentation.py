@@ -21,20 +21,21 @@ from pydantic import Field
 from torch import Tensor
 
 from selfsame import modalities
-from selfsame.downstream import masks, pairs, tiles
+from selfsame.downstream import masks, outlines, pairs, tiles
+from selfsame.downstream.boxfiles import pictures_at
 from selfsame.downstream.decoders import MultiScale, PerPixel, classes_at, roomy
 from selfsame.downstream.masks import IGNORED, MASKS, Classes
 from selfsame.downstream.outputs import beside, into_folder
 from selfsame.downstream.overlap import Overlap
 from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask, enlarged
 from selfsame.downstream.task import Examples, Head, Model
-from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.nn.sync import mean_total, summed
 from selfsame.storage.exports import apart
 from selfsame.types import Encoder
 
 AT_BORDERS = 1e-3  # share of pixels whose two best scores may be so near that rounding decides
+SQUEEZED = 3  # pixels of a picture for one of its view from which on that is said
 LEVELS = {1: 64, 2: 16, 3: 8}  # of each channel, by the number of channels: for the guess without an encoder
 
 
@@ -47,7 +48,8 @@ class Segmentation(PictureTask):
     batch: ClassVar = 16
     accepts: ClassVar = (
         "pictures and masks of the same names in image/ and label/ (images/, masks/, SegmentationClass/, NAME_mask.png "
-        "...), or --labels FOLDER of masks: PNG (gray, palette, colours) or TIFF"
+        "...), or --labels FOLDER of masks: PNG (gray, palette, colours) or TIFF; or outlines of COCO's form: --labels "
+        "instances.json"
     )
     Facts: ClassVar = Classes
 
@@ -74,6 +76,8 @@ class Segmentation(PictureTask):
     def open(
         self, path: str, labels: str | None, encoder: Encoder, facts: Any = None, labelled: bool = True
     ) -> "Masked":
+        if labelled and labels is not None and labels.lower().endswith(".json"):
+            return self.outlined(path, labels, encoder, facts)
         found = pairs.find(path, labels, MASKS, labelled, modalities.reading_of(encoder.spec))
         found.source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
         if not labelled:
@@ -83,18 +87,40 @@ class Segmentation(PictureTask):
         items, files = [found.items[k] for k in kept], [found.files[k] for k in kept]
         return Masked(self, found.source, items, facts, encoder, True, files)
 
+    def outlined(self, path: str, labels: str, encoder: Encoder, facts: Classes | None) -> "Masked":
+        """Pictures with the outlines of their objects, from COCO's json."""
+        if self.ignore is not None or self.threshold is not None:
+            raise UserError(
+                f"--task.ignore and --task.threshold are of stored masks; {labels} has none. Leave them out."
+            )
+        source, _ = pictures_at(path, modalities.reading_of(encoder.spec))
+        source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
+        found = outlines.read(Path(labels).expanduser(), source, facts.classes if facts else None)
+        there = set(found.items)
+        without = [source.name(item) for item in range(len(source)) if item not in there]
+        among = pairs.Pairs(source, found.items, found.names, without)
+        kept = pairs.usable(among, found.broken, found.size_of, MASKS, path)
+        found.items, found.names = [found.items[k] for k in kept], [found.names[k] for k in kept]
+        facts = facts or found.facts(source.header)
+        return Masked(self, source, found.items, facts, encoder, True, found.names, found)
+
     def default_size(self, encoder: Encoder, examples: Examples) -> int:
         """The encoder's, at least 128 px where it takes any size and the pictures are as large; or that of a tile."""
         if self.tile is not None:
             return self.tile
         assert isinstance(examples, PictureExamples)
-        size, short = roomy(encoder, examples), min(examples.first_size())
-        if short >= 3 * size:
-            say(
-                f"pictures of {short} px are squeezed to {size} px. Where small things matter, as under a microscope, "
-                f"cut them at their own scale: --task.tile {size}"
-            )
-        return size
+        return roomy(encoder, examples)
+
+    def caution(self, examples: Examples, size: int) -> str:
+        """Where pictures are squeezed to a third or less."""
+        assert isinstance(examples, PictureExamples)
+        short = min(examples.first_size()) if self.tile is None else 0
+        if short < SQUEEZED * size:
+            return ""
+        return (
+            f"pictures of {short} px are squeezed to {size} px. Where small things matter, as under a microscope, "
+            f"cut them at their own scale: --task.tile {size}"
+        )
 
     def frame(self, chances: Sequence[float], height: int, width: int, size: int) -> Frame:
         if self.tile is None:
@@ -136,13 +162,19 @@ class Segmentation(PictureTask):
         table = np.where(counts.any(axis=1), counts.argmax(axis=1), counts.sum(axis=0).argmax()).astype(np.uint8)
         return lambda others, i: table[others.colour_bins(i)[0]]  # type: ignore[attr-defined]
 
+    def baseline(self, facts: Classes) -> str:
+        return "guess by colour"
+
     def suffixes(self) -> tuple[str, ...]:
         return ("",)
 
     def write(
         self, predictions: Iterable[tuple[str, UInt8[np.ndarray, "h w"]]], facts: Classes, out: Path
     ) -> list[Path]:
-        """A PNG for each picture, of the values that the labelled masks had, and classes.json that tells them."""
+        """A PNG for each picture, of the values that the labelled masks had, and classes.json that tells them.
+
+        It is called as its picture, without what marks that as the picture: 7_image.png gives 7.png.
+        """
         listed = [
             {"id": value if facts.coded == "values" else k, "name": name, "color": list(colour)}
             for k, (name, value, colour) in enumerate(zip(facts.classes, facts.values, facts.colours, strict=True))
@@ -154,7 +186,7 @@ class Segmentation(PictureTask):
         def save_list(draft: Path) -> None:
             draft.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
 
-        named = ((name, partial(save, mask=mask)) for name, mask in predictions)
+        named = ((pairs.unmarked(name), partial(save, mask=mask)) for name, mask in predictions)
         return into_folder(named, ".png", out, {"classes.json": save_list})
 
     def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> Image.Image:
@@ -189,15 +221,21 @@ class Masked(PictureExamples):
         encoder: Encoder,
         labelled: bool,
         files: Sequence[str] = (),
+        drawn: outlines.Outlines | None = None,
     ) -> None:
         super().__init__(task, source, items, facts, encoder, labelled)
         self.files = list(files)
+        self.drawn = drawn
+        """outlines of the objects, where there are no masks; `files` are then names of pictures in them"""
 
     def target(self, i: int, frame: Frame, chance: float) -> list[np.ndarray]:
         return [frame.nearest(self.truth(i))]
 
     def truth(self, i: int) -> UInt8[np.ndarray, "h w"]:
         """Numbers of the classes, or IGNORED."""
+        if self.drawn is not None:
+            height, width = self.source.header(self.items[i])[:2]
+            return self.drawn.mask(self.files[i], height, width)
         try:
             return masks.numbered(masks.read(self.files[i]), self.facts)
         except UnreadableItem as error:
