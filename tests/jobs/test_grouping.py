@@ -18,6 +18,7 @@ from selfsame.jobs.evaluating import parts
 from selfsame.jobs.grouping import groups_of, parts_together
 from selfsame.modalities import image
 from tests.conftest import paint
+from tests.modalities.image import clips
 
 PATIENTS, EACH = 12, 4
 
@@ -128,3 +129,15 @@ def test_a_split_by_groups_keeps_shares_of_classes():
     assert len(kept) == len(held) == 2  # the least that can be set aside
     with pytest.raises(UserError, match="of one group"):
         grouped_split(torch.zeros(4), torch.zeros(4), 0.2, 0)
+
+
+def test_frames_of_a_video_stay_together(encoder, tmp_path):
+    pytest.importorskip("av", reason="videos need av")
+    for k in range(12):
+        place = tmp_path / "films" / f"kind{k % 2}" / f"{k}.mp4"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        clips.write(place, range(4))
+    job = Adapt(run_folder="run", task=Classification(), labelled=str(tmp_path / "films"))
+    labels = opened(Classification(), encoder, job)
+    learn, check = ({labels.examples.name(i).rpartition("/")[0] for i in part} for part in (labels.learn, labels.check))
+    assert len(learn | check) == 12 and check and not learn & check

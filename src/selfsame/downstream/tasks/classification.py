@@ -214,8 +214,9 @@ class Labelled(task.Examples):
 
     def part_of(self, i: int) -> str:
         """Of a window the recording or record, of a frame the video."""
-        if (videos := getattr(self.opened.source, "videos", None)) is not None:
-            return videos[self.opened.source.video_of(int(self.items[i]))]
+        source: Any = self.opened.source
+        if hasattr(source, "video_of"):
+            return source.videos[source.video_of(int(self.items[i]))]
         name = self.name(i)
         return name.rpartition("@")[0] or name if getattr(self.opened.reading, "window", None) else name
 
