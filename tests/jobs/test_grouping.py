@@ -134,9 +134,7 @@ def test_a_split_by_groups_keeps_shares_of_classes():
 def test_frames_of_a_video_stay_together(encoder, tmp_path):
     pytest.importorskip("av", reason="videos need av")
     for k in range(12):
-        place = tmp_path / "films" / f"kind{k % 2}" / f"{k}.mp4"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        clips.write(place, range(4))
+        clips.clip(tmp_path / "films" / f"kind{k % 2}" / f"{k}.mp4", 4)
     job = Adapt(run_folder="run", task=Classification(), labelled=str(tmp_path / "films"))
     labels = opened(Classification(), encoder, job)
     learn, check = ({labels.examples.name(i).rpartition("/")[0] for i in part} for part in (labels.learn, labels.check))
