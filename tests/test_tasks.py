@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -16,8 +17,9 @@ from safetensors.torch import load_file
 import selfsame as ss
 from selfsame.downstream import saved, tasks
 from selfsame.downstream.adapting import Pace
-from selfsame.engine.loop import Interrupted
+from selfsame.engine.loop import Interrupted, Loop
 from selfsame.errors import UserError
+from selfsame.jobs import adapting
 from selfsame.jobs.adapt import Adapt
 from selfsame.jobs.adapting import tuned
 from selfsame.modalities import image
@@ -136,10 +138,50 @@ def test_the_plan_says_how_fast_an_encoder_learns_and_what_learns_not_has_no_rat
             ss.adapt(encoders / "residual", "x", encoder_lr=0.3, **{way: True})
 
 
+def test_the_plan_tells_how_long_it_takes_and_what_goes_on_tells_where(encoders, tmp_path, monkeypatch, capsys):
+    path, _ = made("classification").labelled(tmp_path / "items")
+    again = {"task": "classification", "freeze": True, "out": tmp_path / "run", **quick()}
+
+    def told():
+        return " ".join(capsys.readouterr().err.split())
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapting.Fit, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ss.adapt(encoders / "residual", path, **again)
+    assert re.search(
+        r"time \d+ s [\d,]+ items/s in a trial step here, and 2 looks at \d items .* memory \d\.\d GiB", told()
+    )
+    for act in (ss.predict, ss.evaluate):
+        with pytest.raises(UserError, match="run is not finished: give its `selfsame adapt` again, and it goes on"):
+            act(tmp_path / "run", path, workers=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(adapting.Adapting, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ss.adapt(encoders / "residual", path, **again)
+    assert f"no state was saved before {tmp_path / 'run'} stopped: it begins anew" in told()
+    ss.adapt(encoders / "residual", path, **again)
+    text = told()
+    assert (
+        re.search(r"run goes on at step (\d+) of \1, 0 s left; plan in plan.json", text) and "learning rate" not in text
+    )
+
+
+def test_states_of_slow_steps_are_a_minute_apart_at_most(tmp_path):
+    loop = Loop(steps=3000, batch=4, lr=1.0, weight_decay=0.0, warmup=0, save_every=300, health_every=150)
+    job = {"run_folder": tmp_path, "labelled": "x"}
+    for seconds, settings, every in ((0.01, {}, 300), (2.0, {}, 30), (90.0, {}, 1), (2.0, {"save_every": 300}, 300)):
+        run = adapting.Adapting(Adapt(**job, **settings), None)
+        assert run.saving(loop, adapting.Trial(seconds, 0.0, 0)).save_every == every
+    trial = adapting.Trial(1.0, 10.0, 0)
+    assert trial.seconds(loop) == 3000 + 21 * 10 and trial.seconds(loop, 300) == 2700 + 18 * 10
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(labelled, adapted, encoders, tmp_path, monkeypatch):
     name, path, labels = labelled
-    from selfsame.jobs import adapting
-
     calls = []
     real = adapting.drawn
 

@@ -123,6 +123,11 @@ class Evaluate(Record):
             from selfsame.jobs.scoring import of_task_run
 
             return of_task_run(self, encoder)
+        if (self.run_folder / "job.json").exists():
+            from selfsame.downstream import saved
+
+            if saved.began(self.run_folder):
+                raise saved.unfinished(self.run_folder)
         if self.task is not None:
             from selfsame.jobs.scoring import of_starts
 

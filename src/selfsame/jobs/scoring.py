@@ -21,7 +21,7 @@ from selfsame.engine.state import check_writable, write_text
 from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import Adapt
-from selfsame.jobs.adapting import Labels, divided, fitted, grouped, new_model, parts_of, planned, workers_of
+from selfsame.jobs.adapting import Fit, Labels, divided, grouped, new_model, parts_of, planned, workers_of
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import CALIBRATED, redrawn
 from selfsame.jobs.runs import EVALUATION, JOB, RESULT, load, read_json
@@ -244,7 +244,7 @@ def one(
         examples.check_skipped()
 
     with tempfile.TemporaryDirectory(prefix="selfsame-") as folder:
-        fitted(model, labels, plan, Path(folder), found)
+        Fit(model, labels, plan, found).train(Path(folder))
         module = begin.trunk if encoder.spec.get("library") == "own" and hasattr(begin, "trunk") else None
         best = saved.load(Path(folder) / "best", module).to(on)  # type: ignore[arg-type]
     return judged(best, test, test_items, on, workers_of(job, test))
