@@ -19,7 +19,7 @@ from selfsame.downstream import saved, tasks
 from selfsame.downstream.adapting import Pace
 from selfsame.engine.loop import Interrupted, Loop
 from selfsame.errors import UserError
-from selfsame.jobs import adapting
+from selfsame.jobs import adapting, scoring
 from selfsame.jobs.adapt import Adapt
 from selfsame.jobs.adapting import tuned
 from selfsame.modalities import image
@@ -111,7 +111,39 @@ def test_an_encoder_is_set_beside_its_baselines(encoders, tmp_path):
     place = encoders / "residual" / "tasks" / "classification"
     told = json.loads((place / "evaluation.json").read_text())["verdicts"]
     assert len(told) == 8 and "labels alone" in (place / "report.html").read_text()
-    assert ss.evaluate(encoders / "residual", path, workers=0, device="cpu", **again) == rows
+    asked = {**again, "budgets": "2/class", "protocols": "frozen"}
+    (place / "evaluation.json").unlink()
+    assert ss.evaluate(encoders / "residual", path, workers=0, device="cpu", **asked) == [*rows[:2], rows[4]]
+
+
+def test_an_evaluation_that_was_killed_goes_on_behind_what_is_measured(encoders, tmp_path, monkeypatch, capsys):
+    path, _ = made("classification").labelled(tmp_path / "items", 24)
+    run, settings = shutil.copytree(encoders / "residual", tmp_path / "run"), {"head_samples": 12, "head_batch": 4}
+    again = {"task": "classification", "seeds": 2, "protocols": "frozen", "workers": 0, "device": "cpu", **settings}
+    real, begun = scoring.Starts.trained, []
+
+    def killed(self, one):
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        begun.append(one.told)
+        return real(self, one)
+
+    monkeypatch.setattr(scoring.Starts, "trained", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ss.evaluate(run, path, **again)
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"4 trainings of 3 steps, about \d+ s training 1 of 4: encoder, frozen, labels all, seed 0", told)
+    del begun[:2]
+    rows = ss.evaluate(run, path, **again)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "3 trainings of these settings are in" in told and "4 trainings of 3 steps, 1 of them left, about" in told
+    assert begun == ["random, frozen, labels all, seed 0", "random, frozen, labels all, seed 1"]
+    assert ss.evaluate(run, path, **again) == rows and "training 1 of" not in capsys.readouterr().err
+    (run / "encoder.json").write_text((run / "encoder.json").read_text() + "\n")  # another encoder
+    begun.clear()
+    with pytest.raises(KeyboardInterrupt):
+        ss.evaluate(run, path, **again)
+    assert len(begun) == 3
 
 
 @pytest.mark.parametrize("kind", NETS)
