@@ -242,6 +242,61 @@ def test_labels_that_do_not_fit_are_refused_in_a_line(adapted, labelled, tmp_pat
     assert "\n" not in str(error.value)
 
 
+def test_what_is_said_of_scored_items_is_of_those_that_are_read(encoders, tmp_path, capsys):
+    """Not of the ones that were learned from, whose labels are read again for the trivial baseline."""
+    path, _ = made("depth").labelled(tmp_path / "items")
+    run = ss.adapt(encoders / "residual", path, task="depth", freeze=True, out=tmp_path / "depth", **quick(epochs=1))
+    other, _ = made("depth").labelled(tmp_path / "other")
+    for file in Path(other).glob("*.depth.png"):
+        Image.fromarray((np.asarray(Image.open(file)) // 2).astype(np.uint16)).save(file)
+    capsys.readouterr()
+    ss.evaluate(run, other, workers=0)
+    (near, far) = re.findall(r"median (\S+) m", capsys.readouterr().err)
+    assert float(near) == pytest.approx(float(far) / 2, rel=0.01)
+
+
+def test_what_was_left_out_of_the_labels_learned_from_is_not_said_of_others(encoders, tmp_path, capsys):
+    path, labels = made("detection").labelled(tmp_path / "items")
+    other, other_labels = made("detection").labelled(tmp_path / "other")
+    content = json.loads(Path(labels).read_text())
+    content["annotations"].append({**content["annotations"][0], "id": 10**6, "bbox": [3, 3, 0, 5]})
+    Path(labels).write_text(json.dumps(content))
+    again = {"task": "detection", "labels": labels, "freeze": True, **quick(epochs=1)}
+    run = ss.adapt(encoders / "residual", path, out=tmp_path / "run", **again)
+    assert "1 box is left out" in capsys.readouterr().err
+    ss.evaluate(run, other, labels=other_labels, workers=0)
+    told = capsys.readouterr().err
+    assert "left out" not in told and "the head was made for" in told
+
+
+def test_a_size_that_does_not_go_is_refused_by_its_own_name(encoders, tmp_path):
+    path, labels = made("segmentation").labelled(tmp_path / "items")
+    image.save_encoder(image.make_encoder("vit_tiny_patch8_32", 32, stats()), tmp_path)
+    task = {"name": "segmentation", "tile": 5000}
+    for act, more in ((ss.adapt, {}), (ss.evaluate, {"device": "cpu"})):
+        with pytest.raises(UserError, match=r"--task.tile 5000: the pictures have sides of up to \d+ px"):
+            act(encoders / "residual", path, labels=labels, task=task, **more)
+        with pytest.raises(UserError, match=r"--task.tile 64: the encoder cannot take it: got images of 64x64 px"):
+            act(tmp_path, "nothing is read", task={**task, "tile": 64}, **more)
+        with pytest.raises(UserError, match=r"--size 64: the encoder cannot take it: got images of 64x64 px"):
+            act(tmp_path, "nothing is read", task="segmentation", size=64, **more)
+
+
+def test_one_class_is_too_few(encoders, tmp_path):
+    (tmp_path / "items" / "hat").mkdir(parents=True)
+    for k in range(3):
+        Image.fromarray(paint(1, k, 32)).save(tmp_path / "items" / "hat" / f"{k}.png")
+    with pytest.raises(UserError, match=r"items holds only one class \(hat\); classification needs two or more"):
+        ss.adapt(encoders / "residual", tmp_path / "items", device="cpu")
+
+
+def test_the_plan_names_the_encoder_in_full_and_counts_small_heads_in_thousands(adapted):
+    lines = {line["name"]: line for line in json.loads((adapted.folder / "plan.json").read_text())["lines"]}
+    assert lines["encoder"]["value"].startswith("resnet10t@0.125, ")
+    if type(saved.load(adapted.folder).task).name == "classification":
+        assert re.fullmatch(r"\S+ K parameters", lines["head"]["value"])
+
+
 def test_a_damaged_item_is_left_out_and_listed(adapted, labelled, tmp_path):
     name, _, _ = labelled
     path, _ = made(name).labelled(tmp_path)

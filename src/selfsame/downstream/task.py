@@ -45,6 +45,8 @@ class Examples:
     """
 
     facts: Facts
+    here: Facts | None = None
+    """what the labels of these items alone say, where facts are measured and may be those of other items"""
     labelled: bool = True
     """False where items are only to be predicted: `truth` and the targets of `sample` are then not there"""
     skipped: dict[int, str]
@@ -202,6 +204,11 @@ class Task(Record):
     def default_size(self, encoder: Encoder, examples: Examples) -> int:
         """Size of a view where the user names none."""
         return int(encoder.spec["size"])
+
+    @property
+    def size_given(self) -> tuple[str, int] | None:
+        """The setting that says the size of a view, as a flag, and what it says; None where none does."""
+        return None
 
     def head(self, encoder: Encoder, facts: Any, size: int) -> Head:
         """A new head for views of `size`."""

@@ -4,8 +4,8 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -37,10 +37,11 @@ from selfsame.engine.plan import Line, workers_for
 from selfsame.engine.state import claimed, step_of, write_text, writing
 from selfsame.engine.state import saved as stored
 from selfsame.engine.stopwatch import peak
-from selfsame.engine.watch import counted, say
+from selfsame.engine.watch import counted, duration, say
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import FREE_TO_CHANGE, Adapt, Fitting
-from selfsame.jobs.deciding import count, duration, show_lines
+from selfsame.jobs.deciding import count, show_lines
+from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import redrawn
 from selfsame.jobs.grouping import groups_of, parts_together
 from selfsame.jobs.runs import JOB, PLAN, REPORT, RESULT, SKIPPED, Run, earlier, load, read_json
@@ -99,6 +100,7 @@ class Adapting:
         with dist.group(self.on):
             encoder = load(job.run_folder, self.module)
             self.task.refuse(encoder)
+            check_size(self.task, encoder, job)
             say(f"reading {job.labelled}")
             labels = opened(self.task, encoder, job)
             if job.scratch:
@@ -206,7 +208,7 @@ class Adapting:
         log = [row for row in Run(self.folder).log if f"val/{chosen}" in row]
         at = min(log, key=lambda row: abs(row["step"] - validation.best_at * loop.steps))
         result = {
-            "verdict": f"{chosen} {validation.best:.4g} on {len(labels.check)} items to choose by",
+            "verdict": f"{chosen} {validation.best:.4g} on {counted(len(labels.check), 'item')} to choose by",
             "task": type(self.task).name,
             "score": chosen,
             "validation": {name.removeprefix("val/"): at[name] for name in at if name.startswith("val/")},
@@ -292,6 +294,40 @@ def divided(
     return [use[k] for k in learn.tolist()], [use[k] for k in check.tolist()]
 
 
+def given_size(task: Task, job: Fitting | Evaluate) -> tuple[str, int] | None:
+    """The flag by which the user gave the size of a view, and what it says."""
+    return ("--size", job.size) if job.size else task.size_given
+
+
+def check_size(task: Task, encoder: Encoder, job: Fitting | Evaluate) -> None:
+    """Raise UserError, before anything is read, where the encoder takes pictures of other sizes than is asked for."""
+    given = given_size(task, job)
+    if given is None or encoder.spec["modality"] != "image" or encoder.has_pieces:
+        return
+    flag, size = given
+    view = torch.zeros(1, 1, 1, 1).expand(1, int(encoder.spec["channels"]), size, size)
+    try:
+        with torch.no_grad():
+            encoder(view)
+    except (RuntimeError, ValueError) as error:  # a UserError is a ValueError
+        raise UserError(f"{flag} {size}: the encoder cannot take it: {error}") from None
+
+
+@contextmanager
+def within_memory(model: Model, batch: int) -> Iterator[None]:
+    """Say of torch's error about memory what a user can do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in f"{type(error).__name__} {error}".lower():
+            raise
+        flag, _ = model.task.size_given or ("--size", 0)
+        raise UserError(
+            f"a step of {batch} views of {model.size} px does not fit in memory. Lower --batch-size (of `evaluate` "
+            f"--head-batch), or {flag}."
+        ) from None
+
+
 def new_model(task: Task, encoder: Encoder, examples: Examples, job: Fitting) -> Model:
     size = job.size or task.default_size(encoder, examples)
     torch.manual_seed(mixed(job.seed, 21))
@@ -300,7 +336,8 @@ def new_model(task: Task, encoder: Encoder, examples: Examples, job: Fitting) ->
     except (RuntimeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"--size {size}: the encoder {encoder.spec.get('name')} cannot take it: {error}") from None
+        flag, _ = given_size(task, job) or ("a view of", size)
+        raise UserError(f"{flag} {size}: the encoder {encoder.called} cannot take it: {error}") from None
     return Model(encoder, head, task, examples.facts, size)
 
 
@@ -391,11 +428,11 @@ def lines_of(labels: Labels, model: Model, job: Adapt) -> list[Line]:
     task, same = model.task, labels.learn == labels.check
     given = ", ".join(f"{name} {getattr(task, name)}" for name in sorted(task.model_fields_set))
     return [
-        Line(name="labelled", value=f"{len(labels.learn):,} items", why=f"labels used: {job.budget}"),
+        Line(name="labelled", value=counted(len(labels.learn), "item"), why=f"labels used: {job.budget}"),
         Line(name="labels", value=labels.examples.facts.summary),
         Line(
             name="to choose by",
-            value=f"{len(labels.check):,} items",
+            value=counted(len(labels.check), "item"),
             why="given"
             if job.val
             else "the same: there are too few to set some aside"
@@ -406,12 +443,18 @@ def lines_of(labels: Labels, model: Model, job: Adapt) -> list[Line]:
         Line(name="task", value=type(task).name, why=given),
         Line(
             name="encoder",
-            value=f"{model.encoder.spec.get('name')}, {model.encoder.dim}-d",
+            value=f"{model.encoder.called}, {model.encoder.dim}-d",
             why=f"{count(model.encoder):.1f} M parameters",
         ),
-        Line(name="head", value=f"{count(model.head):.2f} M parameters", why=type(model.head).__name__),
+        Line(name="head", value=f"{parameters(model.head)} parameters", why=type(model.head).__name__),
         Line(name="view size", value=str(model.size), why="given" if job.size else "the task's own"),
     ]
+
+
+def parameters(module: nn.Module) -> str:
+    """As in: 11.18 M, or, below 0.1 M, 12.3 K."""
+    millions = count(module)
+    return f"{millions:.2f} M" if millions >= 0.1 else f"{1000 * millions:.3g} K"
 
 
 def kept_together(labels: Labels, job: Adapt) -> list[Line]:
@@ -419,7 +462,7 @@ def kept_together(labels: Labels, job: Adapt) -> list[Line]:
         return []
     of_check = labels.groups[labels.check].unique()
     why = f"--groups {job.groups}" if job.groups else "windows of a recording, or objects of a picture"
-    value = f"{len(labels.groups.unique()):,} groups, {len(of_check):,} of them to choose by"
+    value = f"{counted(len(labels.groups.unique()), 'group')}, {len(of_check):,} of them to choose by"
     return [Line(name="kept together", value=value, why=why)]
 
 
@@ -471,7 +514,8 @@ class Fit:
         if met := dist.gathered(first.skipped):  # the loop tells only of others
             dist.by_first(lambda: found(met))
         self.share = [sample.to(on) for sample in first.samples]
-        unlearned(self.adapted, self.first_views())
+        with within_memory(model, loop.batch):
+            unlearned(self.adapted, self.first_views())
 
     def make_views(self, samples: list[torch.Tensor], draws: Draws) -> list[torch.Tensor]:
         return self.labels.examples.make_views(samples, draws, learn=True)

@@ -17,7 +17,7 @@ from selfsame.engine.loop import train
 from selfsame.engine.plan import Line
 from selfsame.engine.state import claimed, saved, step_of, write_text, writing
 from selfsame.engine.stopwatch import peak
-from selfsame.engine.watch import say
+from selfsame.engine.watch import duration, say
 from selfsame.errors import UserError
 from selfsame.jobs.data import (
     all_vectors,
@@ -28,7 +28,7 @@ from selfsame.jobs.data import (
     warn_skipped,
     write_skipped,
 )
-from selfsame.jobs.deciding import Deciding, differing, duration, show_lines
+from selfsame.jobs.deciding import Deciding, differing, show_lines
 from selfsame.jobs.expected import MEASURES, curve_of, standing
 from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
 from selfsame.records import ViewPlan

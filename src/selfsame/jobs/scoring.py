@@ -19,13 +19,14 @@ from selfsame.downstream.standings import Standing, Start, Way, sentences, table
 from selfsame.downstream.task import Examples, Model, Task
 from selfsame.engine import dist
 from selfsame.engine.state import check_writable, write_text
-from selfsame.engine.watch import console, counted, say
+from selfsame.engine.watch import console, counted, duration, say, silent
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import FREE_TO_CHANGE, Adapt
 from selfsame.jobs.adapting import (
     Fit,
     Labels,
     Planned,
+    check_size,
     divided,
     grouped,
     looks,
@@ -34,7 +35,6 @@ from selfsame.jobs.adapting import (
     planned,
     workers_of,
 )
-from selfsame.jobs.deciding import duration
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import CALIBRATED, redrawn
 from selfsame.jobs.runs import EVALUATION, JOB, RESULT, load, read_json
@@ -43,14 +43,7 @@ from selfsame.nn.norm import calibrated
 from selfsame.records import Record
 from selfsame.types import Draws, Encoder
 
-NOT_OF_ONE = {"run_folder", "task", "budgets", "protocols", "seeds", "seed"}  # settings that say which trainings
-    "run_folder",
-    "task",
-    "budgets",
-    "protocols",
-    "seeds",
-    "seed",
-}  # which trainings there are, not what one is
+NOT_OF_ONE = {"run_folder", "task", "budgets", "protocols", "seeds", "seed"}  # which trainings, not what one is
 TASKS = "tasks"  # folder in a run with what was measured of its encoder, a folder a task
 
 
@@ -66,7 +59,8 @@ def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any
     examples = model.task.open(job.test or test or train, labels_of(job, test), model.encoder, model.facts)
     examples.most_skipped = job.max_skipped
     items = list(range(len(examples)))
-    say(f"{len(items):,} labelled items: {model.facts.summary}")
+    here = f": {examples.here.summary}" if examples.here is not None else ""
+    say(f"{counted(len(items), 'labelled item')}{here}; the head was made for {model.facts.summary}")
     given = read_json(job.run_folder / JOB)  # what the head was learned with
     seen = learned_from(given, job.test or test or train)
     if seen:
@@ -115,7 +109,8 @@ def guesser(
     path, labels = (job.labelled, job.labels) if test is not None else (str(given["labelled"]), given["labels"])
     path = parts_of(path)[0]
     try:
-        examples = model.task.open(path, labels, model.encoder, model.facts)
+        with silent():  # what there is to say of them was said when the head was learned
+            examples = model.task.open(path, labels, model.encoder, model.facts)
         return model.task.trivial(examples, list(range(len(examples))))
     except UserError as error:
         say(f"no trivial baseline: the labels the head was trained with cannot be read ({error})", "yellow")
@@ -162,6 +157,7 @@ class Starts:
         self.on = dist.device(job.device)
         self.task: Task = job.task
         self.task.refuse(encoder)
+        check_size(self.task, encoder, job)
         self.place = job.run_folder / TASKS / type(self.task).name
         self.examples, self.test, self.train_items, self.test_items, self.groups = parts(job, self.task, encoder)
         self.chosen = self.task.chosen_by(self.examples.facts)
@@ -185,7 +181,11 @@ class Starts:
 
     def found(self) -> dict[str, Any]:
         """All of it: what is known already, and what is measured now."""
-        say(f"{len(self.train_items):,} train and {len(self.test_items):,} test items: {self.examples.facts.summary}")
+        both = self.test is self.examples
+        said = f"{len(self.train_items):,} train and {len(self.test_items):,} test items"
+        say(f"{said}; {'of both' if both else 'of the train part'}: {self.examples.facts.summary}")
+        if self.test.here is not None and not both:
+            say(f"of the test part: {self.test.here.summary}")
         self.remember()
         asked = [one for one in self.trainings() if one.start != "trivial"]
         missing = [one for one in asked if one not in self.done]
