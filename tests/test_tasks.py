@@ -276,10 +276,10 @@ def test_a_size_that_does_not_go_is_refused_by_its_own_name(encoders, tmp_path):
     for act, more in ((ss.adapt, {}), (ss.evaluate, {"device": "cpu"})):
         with pytest.raises(UserError, match=r"--task.tile 5000: the pictures have sides of up to \d+ px"):
             act(encoders / "residual", path, labels=labels, task=task, **more)
-        with pytest.raises(UserError, match=r"--task.tile 64: the encoder cannot take it: got images of 64x64 px"):
-            act(tmp_path, "nothing is read", task={**task, "tile": 64}, **more)
-        with pytest.raises(UserError, match=r"--size 64: the encoder cannot take it: got images of 64x64 px"):
-            act(tmp_path, "nothing is read", task="segmentation", size=64, **more)
+        with pytest.raises(UserError, match=r"--task.tile 60: the encoder cannot take it: got images of 60x60 px"):
+            act(tmp_path, "nothing is read", task={**task, "tile": 60}, **more)
+        with pytest.raises(UserError, match=r"--size 60: the encoder cannot take it: got images of 60x60 px"):
+            act(tmp_path, "nothing is read", task="segmentation", size=60, **more)
 
 
 def test_one_class_is_too_few(encoders, tmp_path):

@@ -302,9 +302,12 @@ def given_size(task: Task, job: Fitting | Evaluate) -> tuple[str, int] | None:
 def check_size(task: Task, encoder: Encoder, job: Fitting | Evaluate) -> None:
     """Raise UserError, before anything is read, where the encoder takes pictures of other sizes than is asked for."""
     given = given_size(task, job)
-    if given is None or encoder.spec["modality"] != "image" or encoder.has_pieces:
+    if given is None or encoder.spec["modality"] != "image":
         return
     flag, size = given
+    patch: tuple[int, ...] = getattr(encoder, "patch", ()) if encoder.has_tokens else ()
+    if encoder.has_pieces and not any(size % side for side in patch):
+        return
     view = torch.zeros(1, 1, 1, 1).expand(1, int(encoder.spec["channels"]), size, size)
     try:
         with torch.no_grad():
