@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -16,8 +17,9 @@ from safetensors.torch import load_file
 import selfsame as ss
 from selfsame.downstream import saved, tasks
 from selfsame.downstream.adapting import Pace
-from selfsame.engine.loop import Interrupted
+from selfsame.engine.loop import Interrupted, Loop
 from selfsame.errors import UserError
+from selfsame.jobs import adapting, scoring
 from selfsame.jobs.adapt import Adapt
 from selfsame.jobs.adapting import tuned
 from selfsame.modalities import image
@@ -130,7 +132,39 @@ def test_an_encoder_is_set_beside_its_baselines(encoders, tmp_path):
     place = encoders / "residual" / "tasks" / "classification"
     told = json.loads((place / "evaluation.json").read_text())["verdicts"]
     assert len(told) == 8 and "labels alone" in (place / "report.html").read_text()
-    assert ss.evaluate(encoders / "residual", path, workers=0, device="cpu", **again) == rows
+    asked = {**again, "budgets": "2/class", "protocols": "frozen"}
+    (place / "evaluation.json").unlink()
+    assert ss.evaluate(encoders / "residual", path, workers=0, device="cpu", **asked) == [*rows[:2], rows[4]]
+
+
+def test_an_evaluation_that_was_killed_goes_on_behind_what_is_measured(encoders, tmp_path, monkeypatch, capsys):
+    path, _ = made("classification").labelled(tmp_path / "items", 24)
+    run, settings = shutil.copytree(encoders / "residual", tmp_path / "run"), {"head_samples": 12, "head_batch": 4}
+    again = {"task": "classification", "seeds": 2, "protocols": "frozen", "workers": 0, "device": "cpu", **settings}
+    real, begun = scoring.Starts.trained, []
+
+    def killed(self, one):
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        begun.append(one.told)
+        return real(self, one)
+
+    monkeypatch.setattr(scoring.Starts, "trained", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ss.evaluate(run, path, **again)
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"4 trainings of 3 steps, about \d+ s training 1 of 4: encoder, frozen, labels all, seed 0", told)
+    del begun[:2]
+    rows = ss.evaluate(run, path, **again)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "3 trainings of these settings are in" in told and "4 trainings of 3 steps, 1 of them left, about" in told
+    assert begun == ["random, frozen, labels all, seed 0", "random, frozen, labels all, seed 1"]
+    assert ss.evaluate(run, path, **again) == rows and "training 1 of" not in capsys.readouterr().err
+    (run / "encoder.json").write_text((run / "encoder.json").read_text() + "\n")  # another encoder
+    begun.clear()
+    with pytest.raises(KeyboardInterrupt):
+        ss.evaluate(run, path, **again)
+    assert len(begun) == 3
 
 
 @pytest.mark.parametrize("kind", NETS)
@@ -157,10 +191,50 @@ def test_the_plan_says_how_fast_an_encoder_learns_and_what_learns_not_has_no_rat
             ss.adapt(encoders / "residual", "x", encoder_lr=0.3, **{way: True})
 
 
+def test_the_plan_tells_how_long_it_takes_and_what_goes_on_tells_where(encoders, tmp_path, monkeypatch, capsys):
+    path, _ = made("classification").labelled(tmp_path / "items")
+    again = {"task": "classification", "freeze": True, "out": tmp_path / "run", **quick()}
+
+    def told():
+        return " ".join(capsys.readouterr().err.split())
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapting.Fit, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ss.adapt(encoders / "residual", path, **again)
+    assert re.search(
+        r"time \d+ s [\d,]+ items/s in a trial step here, and 2 looks at \d items .* memory \d\.\d GiB", told()
+    )
+    for act in (ss.predict, ss.evaluate):
+        with pytest.raises(UserError, match="run is not finished: give its `selfsame adapt` again, and it goes on"):
+            act(tmp_path / "run", path, workers=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(adapting.Adapting, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ss.adapt(encoders / "residual", path, **again)
+    assert f"no state was saved before {tmp_path / 'run'} stopped: it begins anew" in told()
+    ss.adapt(encoders / "residual", path, **again)
+    text = told()
+    assert (
+        re.search(r"run goes on at step (\d+) of \1, 0 s left; plan in plan.json", text) and "learning rate" not in text
+    )
+
+
+def test_states_of_slow_steps_are_a_minute_apart_at_most(tmp_path):
+    loop = Loop(steps=3000, batch=4, lr=1.0, weight_decay=0.0, warmup=0, save_every=300, health_every=150)
+    job = {"run_folder": tmp_path, "labelled": "x"}
+    for seconds, settings, every in ((0.01, {}, 300), (2.0, {}, 30), (90.0, {}, 1), (2.0, {"save_every": 300}, 300)):
+        run = adapting.Adapting(Adapt(**job, **settings), None)
+        assert run.saving(loop, adapting.Trial(seconds, 0.0, 0)).save_every == every
+    trial = adapting.Trial(1.0, 10.0, 0)
+    assert trial.seconds(loop) == 3000 + 21 * 10 and trial.seconds(loop, 300) == 2700 + 18 * 10
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(labelled, adapted, encoders, tmp_path, monkeypatch):
     name, path, labels = labelled
-    from selfsame.jobs import adapting
-
     calls = []
     real = adapting.drawn
 
@@ -187,6 +261,61 @@ def test_labels_that_do_not_fit_are_refused_in_a_line(adapted, labelled, tmp_pat
     with pytest.raises(UserError, match=word) as error:
         ss.evaluate(adapted, path, labels=labels, workers=0)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_said_of_scored_items_is_of_those_that_are_read(encoders, tmp_path, capsys):
+    """Not of the ones that were learned from, whose labels are read again for the trivial baseline."""
+    path, _ = made("depth").labelled(tmp_path / "items")
+    run = ss.adapt(encoders / "residual", path, task="depth", freeze=True, out=tmp_path / "depth", **quick(epochs=1))
+    other, _ = made("depth").labelled(tmp_path / "other")
+    for file in Path(other).glob("*.depth.png"):
+        Image.fromarray((np.asarray(Image.open(file)) // 2).astype(np.uint16)).save(file)
+    capsys.readouterr()
+    ss.evaluate(run, other, workers=0)
+    (near, far) = re.findall(r"median (\S+) m", capsys.readouterr().err)
+    assert float(near) == pytest.approx(float(far) / 2, rel=0.01)
+
+
+def test_what_was_left_out_of_the_labels_learned_from_is_not_said_of_others(encoders, tmp_path, capsys):
+    path, labels = made("detection").labelled(tmp_path / "items")
+    other, other_labels = made("detection").labelled(tmp_path / "other")
+    content = json.loads(Path(labels).read_text())
+    content["annotations"].append({**content["annotations"][0], "id": 10**6, "bbox": [3, 3, 0, 5]})
+    Path(labels).write_text(json.dumps(content))
+    again = {"task": "detection", "labels": labels, "freeze": True, **quick(epochs=1)}
+    run = ss.adapt(encoders / "residual", path, out=tmp_path / "run", **again)
+    assert "1 box is left out" in capsys.readouterr().err
+    ss.evaluate(run, other, labels=other_labels, workers=0)
+    told = capsys.readouterr().err
+    assert "left out" not in told and "the head was made for" in told
+
+
+def test_a_size_that_does_not_go_is_refused_by_its_own_name(encoders, tmp_path):
+    path, labels = made("segmentation").labelled(tmp_path / "items")
+    image.save_encoder(image.make_encoder("vit_tiny_patch8_32", 32, stats()), tmp_path)
+    task = {"name": "segmentation", "tile": 5000}
+    for act, more in ((ss.adapt, {}), (ss.evaluate, {"device": "cpu"})):
+        with pytest.raises(UserError, match=r"--task.tile 5000: the pictures have sides of up to \d+ px"):
+            act(encoders / "residual", path, labels=labels, task=task, **more)
+        with pytest.raises(UserError, match=r"--task.tile 60: the encoder cannot take it: got images of 60x60 px"):
+            act(tmp_path, "nothing is read", task={**task, "tile": 60}, **more)
+        with pytest.raises(UserError, match=r"--size 60: the encoder cannot take it: got images of 60x60 px"):
+            act(tmp_path, "nothing is read", task="segmentation", size=60, **more)
+
+
+def test_one_class_is_too_few(encoders, tmp_path):
+    (tmp_path / "items" / "hat").mkdir(parents=True)
+    for k in range(3):
+        Image.fromarray(paint(1, k, 32)).save(tmp_path / "items" / "hat" / f"{k}.png")
+    with pytest.raises(UserError, match=r"items holds only one class \(hat\); classification needs two or more"):
+        ss.adapt(encoders / "residual", tmp_path / "items", device="cpu")
+
+
+def test_the_plan_names_the_encoder_in_full_and_counts_small_heads_in_thousands(adapted):
+    lines = {line["name"]: line for line in json.loads((adapted.folder / "plan.json").read_text())["lines"]}
+    assert lines["encoder"]["value"].startswith("resnet10t@0.125, ")
+    if type(saved.load(adapted.folder).task).name == "classification":
+        assert re.fullmatch(r"\S+ K parameters", lines["head"]["value"])
 
 
 def test_a_damaged_item_is_left_out_and_listed(adapted, labelled, tmp_path):

@@ -45,6 +45,8 @@ class Examples:
     """
 
     facts: Facts
+    here: Facts | None = None
+    """what the labels of these items alone say, where facts are measured and may be those of other items"""
     labelled: bool = True
     """False where items are only to be predicted: `truth` and the targets of `sample` are then not there"""
     skipped: dict[int, str]
@@ -208,6 +210,11 @@ class Task(Record):
     def caution(self, examples: Examples, size: int) -> str:
         """A sentence for views of `size` that show too little of these items, with what to do; "" for none."""
         return ""
+
+    @property
+    def size_given(self) -> tuple[str, int] | None:
+        """The setting that says the size of a view, as a flag, and what it says; None where none does."""
+        return None
 
     def head(self, encoder: Encoder, facts: Any, size: int) -> Head:
         """A new head for views of `size`."""

@@ -4,7 +4,8 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -33,17 +34,23 @@ from selfsame.engine import dist
 from selfsame.engine.feed import VIEW, Steps
 from selfsame.engine.loop import Loop, train
 from selfsame.engine.plan import Line, workers_for
-from selfsame.engine.state import claimed, write_text, writing
-from selfsame.engine.watch import say
+from selfsame.engine.state import claimed, step_of, write_text, writing
+from selfsame.engine.state import saved as stored
+from selfsame.engine.stopwatch import peak
+from selfsame.engine.watch import counted, duration, say
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import FREE_TO_CHANGE, Adapt, Fitting
 from selfsame.jobs.deciding import count, show_lines
+from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import redrawn
 from selfsame.jobs.grouping import groups_of, parts_together
 from selfsame.jobs.runs import JOB, PLAN, REPORT, RESULT, SKIPPED, Run, earlier, load, read_json
+from selfsame.nn.attention import written_out
 from selfsame.types import Draws, Encoder, mixed
 
 LEAST_STEPS = 200  # the batch is made smaller before a head gets fewer
+TRIED = 8  # items predicted to see how long a look takes
+BETWEEN_STATES = 60  # seconds at most, where a step is no longer
 
 
 @dataclass
@@ -93,6 +100,7 @@ class Adapting:
         with dist.group(self.on):
             encoder = load(job.run_folder, self.module)
             self.task.refuse(encoder)
+            check_size(self.task, encoder, job)
             say(f"reading {job.labelled}")
             labels = opened(self.task, encoder, job)
             if job.scratch:
@@ -101,21 +109,17 @@ class Adapting:
             model = new_model(self.task, encoder, labels.examples, job)
             plan = planned(job, model, labels, self.on, job.freeze, job.scratch)
             loop = plan.loop.changed(save_every=job.save_every or plan.loop.save_every, keep_states=job.keep_states)
-            plan = replace(plan, loop=loop)
             self.lines = [*lines_of(labels, model, job), *plan.lines]
-            if was is not None and (self.folder / PLAN).exists():
+            goes_on = was is not None and (self.folder / PLAN).exists()
+            if goes_on:
                 loop = self.begun(labels, loop)
-                plan = replace(plan, loop=loop)
                 if (self.folder / RESULT).exists():
                     say(f"{self.folder} is finished: {loop.steps:,} steps. Choose another --out to train anew.")
                     if not (self.folder / REPORT).exists():
                         dist.by_first(lambda: self.report(saved.load(self.folder, self.module), labels))
                     return Run(self.folder)
             with claimed(self.folder):
-                dist.by_first(lambda: self.begin(labels, loop))
-                if dist.first():
-                    show_lines(self.lines)
-                self.learn(model, labels, plan)
+                self.learn(model, labels, replace(plan, loop=loop), goes_on)
         return Run(self.folder)
 
     def begun(self, labels: Labels, loop: Loop) -> Loop:
@@ -132,8 +136,8 @@ class Adapting:
                 f"{self.job.labelled} has changed since {self.folder} was begun ({then} then, {labels.fingerprint} "
                 "now), so it cannot go on exactly. Choose another --out."
             )
-        now = {name: getattr(loop, name) for name in ("precision", "save_every", "keep_states")}
-        return Loop.model_validate({**plan["loop"], **now})
+        free = ("precision", "keep_states", *(["save_every"] if self.job.save_every else []))
+        return Loop.model_validate({**plan["loop"], **{name: getattr(loop, name) for name in free}})
 
     def begin(self, labels: Labels, loop: Loop) -> None:
         write_text(self.folder / JOB, json.dumps(self.job.model_dump(mode="json"), indent=1) + "\n")
@@ -145,16 +149,46 @@ class Adapting:
         }
         write_text(self.folder / PLAN, json.dumps(plan, indent=1) + "\n")
 
-    def learn(self, model: Model, labels: Labels, plan: "Planned") -> None:
-        began = time.monotonic()
+    def learn(self, model: Model, labels: Labels, plan: "Planned", goes_on: bool) -> None:
         try:
-            validation, first = fitted(model, labels, plan, self.folder, self.found(labels))
+            fit = Fit(model, labels, plan, self.found(labels))
+            trial = fit.tried()
+            if not goes_on:
+                fit.plan = plan = replace(plan, loop=dist.by_first(lambda: self.saving(plan.loop, trial)))
+            dist.by_first(lambda: self.begin(labels, plan.loop))
+            if dist.first():
+                self.show_plan(labels, plan.loop, trial, goes_on)
+            began = time.monotonic()
+            validation, first = fit.train(self.folder)
         except UserError:
             if dist.first() and any(examples.skipped for examples in labels.both):  # a look may have met them
                 write_skipped(labels, self.folder)
             raise
         seconds = time.monotonic() - began
         dist.by_first(lambda: self.keep(labels, validation, plan.loop, seconds, first))
+
+    def saving(self, loop: Loop, trial: "Trial") -> Loop:
+        """The loop with states so near to each other that a run of slow steps loses about a minute at most."""
+        if self.job.save_every is not None:
+            return loop
+        return loop.changed(save_every=max(1, min(loop.save_every, int(BETWEEN_STATES / max(trial.step, 1e-9)))))
+
+    def show_plan(self, labels: Labels, loop: Loop, trial: "Trial", goes_on: bool) -> None:
+        """Print the plan with the time and memory that a trial step takes here; of a run that goes on, where."""
+        states = stored(self.folder / "state")
+        done = step_of(states[-1]) if states else 0
+        left = duration(trial.seconds(loop, done))
+        if states:
+            say(f"{self.folder} goes on at step {done:,} of {loop.steps:,}, {left} left; plan in {PLAN}")
+            return
+        if goes_on:
+            say(f"no state was saved before {self.folder} stopped: it begins anew, {left}; plan in {PLAN}")
+            return
+        rate = f"{loop.batch / trial.step:,.0f} items/s in a trial step here"
+        seen = f"{counted(looks(loop), 'look')} at {counted(len(labels.check), 'item')} to choose by"
+        time_line = Line(name="time", value=left, why=f"{rate}, and {seen}")
+        memory = Line(name="memory", value=f"{trial.memory / 2**30:.1f} GiB", why="peak in the trial step")
+        show_lines([*self.lines, time_line, memory])
 
     def found(self, labels: Labels) -> Callable[[dict[int, str]], None]:
         def note(unreadable: dict[int, str]) -> None:
@@ -174,7 +208,7 @@ class Adapting:
         log = [row for row in Run(self.folder).log if f"val/{chosen}" in row]
         at = min(log, key=lambda row: abs(row["step"] - validation.best_at * loop.steps))
         result = {
-            "verdict": f"{chosen} {validation.best:.4g} on {len(labels.check)} items to choose by",
+            "verdict": f"{chosen} {validation.best:.4g} on {counted(len(labels.check), 'item')} to choose by",
             "task": type(self.task).name,
             "score": chosen,
             "validation": {name.removeprefix("val/"): at[name] for name in at if name.startswith("val/")},
@@ -260,6 +294,43 @@ def divided(
     return [use[k] for k in learn.tolist()], [use[k] for k in check.tolist()]
 
 
+def given_size(task: Task, job: Fitting | Evaluate) -> tuple[str, int] | None:
+    """The flag by which the user gave the size of a view, and what it says."""
+    return ("--size", job.size) if job.size else task.size_given
+
+
+def check_size(task: Task, encoder: Encoder, job: Fitting | Evaluate) -> None:
+    """Raise UserError, before anything is read, where the encoder takes pictures of other sizes than is asked for."""
+    given = given_size(task, job)
+    if given is None or encoder.spec["modality"] != "image":
+        return
+    flag, size = given
+    patch: tuple[int, ...] = getattr(encoder, "patch", ()) if encoder.has_tokens else ()
+    if encoder.has_pieces and not any(size % side for side in patch):
+        return
+    view = torch.zeros(1, 1, 1, 1).expand(1, int(encoder.spec["channels"]), size, size)
+    try:
+        with torch.no_grad():
+            encoder(view)
+    except (RuntimeError, ValueError) as error:  # a UserError is a ValueError
+        raise UserError(f"{flag} {size}: the encoder cannot take it: {error}") from None
+
+
+@contextmanager
+def within_memory(model: Model, batch: int) -> Iterator[None]:
+    """Say of torch's error about memory what a user can do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in f"{type(error).__name__} {error}".lower():
+            raise
+        flag, _ = model.task.size_given or ("--size", 0)
+        raise UserError(
+            f"a step of {batch} views of {model.size} px does not fit in memory. Lower --batch-size (of `evaluate` "
+            f"--head-batch), or {flag}."
+        ) from None
+
+
 def new_model(task: Task, encoder: Encoder, examples: Examples, job: Fitting) -> Model:
     size = job.size or task.default_size(encoder, examples)
     if caution := task.caution(examples, size):
@@ -270,7 +341,8 @@ def new_model(task: Task, encoder: Encoder, examples: Examples, job: Fitting) ->
     except (RuntimeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"--size {size}: the encoder {encoder.spec.get('name')} cannot take it: {error}") from None
+        flag, _ = given_size(task, job) or ("a view of", size)
+        raise UserError(f"{flag} {size}: the encoder {encoder.called} cannot take it: {error}") from None
     return Model(encoder, head, task, examples.facts, size)
 
 
@@ -361,11 +433,11 @@ def lines_of(labels: Labels, model: Model, job: Adapt) -> list[Line]:
     task, same = model.task, labels.learn == labels.check
     given = ", ".join(f"{name} {getattr(task, name)}" for name in sorted(task.model_fields_set))
     return [
-        Line(name="labelled", value=f"{len(labels.learn):,} items", why=f"labels used: {job.budget}"),
+        Line(name="labelled", value=counted(len(labels.learn), "item"), why=f"labels used: {job.budget}"),
         Line(name="labels", value=labels.examples.facts.summary),
         Line(
             name="to choose by",
-            value=f"{len(labels.check):,} items",
+            value=counted(len(labels.check), "item"),
             why="given"
             if job.val
             else "the same: there are too few to set some aside"
@@ -376,12 +448,18 @@ def lines_of(labels: Labels, model: Model, job: Adapt) -> list[Line]:
         Line(name="task", value=type(task).name, why=given),
         Line(
             name="encoder",
-            value=f"{model.encoder.spec.get('name')}, {model.encoder.dim}-d",
+            value=f"{model.encoder.called}, {model.encoder.dim}-d",
             why=f"{count(model.encoder):.1f} M parameters",
         ),
-        Line(name="head", value=f"{count(model.head):.2f} M parameters", why=type(model.head).__name__),
+        Line(name="head", value=f"{parameters(model.head)} parameters", why=type(model.head).__name__),
         Line(name="view size", value=str(model.size), why="given" if job.size else "the task's own"),
     ]
+
+
+def parameters(module: nn.Module) -> str:
+    """As in: 11.18 M, or, below 0.1 M, 12.3 K."""
+    millions = count(module)
+    return f"{millions:.2f} M" if millions >= 0.1 else f"{1000 * millions:.3g} K"
 
 
 def kept_together(labels: Labels, job: Adapt) -> list[Line]:
@@ -389,7 +467,7 @@ def kept_together(labels: Labels, job: Adapt) -> list[Line]:
         return []
     of_check = labels.groups[labels.check].unique()
     why = f"--groups {job.groups}" if job.groups else "windows of a recording, or objects of a picture"
-    value = f"{len(labels.groups.unique()):,} groups, {len(of_check):,} of them to choose by"
+    value = f"{counted(len(labels.groups.unique()), 'group')}, {len(of_check):,} of them to choose by"
     return [Line(name="kept together", value=value, why=why)]
 
 
@@ -398,36 +476,105 @@ def workers_of(job: Any, examples: Examples) -> int:
     return workers_for(getattr(source, "array", None) is not None, job.workers)[0]
 
 
-def fitted(
-    model: Model, labels: Labels, plan: Planned, folder: Path, found: Callable[[dict[int, str]], None]
-) -> tuple[Validation, int]:
-    """Train a model to the end of its loop; the best weights are in best/ of the folder. (validation, first step)
+@dataclass(frozen=True)
+class Trial:
+    """What a step and a look took."""
 
-    `found` is told of items that cannot be read, with the reason.
-    """
-    loop, on, examples = plan.loop, plan.on, labels.examples
-    adapted = dist.place(Adapted(model, plan.pace, loop.batch), on)
-    rows = dist.rows(loop.batch)
-    steps = Steps(
-        cast(Any, examples),
-        numbers(labels.learn),
-        functools.partial(drawn, size=model.size),
-        loop.batch,
-        rows,
-        loop.seed,
-    )
+    step: float
+    """seconds, without the update of the weights"""
+    look: float
+    """seconds for one look at the items to choose by"""
+    memory: int
+    """bytes at the peak"""
 
-    def make_views(samples: list[torch.Tensor], draws: Draws) -> list[torch.Tensor]:
-        return examples.make_views(samples, draws, learn=True)
+    def seconds(self, loop: Loop, done: int = 0) -> float:
+        """From so many steps to the end."""
+        return (loop.steps - done) * self.step + self.look * looks(loop, done)
 
-    first = steps[0]
-    if met := dist.gathered(first.skipped):  # the loop tells only of others
-        dist.by_first(lambda: found(met))
-    share = [sample.to(on) for sample in first.samples]
-    unlearned(adapted, make_views(share, Draws(loop.seed, 0, len(share[0]), stream=VIEW)))
-    validation = Validation(model, labels.val, labels.check, on, plan.workers, folder)
-    began = train(adapted, steps, make_views, loop, folder, on, plan.workers, validation, found)
-    return validation, began
+
+def looks(loop: Loop, done: int = 0) -> int:
+    """How often is looked at the items to choose by from so many steps on."""
+    return -(-loop.steps // loop.health_every) - done // loop.health_every + (not done)
+
+
+class Fit:
+    """A model about to be trained: on its device, its first batch read."""
+
+    def __init__(self, model: Model, labels: Labels, plan: Planned, found: Callable[[dict[int, str]], None]) -> None:
+        """`found` is told of items that cannot be read, with the reason."""
+        self.model, self.labels, self.plan, self.found = model, labels, plan, found
+        loop, on, examples = plan.loop, plan.on, labels.examples
+        self.adapted = dist.place(Adapted(model, plan.pace, loop.batch), on)
+        self.steps = Steps(
+            cast(Any, examples),
+            numbers(labels.learn),
+            functools.partial(drawn, size=model.size),
+            loop.batch,
+            dist.rows(loop.batch),
+            loop.seed,
+        )
+        began = time.monotonic()
+        first = self.steps[0]
+        self.reading = time.monotonic() - began
+        if met := dist.gathered(first.skipped):  # the loop tells only of others
+            dist.by_first(lambda: found(met))
+        self.share = [sample.to(on) for sample in first.samples]
+        with within_memory(model, loop.batch):
+            unlearned(self.adapted, self.first_views())
+
+    def make_views(self, samples: list[torch.Tensor], draws: Draws) -> list[torch.Tensor]:
+        return self.labels.examples.make_views(samples, draws, learn=True)
+
+    def first_views(self) -> list[torch.Tensor]:
+        return self.make_views(self.share, Draws(self.plan.loop.seed, 0, len(self.share[0]), stream=VIEW))
+
+    def tried(self) -> Trial:
+        """How long a step and a look take, and the memory of a step. Leaves no trace in the model."""
+        plan, adapted = self.plan, self.adapted
+        on, bf16 = plan.on, plan.loop.precision == "bf16"
+        before = {name: value.clone() for name, value in adapted.state_dict().items()}
+        adapted.train()
+        taken = []
+        for _ in range(2):  # the first finds its memory, and what is quick
+            began = time.monotonic()
+            views = self.first_views()
+            quick = written_out() if on.type == "cpu" and bf16 else nullcontext()
+            with quick:
+                with torch.autocast(on.type, torch.bfloat16, enabled=bf16):
+                    loss = adapted(views).loss
+                loss.backward()
+            waited(on)
+            taken.append(time.monotonic() - began)
+        adapted.zero_grad(set_to_none=True)
+        adapted.load_state_dict(before)
+        memory = peak(on)
+        reading, working = self.reading / max(1, plan.workers), min(taken)
+        step = max(working, reading) if plan.workers else working + reading
+        return Trial(step, seconds_of_look(self.model, self.labels, on), memory)
+
+    def train(self, folder: Path) -> tuple[Validation, int]:
+        """Train to the end of the loop; the best weights are in best/ of the folder. (validation, first step)"""
+        plan, labels = self.plan, self.labels
+        validation = Validation(self.model, labels.val, labels.check, plan.on, plan.workers, folder)
+        began = train(
+            self.adapted, self.steps, self.make_views, plan.loop, folder, plan.on, plan.workers, validation, self.found
+        )
+        return validation, began
+
+
+def seconds_of_look(model: Model, labels: Labels, on: torch.device) -> float:
+    """Seconds for predictions of all items to choose by, from those for a few."""
+    few = labels.check[:TRIED]
+    began = time.monotonic()
+    for _ in model.task.predictions(model, labels.val, few, on):
+        pass
+    waited(on)
+    return (time.monotonic() - began) * len(labels.check) / len(few)
+
+
+def waited(on: torch.device) -> None:
+    if on.type == "cuda":
+        torch.cuda.synchronize(on)
 
 
 def write_skipped(labels: Labels, folder: Path) -> None:

@@ -142,7 +142,10 @@ def story(job: Maps, encoder: Encoder, facts: list[dict[str, Any]], count: int) 
     """maps.json: what wrote the files, and how to read them."""
     return {
         "format": FORMAT,
-        "encoder": {key: encoder.spec.get(key) for key in ("modality", "name", "library", "size", "stats")},
+        "encoder": {
+            "name": encoder.called,
+            **{key: encoder.spec.get(key) for key in ("modality", "library", "size", "stats")},
+        },
         "run": str(job.run_folder),
         "data": job.data,
         "items": count,

@@ -8,6 +8,7 @@ Sources: linear head on the pooled vector with a batch norm without weights in f
 import csv
 import io
 import json
+import posixpath
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -74,6 +75,11 @@ class Classification(task.Task):
             return Labelled(self, found, encoder, range(len(found.source)), [], facts, False)
         given = found.source.labels
         if given is None:
+            folders = {posixpath.dirname(found.source.name(i)) for i in range(len(found.source))}
+            if len(folders) == 1 and (only := folders.pop()):
+                raise UserError(
+                    f"{path} holds only one class ({posixpath.basename(only)}); classification needs two or more."
+                )
             raise UserError(f"{path} has no labels for --task classification. Accepted: {self.accepts}.")
         items = [i for i, label in enumerate(given) if label not in (NO_LABEL, "")]
         several = facts.several if facts else self.several

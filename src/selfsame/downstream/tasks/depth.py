@@ -72,10 +72,12 @@ class Depth(PictureTask):
         found.source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
         if not labelled:
             return Deep(self, found.source, found.items, facts, encoder, False)
-        facts, broken, empty = depths.understood(found.files, self.scale, self.cap, facts)
+        here, broken, empty = depths.understood(found.files, self.scale, self.cap)
         kept = pairs.usable(found, broken, depths.size_of, DEPTHS, path, empty)
         items, files = [found.items[k] for k in kept], [found.files[k] for k in kept]
-        return Deep(self, found.source, items, facts, encoder, True, files)
+        deep = Deep(self, found.source, items, facts or here, encoder, True, files)
+        deep.here = here
+        return deep
 
     def default_size(self, encoder: Encoder, examples: Examples) -> int:
         """The encoder's, at least 128 px where it takes any size and the pictures are as large."""

@@ -83,7 +83,7 @@ class Detection(PictureTask):
             check_installed()
             found = boxfiles.box_set(path, labels, facts.classes if facts else None)
             if found.notes:
-                say(found.notes, "yellow")
+                say(f"{path}: {found.notes}", "yellow")
             facts = facts or Kinds(classes=tuple(found.classes), ids=tuple(found.ids))
             source, items, truths = found.source, found.items, found.truths
         else:

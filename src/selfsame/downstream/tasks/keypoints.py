@@ -112,7 +112,7 @@ class Keypoints(PictureTask):
             return Posed(self, source, objects, facts, encoder, False)
         found = pointfiles.point_set(path, labels, self.category)
         if found.notes:
-            say("; ".join(found.notes), "yellow")
+            say(f"{path}: {'; '.join(found.notes)}", "yellow")
         boxed = found.objects[0].box is not None
         if boxed:
             check_installed()

@@ -8,6 +8,7 @@ Eigen and Fergus 2015, arXiv 1411.4734, section 6.2.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -36,6 +37,7 @@ from selfsame.types import Encoder
 
 AT_BORDERS = 1e-3  # share of pixels whose two best scores may be so near that rounding decides
 SQUEEZED = 3  # pixels of a picture for one of its view from which on that is said
+SOME = 64  # pictures whose sizes are looked at before all masks are read
 LEVELS = {1: 64, 2: 16, 3: 8}  # of each channel, by the number of channels: for the guess without an encoder
 
 
@@ -82,6 +84,8 @@ class Segmentation(PictureTask):
         found.source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
         if not labelled:
             return Masked(self, found.source, found.items, facts, encoder, False)
+        if facts is None:
+            self.check_tile(found.source, found.items)
         facts, broken = masks.understood(found.files, folders_of(found.files, path), self.ignore, self.threshold, facts)
         kept = pairs.usable(found, broken, masks.size_of, MASKS, path)
         items, files = [found.items[k] for k in kept], [found.files[k] for k in kept]
@@ -103,6 +107,22 @@ class Segmentation(PictureTask):
         found.items, found.names = [found.items[k] for k in kept], [found.names[k] for k in kept]
         facts = facts or found.facts(source.header)
         return Masked(self, source, found.items, facts, encoder, True, found.names, found)
+
+    def check_tile(self, source: Any, items: Sequence[int]) -> None:
+        """Raise UserError where no picture has the size of a tile. Headers of some pictures are read."""
+        largest = 0
+        for item in items[:: max(1, len(items) // SOME)] if self.tile else ():
+            with suppress(UnreadableItem):  # told where it is read
+                largest = max(largest, *source.header(item)[:2])
+        if self.tile and largest and self.tile > largest:
+            raise UserError(
+                f"--task.tile {self.tile}: the pictures have sides of up to {largest} px, so a tile would be larger "
+                "than all of them. Give fewer pixels, or leave it out."
+            )
+
+    @property
+    def size_given(self) -> tuple[str, int] | None:
+        return None if self.tile is None else ("--task.tile", self.tile)
 
     def default_size(self, encoder: Encoder, examples: Examples) -> int:
         """The encoder's, at least 128 px where it takes any size and the pictures are as large; or that of a tile."""
