@@ -135,6 +135,8 @@ def carry_out(name: str, function: Callable[..., Any], given: dict[str, Any]) ->
     if as_json:
         document = result if isinstance(result, dict) else {"run": str(result.folder), **result.result}
         tell(json.dumps(document, indent=1), sys.stdout)
+    elif hasattr(job, "show"):
+        job.show(result)
     return 0
 
 

@@ -182,7 +182,9 @@ def test_it_learns_rooms(rooms: Path, tmp_path: Path) -> None:
         assert prediction.shape == (32, 32) and (prediction > 0).all()
         scores.add(prediction, held.truth(i))
         guessed.add(guess(held, i), held.truth(i))
-        assert task.picture(held, i, prediction, held.truth(i)).height > 32
+        panels = task.picture(held, i, prediction, held.truth(i))
+        assert {panel.picture.size for panel in panels} == {(256, 256)}  # of 32 pixels, enlarged by whole ones
+        assert [panel.words for panel in panels][1:] == ["truth", "prediction"]
     assert scores.found()["AbsRel"] < 0.75 * guessed.found()["AbsRel"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor, nn
 
 from selfsame import modalities
@@ -608,7 +608,12 @@ def test_pictures_show_both(tmp_path: Path) -> None:
     found = said(truth.xyxy, truth.classes, np.full(len(truth), 0.8), (64, 64))
     drawn = Detection().picture(examples, 0, found, truth)
     alone = Detection().picture(examples, 0, found, None)
-    assert drawn.width > 1.9 * alone.width
+    assert [panel.words for panel in drawn] == ["known", "found, score from 0.5"] and len(alone) == 1
+    assert all(panel.picture.size == (512, 512) for panel in drawn)  # of 64 pixels, enlarged by whole ones
+    colours = dict(Detection().legend(examples.facts))
+    seen = {NAMES[k] for k in truth.classes.tolist()}
+    shown = {pixel for _, pixel in drawn[0].picture.getcolors(1 << 18)}
+    assert {name for name, colour in colours.items() if ImageColor.getrgb(colour) in shown} == seen
     name = NAMES[0]
     caption = Detection().caption(
         said([[0, 0, 9, 9]], [0], [0.5]), Truth.of([[0, 0, 9, 9]] * 2, [0, 0]), examples.facts

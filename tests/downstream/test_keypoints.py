@@ -341,8 +341,8 @@ def test_boxes_of_detections_are_looked_into(tmp_path, encoder, labelled):
     found = [one for _, one in task.predictions(model, opened, range(len(opened)), torch.device("cpu"))]
     assert [opened.name(i) for i in range(len(opened))] == ["00.png#1", "00.png#2"]
     assert found[0].xyxy.tolist() == [5, 5, 25, 25] and found[1].score <= 0.8
-    panel = task.picture(opened, 0, found[0], None, side=64)
-    assert panel.size[0] == 64
+    (panel,) = task.picture(opened, 0, found[0], None, side=64)
+    assert panel.picture.size == (64, 64) and panel.words == "found"
 
 
 @pytest.mark.learns

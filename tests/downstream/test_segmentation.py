@@ -466,7 +466,8 @@ def test_gray_and_deep_pictures(tmp_path: Path) -> None:
     guess = task.trivial(examples, [0, 1, 2])
     for i, prediction in task.predictions(model, examples, range(6), CPU):
         assert prediction.shape == guess(examples, i).shape == (32, 32)
-        assert task.picture(examples, i, prediction, examples.truth(i)).size[0] > 2 * 32
+        panels = task.picture(examples, i, prediction, examples.truth(i))
+        assert [panel.words.partition(";")[0] for panel in panels] == ["picture", "truth", "prediction"]
 
 
 def test_scores_are_enlarged_to_the_picture_before_the_class_is_taken(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from selfsame.engine.state import write_text, writing
 from selfsame.errors import UserError
+from selfsame.storage.captions import shortened
 
 Write = Callable[[Path], None]
 WRITTEN = ".written"  # in a folder of predictions: the names of the files that were written there, a line each
-CAPTION, GAP = 16, 4  # pixels
+CAPTION, GAP = 20, 4  # pixels
 
 
 def into_folder(named: Iterable[tuple[str, Write]], suffix: str, out: Path, more: dict[str, Write]) -> list[Path]:
@@ -74,8 +75,8 @@ def beside(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Im
     width, height = pictures[0].size
     step = width + GAP
     page = Image.new("RGB", (step * len(pictures) - GAP, height + CAPTION), "#ffffff")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=11)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=14)
     for k, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         page.paste(picture, (k * step, CAPTION))
-        draw.text((k * step + 2, 1), caption, fill="#1f2328", font=font)
+        draw.text((k * step + 2, 1), shortened(caption, width - 4, font), fill="#1f2328", font=font)
     return page

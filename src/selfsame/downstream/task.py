@@ -9,7 +9,7 @@ One file of `tasks/` is one task, found by its file name: it holds one `Task`, i
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -27,6 +27,13 @@ Attempt = Callable[[int, Callable[[int], T]], T]
 def directly(i: int, read: Callable[[int], T]) -> T:
     """The plain way to read an item; while it learns, `feed.Patient.attempt` gives another for one that is damaged."""
     return read(i)
+
+
+class Panel(NamedTuple):
+    """One of several pictures of an item, with the words that stand under it."""
+
+    picture: Image.Image
+    words: str
 
 
 class Facts(Record):
@@ -255,9 +262,18 @@ class Task(Record):
         """Endings of `--out` that `write` takes; "" for a folder."""
         raise NotImplementedError
 
-    def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> Image.Image | str:
-        """An item with what is predicted and, unless None, what is known of it: drawn, or as HTML. Escapes texts."""
+    def picture(
+        self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256
+    ) -> Image.Image | list[Panel] | str:
+        """An item with what is predicted and, unless None, what is known of it.
+
+        Drawn, on one panel or several, or as HTML, with texts escaped.
+        """
         raise NotImplementedError
+
+    def legend(self, facts: Any) -> list[tuple[str, str]]:
+        """What the colours of `picture` stand for: names and CSS colours; [] where there are none."""
+        return []
 
     def caption(self, prediction: Any, truth: Any, facts: Any) -> str:
         """What is predicted and, unless None, what is known, in a few words; "" where the picture says it."""

@@ -104,7 +104,7 @@ def page(
         last = members[CENTRAL:][-FRINGE:]
 
         def tile(k: int) -> Tile:
-            return Tile(k, items.names[k], f"{found.distance[k]:.3f}" + (f" · {labels[k]}" if labels else ""))
+            return Tile(k, items.names[k], f"{found.distance[k]:.3f}" + (f"\n{labels[k]}" if labels else ""))
 
         central = [tile(k) for k in members[:CENTRAL].tolist()]
         if central and len(last):  # set apart from the fringe

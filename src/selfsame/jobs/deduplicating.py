@@ -224,6 +224,11 @@ class Deduplicating:
         for kind in ("raw", "encoder"):
             known = np.concatenate([pairs for pairs, _ in found])
             found.append(self.by_vectors(kind, prints, unique, part, known) if kind in self.kinds else nothing())
+        if part is not None and "exact" in self.kinds:
+            say(f"{counted(len(exact[0]), 'pair')} of the same content, one in each part")
+        named = zip(KINDS, (len(pairs) for pairs, _ in found), strict=True)
+        # Of one source equal items are no pairs: they stand for each other.
+        self.pairs = {k: n for k, n in named if k in self.kinds and (k != "exact" or part is not None)}
         pairs, scores = (np.concatenate(both) for both in zip(*found, strict=True))
         kinds = np.repeat(np.arange(len(KINDS)), [len(pairs) for pairs, _ in found])
         _, first = np.unique(pairs[:, 0] * n + pairs[:, 1], return_index=True)
@@ -440,6 +445,7 @@ class Deduplicating:
             "copies": len(redundant),
             "bytes_of_copies": sum(stored[item] for item in redundant),
             "divided_chains": self.chains,
+            "pairs": self.pairs,
             **{kind: by_kind.get(kind, 0) for kind in self.kinds},
         }
         return {
@@ -480,7 +486,8 @@ class Deduplicating:
             first, second = self.job.across
             have = "has" if counts["groups"] == 1 else "have"
             of = f"{counted(counts['groups'], 'item')} of {second} {have} copies in {first}"
-            say(f"{of}: {counts['copies']:,} of its items")
+            exact = f", {counts['exact']:,} of them exact" if "exact" in self.kinds else ""
+            say(f"{of}: {counts['copies']:,} of its items{exact}")
         else:
             groups = counted(counts["groups"], "group")
             say(f"{groups}, {copies_of(counts['copies'])} beside what is kept; nothing was deleted")

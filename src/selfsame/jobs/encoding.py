@@ -24,6 +24,7 @@ from selfsame.jobs.data import printable
 from selfsame.jobs.evaluating import CALIBRATED, redrawn
 from selfsame.jobs.given import Given
 from selfsame.nn.norm import calibrated
+from selfsame.report.vector_page import Form, figure_told
 from selfsame.types import Encoder, mixed
 
 Kind = Literal["encoder", "random", "raw"]
@@ -168,19 +169,17 @@ def row_of(kind: str, figures: Sequence[Figures]) -> Row:
     return {"features": kind, "seeds": len(figures), "figures": named}
 
 
-def show(rows: Sequence[Row], names: Mapping[str, str], first: str = "features") -> None:
-    """The rows on the screen. `names` says which figures, and how they are called."""
+def show(
+    rows: Sequence[Row], names: Mapping[str, str], first: str = "features", forms: Mapping[str, Form] | None = None
+) -> None:
+    """The rows on the screen. `names` says which figures and how they are called, `forms` how they are written."""
     table = Table(first, box=None, padding=(0, 2, 0, 0))
     for name in names.values():
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        cells = [told(row["figures"][name], row["seeds"]) for name in names]
+        cells = [figure_told(row["figures"][name], row["seeds"], (forms or {}).get(name, "plain")) for name in names]
         table.add_row(row["features"], *cells, style="bold" if row is rows[0] else None)
     console.print(table)
-
-
-def told(figure: Mapping[str, float], seeds: int) -> str:
-    return f"{figure['mean']:.3f}" + (f" ± {figure['std']:.3f}" if seeds > 1 else "")
 
 
 def warn_if_behind(rows: Sequence[Row], name: str, called: str) -> None:
@@ -189,8 +188,8 @@ def warn_if_behind(rows: Sequence[Row], name: str, called: str) -> None:
     ahead = [row for row in others if row["figures"][name]["mean"] >= own["figures"][name]["mean"]]
     for row in ahead:
         say(
-            f"by {called} the encoder ({told(own['figures'][name], 1)}) is not above {row['features']} "
-            f"({told(row['figures'][name], 1)}): its training does not help here.",
+            f"by {called} the encoder ({figure_told(own['figures'][name], 1)}) is not above {row['features']} "
+            f"({figure_told(row['figures'][name], 1)}): its training does not help here.",
             "yellow",
         )
 

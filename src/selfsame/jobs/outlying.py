@@ -97,8 +97,7 @@ def page(
 ) -> None:
     def tiles(some: np.ndarray) -> str:
         made = [
-            Tile(k, items.names[k], f"{distances[k]:.3f}" + (f" · {labels[k]}" if labels else ""))
-            for k in some.tolist()
+            Tile(k, items.names[k], f"{distances[k]:.3f}" + (f"\n{labels[k]}" if labels else "")) for k in some.tolist()
         ]
         return tiled([made[k : k + A_STRIP] for k in range(0, len(made), A_STRIP)], items.picture, items.fragment)
 

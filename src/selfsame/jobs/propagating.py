@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -38,6 +38,7 @@ SHORT, STRIDE, PLACES = 480, 8, 24  # defaults: shorter side in pixels, pixels a
 RATE = 24.0  # frames a second of the overlay of a folder, as DAVIS has
 SHOWN, SIDE = 8, 192  # frames of the overview, and the width of each
 MET = 8  # frames by which batch norms of random weights are calibrated
+LINE = 120  # parts of the shorter side that the line around an object is wide
 OVERLAY = "overlay.mp4"
 Mask = UInt8[np.ndarray, "h w"]
 
@@ -346,14 +347,32 @@ def save_mask(draft: Path, mask: Mask, palette: list[int]) -> None:
 
 
 def painted(pixels: np.ndarray, mask: Mask, palette: list[int]) -> UInt8[np.ndarray, "h w 3"]:
-    """A frame, its objects in their colours over it."""
+    """A frame, its objects in their colours over it, each within a white line with a black one around.
+
+    Whatever the colours of object and ground, one of the two lines is seen.
+    """
     low, high = (0, 255) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
     grey = ((pixels[..., :3].astype(np.float32) - low) * (255 / max(1, high - low))).clip(0, 255)
     rgb = grey if grey.shape[2] == 3 else grey[..., :1].repeat(3, axis=2)
     table = np.zeros((256, 3), dtype=np.float32)
     table[: len(palette) // 3] = np.array(palette[: len(palette) // 3 * 3], dtype=np.float32).reshape(-1, 3)[:256]
     over = np.where((mask > 0)[..., None], 0.45 * rgb + 0.55 * table[mask], rgb)
+    wide, ground = max(1, min(mask.shape) // LINE), mask == 0
+    white = edges(mask, wide) & ground | edges(mask, 1) & ~ground
+    over[edges(mask, 2 * wide) & ground & ~white] = 0
+    over[white] = 255
     return over.astype(np.uint8)
+
+
+def edges(mask: Mask, wide: int) -> Bool[np.ndarray, "h w"]:
+    """Where another object or the ground is at most `wide` pixels away, across or down."""
+    padded = np.pad(mask, wide, mode="edge")
+    found = np.zeros(mask.shape, dtype=bool)
+    height, width = mask.shape
+    for step in range(1, wide + 1):
+        for down, across in ((step, 0), (-step, 0), (0, step), (0, -step)):
+            found |= padded[wide + down : wide + down + height, wide + across : wide + across + width] != mask
+    return found
 
 
 def small(picture: UInt8[np.ndarray, "h w 3"]) -> Image.Image:

@@ -46,10 +46,16 @@ class Search(Record):
         return given
 
     def run(self) -> dict[str, Any]:
-        from selfsame.jobs.searching import searched, shown
+        from selfsame.jobs.searching import searched, told
 
         index, queries, found = searched(self)
-        return shown(self, index, queries, found)
+        return told(self, index, queries, found)
+
+    def show(self, result: dict[str, Any]) -> None:
+        """What `run` found as a table on the screen, where it is not printed as JSON."""
+        from selfsame.jobs.searching import show
+
+        show(result)
 
 
 def search(

@@ -48,6 +48,8 @@ def searched(
     if index.unfinished is not None:
         say(f"{index.place} is not finished: of {index.unfinished} it holds {len(index):,} items so far.", "yellow")
     if index.known([job.query]):
+        if job.run_folder is not None or encoder is not None:  # not needed, but another one is a mistake
+            encoder = made_by(index, job.run_folder, encoder, module)
         queries, found = of_item(job, index)
         queries.encoder = encoder
         return index, queries, found
@@ -142,40 +144,49 @@ def made_by(index: Index, given: Path | None, encoder: Encoder | None, module: A
     return encoder
 
 
-def shown(job: Search, index: Index, queries: Queries, found: Found) -> dict[str, Any]:
-    """What was found, for --json; shown as a table."""
+def told(job: Search, index: Index, queries: Queries, found: Found) -> dict[str, Any]:
+    """What was found, as --json prints it; drawn where that is asked for."""
     result = []
-    several = len(queries.names) > 1
+    for q, query in enumerate(queries.names):
+        rows = []
+        for place, name in enumerate(found.names[q]):
+            row = {"name": printable(name), "cosine": round(float(found.cosines[q, place]), 6)}
+            if found.labels is not None:
+                label = found.labels[q][place]
+                row["label"] = None if label == NO_LABEL else label
+            rows.append(row)
+        result.append({"query": printable(query), "found": rows})
+    said: dict[str, Any] = {"index": index.place, "k": job.k, "label": job.label, "exact": True, "queries": result}
+    if index.graph is not None and not job.exact and job.label is None:
+        said |= {"exact": False, "recall": index.graph.recall}
+    if job.picture is not None:
+        drawn(job, index, queries, found)
+        said["picture"] = str(job.picture)
+    return said
+
+
+def show(result: dict[str, Any]) -> None:
+    """What was found, as a table."""
+    if not dist.first():
+        return
+    queries = result["queries"]
+    several = len(queries) > 1
+    labelled = any("label" in row for one in queries for row in one["found"])
     table = Table(box=None, pad_edge=False)
     if several:
         table.add_column("query", overflow="fold")
     table.add_column("", justify="right")
     table.add_column("cosine", justify="right")
     table.add_column("name", overflow="fold")
-    if found.labels is not None:
+    if labelled:
         table.add_column("label")
-    for q, query in enumerate(queries.names):
-        rows = []
-        for place, name in enumerate(found.names[q]):
-            row = {"name": printable(name), "cosine": round(float(found.cosines[q, place]), 6)}
-            cells = [str(place + 1), f"{row['cosine']:.4f}", str(row["name"])]
-            if found.labels is not None:
-                label = found.labels[q][place]
-                row["label"] = None if label == NO_LABEL else label
-                cells.append("" if label == NO_LABEL else label)
-            rows.append(row)
-            table.add_row(*([printable(query) if place == 0 else ""] if several else []), *cells)
-        result.append({"query": printable(query), "found": rows})
-    if dist.first():
-        heading = [] if several else [Text(printable(queries.names[0]), style="bold")]
-        Console(stderr=True, highlight=False, markup=False).print(Group(*heading, table))
-    told: dict[str, Any] = {"index": index.place, "k": job.k, "label": job.label, "exact": True, "queries": result}
-    if index.graph is not None and not job.exact and job.label is None:
-        told |= {"exact": False, "recall": index.graph.recall}
-    if job.picture is not None:
-        drawn(job, index, queries, found)
-        told["picture"] = str(job.picture)
-    return told
+    for one in queries:
+        for place, row in enumerate(one["found"]):
+            cells = [str(place + 1), f"{row['cosine']:.4f}", row["name"]]
+            cells += [row["label"] or ""] if labelled else []
+            table.add_row(*([one["query"] if place == 0 else ""] if several else []), *cells)
+    heading = [] if several else [Text(queries[0]["query"], style="bold")]
+    Console(stderr=True, highlight=False, markup=False).print(Group(*heading, table))
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from selfsame.jobs.runs import read_json
 from selfsame.jobs.verify import Verify
 from selfsame.report.curves import curve
 from selfsame.report.gallery import Tile, tiled
-from selfsame.report.vector_page import beside_html, write_vector_page
+from selfsame.report.vector_page import Form, beside_html, write_vector_page
 from selfsame.storage.encoders import fingerprint
 from selfsame.storage.tables import Finder, some, table
 from selfsame.types import Encoder
@@ -48,6 +48,7 @@ BINS = 60  # of the histogram of scores
 PRIORS = {"min_dcf_01": 0.01, "min_dcf_05": 0.05}
 NAMES = {"auc": "AUC", "eer": "EER", "tar": "TAR", "far": "FAR"}
 NAMES |= {name: f"minDCF, P {prior}" for name, prior in PRIORS.items()}
+FORMS: dict[str, Form] = {"eer": "percent", "tar": "percent", "far": "percent"}
 SHORTLY = ("auc", "eer", "tar", "far")  # of them on the screen
 
 
@@ -101,7 +102,7 @@ def measured(job: Verify, module: torch.nn.Module | None) -> dict[str, Any]:
 
     rows = beside(items, lambda vectors, seed: figures_of(judged(vectors, parts[seed], job.far)), seeds, steady=False)
     own = judged(items.vectors, first, job.far)
-    show(rows, {name: NAMES[name] for name in SHORTLY})
+    show(rows, {name: NAMES[name] for name in SHORTLY}, forms=FORMS)
     warn_if_behind(rows, "auc", "AUC")
     rates = own.rates
     say(
@@ -304,13 +305,16 @@ def page(
     )
     lead = (
         "An accepted pair has a cosine of at least the threshold. It was chosen on the pairs of "
-        f"{parts.identities[0]} identities; the figures are those of {parts.identities[1]} others: {rates.same:,} same "
-        f"and {rates.different:,} different pairs. The intervals are Wilson's, which take pairs as independent; pairs "
+        f"{parts.identities[0]} identities; the figures here are those of {parts.identities[1]} others: "
+        f"{rates.same:,} same and {rates.different:,} different pairs"
+        + (f", of the first of {job.seeds} splits. The table below has the mean of all. " if job.seeds > 1 else ". ")
+        + "The intervals are Wilson's, which take pairs as independent; pairs "
         "that share an item are not, so the truth is less certain than they say."
     )
+    first = ", first split" if job.seeds > 1 else ""
     sections = [
-        ("beside", "Beside random weights and raw input", beside_html(rows, NAMES, note)),
-        ("curves", "Curves of the test part", charts(own, same)),
+        ("beside", "Beside random weights and raw input", beside_html(rows, NAMES, note, forms=FORMS)),
+        ("curves", f"Curves of the test part{first}", charts(own, same)),
         ("accepted", "Different, but most alike", pair_strips(items, pairs, same, own, False)),
         ("rejected", "The same, but least alike", pair_strips(items, pairs, same, own, True)),
     ]
@@ -323,18 +327,28 @@ def page(
 def charts(own: Judged, same: Same) -> str:
     """ROC, errors by threshold, and where scores lie."""
     far, tar = own.curve.far, own.curve.tar
-    roc = curve("ROC", {"TAR": (far.tolist(), tar.tolist())}, "false-accept rate", "TAR", note="Area: AUC.")
+    area = f"AUC {own.figures['auc']:.3f}"
+    roc = curve(
+        "ROC", {"TAR": (far.tolist(), tar.tolist())}, "false-accept rate", "true-accept rate",
+        note="Pairs of either kind that pass as the threshold falls. A diagonal is chance.", said=area,
+    )  # fmt: skip
     seen = np.isfinite(own.curve.threshold)
     at = own.curve.threshold[seen][::-1].tolist()
     errors = {"FAR": (at, far[seen][::-1].tolist()), "FRR": (at, (1 - tar[seen])[::-1].tolist())}
-    by = curve("Errors by threshold", errors, "cosine", note=f"The threshold is {own.threshold:.4f}.")
+    by = curve(
+        "Errors by threshold", errors, "cosine", said=f"EER {own.figures['eer']:.1%}",
+        note=f"FAR: different pairs that are accepted; FRR: same ones that are not. The threshold is "
+        f"{own.threshold:.4f}.",
+    )  # fmt: skip
     edges = np.linspace(own.scores.min(), own.scores.max() + 1e-9, BINS + 1)
     middles = ((edges[:-1] + edges[1:]) / 2).tolist()
     shares = {}
     for name, kind in (("same", same), ("different", ~same)):
         count, _ = np.histogram(own.scores[kind], edges)
         shares[name] = (middles, (count / kind.sum()).tolist())
-    where = curve("Scores", shares, "cosine", note="Share of the pairs of a kind. The less they overlap, the better.")
+    where = curve(
+        "Scores", shares, "cosine", said="", note="Share of the pairs of a kind. The less they overlap, the better."
+    )
     return f'<div class="curves">{roc}{by}{where}</div>'
 
 

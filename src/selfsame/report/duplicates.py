@@ -17,6 +17,7 @@ from selfsame.report.page import written
 __all__ = ["write_duplicates"]
 
 GROUPS, MEMBERS = 100, 9  # shown, at most
+LETTERS_BELOW = 13  # of a name under a picture
 CELLS, LETTERS = 8, 400  # of a row and of a text that are shown by what differs
 WAYS = {"exact": "same content", "hash": "perceptual hash", "raw": "raw input", "encoder": "vectors of the encoder"}
 
@@ -75,7 +76,7 @@ def groups(
         return '<p class="note">There are no copies.</p>'
     rows = [
         [
-            Tile(item, name(item), f"{below(member)} · {name(item)}", "" if k else "query", f", {below(member)}")
+            Tile(item, name(item), f"{below(member)}\n{ending(name(item))}", "" if k else "query", f", {below(member)}")
             for k, (item, member) in enumerate(zip(numbers, group, strict=True))
         ][:MEMBERS]
         for numbers, group in zip(items[:GROUPS], result["groups"], strict=False)
@@ -131,6 +132,11 @@ def differing(kept: Any, copy: Any) -> str:
     return ""
 
 
+def ending(name: str) -> str:
+    """As much of the end of a name as a tile has room for."""
+    return name if len(name) <= LETTERS_BELOW else f"…{name[1 - LETTERS_BELOW :]}"
+
+
 def below(member: Mapping[str, Any]) -> str:
     if member["keep"]:
         return "kept"
@@ -139,7 +145,19 @@ def below(member: Mapping[str, Any]) -> str:
 
 def found(result: Mapping[str, Any]) -> str:
     counts = result["counts"]
-    rows = [(WAYS[kind], f"{counts[kind]:,} {'copy' if counts[kind] == 1 else 'copies'}") for kind in result["by"]]
+    rows = []
+    for kind in result["by"]:
+        copies = f"{counts[kind]:,} {'copy' if counts[kind] == 1 else 'copies'}"
+        pairs_of = counts["pairs"].get(kind)
+        rows.append((WAYS[kind], copies if pairs_of is None else f"{counted(pairs_of, 'pair')}, {copies}"))
+    if counts["pairs"]:
+        rows.append(
+            (
+                "pairs and copies",
+                "Every two items that are alike are a pair. A copy is counted once, by the surest way in which it is "
+                "linked with what is kept, so that there can be pairs without a copy.",
+            )
+        )
     if result["distance"] is not None:
         rows.append(("hashes differ in at most", f"{result['distance']} of 64 bits"))
     if counts["divided_chains"]:

@@ -163,13 +163,14 @@ class Classification(task.Task):
         return modality.fragment(source, item) or modality.picture(source, item, side)
 
     def caption(self, prediction: Float[np.ndarray, "k"], truth: Any, facts: Classes) -> str:
-        says = self.caption_of(prediction, facts) or "no tag"
+        """As in: said 0 (0.41), is 1."""
+        says = f"said {self.caption_of(prediction, facts) or 'no tag'}"
         if not facts.several:
-            says += f" {prediction.max():.2f}"
+            says += f" ({prediction.max():.2f})"
         if truth is None:
             return says
         right = self.caption_of(np.asarray(truth, dtype=np.float64), facts) or "no tag"
-        return f"{says}; is {right}"
+        return f"{says}, is {right}"
 
 
 def rounded(value: float) -> float:

@@ -27,9 +27,9 @@ from selfsame import modalities
 from selfsame.downstream import depths, pairs
 from selfsame.downstream.decoders import MultiScale, roomy
 from selfsame.downstream.depths import DEPTHS, Closeness, Range
-from selfsame.downstream.outputs import beside, into_folder
+from selfsame.downstream.outputs import into_folder
 from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask, enlarged
-from selfsame.downstream.task import Examples, Head
+from selfsame.downstream.task import Examples, Head, Panel
 from selfsame.engine.state import write_whole
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.nn.sync import mean_total
@@ -143,15 +143,19 @@ class Depth(PictureTask):
         named = ((pairs.unmarked(name), partial(save, depth=depth)) for name, depth in predictions)
         return into_folder(named, ".png", out, {"depth.json": tell})
 
-    def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> Image.Image:
+    def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> list[Panel]:
         """The picture, the truth, the prediction: near is yellow, far is blue, not known is black."""
         assert isinstance(examples, PictureExamples)
         shown = examples.shown(i, side)
         layers = [*([] if truth is None else [("truth", truth)]), ("prediction", prediction)]
         known = layers[0][1][layers[0][1] > 0]
         near, far = np.percentile(known, [1, 99]) if known.size else (1.0, 2.0)
-        drawn = [coloured(depth, float(near), float(far), shown.size) for _, depth in layers]
-        return beside([shown, *drawn], [f"{near:.3g} to {far:.3g} m", *(name for name, _ in layers)])
+        drawn = [Panel(coloured(depth, float(near), float(far), shown.size), name) for name, depth in layers]
+        return [Panel(shown, f"{near:.3g} to {far:.3g} m away"), *drawn]
+
+    def legend(self, facts: Range) -> list[tuple[str, str]]:
+        far, near = (f"rgb({r} {g} {b})" for r, g, b in (FAR_TO_NEAR[0], FAR_TO_NEAR[-1]))
+        return [("near", near), ("far", far), ("not known", "#000000")]
 
     def caption(self, prediction: Any, truth: Any, facts: Range) -> str:
         if truth is None or not (truth > 0).any():

@@ -27,7 +27,6 @@ from torch import Tensor
 from selfsame import modalities
 from selfsame.downstream import heatmaps, pointfiles
 from selfsame.downstream.decoders import LEAST_SIZE, MultiScale, roomy
-from selfsame.downstream.outputs import beside
 from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask, enlarged
 from selfsame.downstream.points import (
     Found,
@@ -40,7 +39,7 @@ from selfsame.downstream.points import (
     pairs_given,
     swapped,
 )
-from selfsame.downstream.task import Examples, Head
+from selfsame.downstream.task import Examples, Head, Panel
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError, unknown
@@ -205,7 +204,7 @@ class Keypoints(PictureTask):
 
     def picture(
         self, examples: Examples, i: int, prediction: Found, truth: Pose | None, side: int = 256
-    ) -> Image.Image:
+    ) -> list[Panel]:
         """The object with the known points (rings where hidden), and with those found."""
         assert isinstance(examples, Posed)
         frame = examples.whole(i, side)
@@ -214,12 +213,15 @@ class Keypoints(PictureTask):
         )
         shown = as_shown(np.asarray(pixels))
         facts = examples.facts
-        panels = [with_points(shown, frame.points(prediction.xy), np.full(len(prediction.xy), 2), facts)]
-        captions = ["found"]
-        if truth is not None:
-            panels.insert(0, with_points(shown, frame.points(truth.xyv[:, :2]), truth.xyv[:, 2], facts))
-            captions.insert(0, "known")
-        return beside(panels, captions)
+        found = with_points(shown, frame.points(prediction.xy), np.full(len(prediction.xy), 2), facts)
+        if truth is None:
+            return [Panel(found, "found")]
+        known = with_points(shown, frame.points(truth.xyv[:, :2]), truth.xyv[:, 2], facts)
+        return [Panel(known, "known, rings where hidden" if (truth.xyv[:, 2] == 1).any() else "known"),
+                Panel(found, "found")]  # fmt: skip
+
+    def legend(self, facts: Skeleton) -> list[tuple[str, str]]:
+        return [(name, COLOURS[k % len(COLOURS)]) for k, name in enumerate(facts.points)]
 
 
 class Posed(PictureExamples):

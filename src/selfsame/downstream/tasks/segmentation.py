@@ -26,10 +26,10 @@ from selfsame.downstream import masks, outlines, pairs, tiles
 from selfsame.downstream.boxfiles import pictures_at
 from selfsame.downstream.decoders import MultiScale, PerPixel, classes_at, roomy
 from selfsame.downstream.masks import IGNORED, MASKS, Classes
-from selfsame.downstream.outputs import beside, into_folder
+from selfsame.downstream.outputs import into_folder
 from selfsame.downstream.overlap import Overlap
 from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask, enlarged
-from selfsame.downstream.task import Examples, Head, Model
+from selfsame.downstream.task import Examples, Head, Model, Panel
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.nn.sync import mean_total, summed
 from selfsame.storage.exports import apart
@@ -209,13 +209,20 @@ class Segmentation(PictureTask):
         named = ((pairs.unmarked(name), partial(save, mask=mask)) for name, mask in predictions)
         return into_folder(named, ".png", out, {"classes.json": save_list})
 
-    def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> Image.Image:
+    def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> list[Panel]:
         """The picture, the truth over it, the prediction over it."""
         assert isinstance(examples, PictureExamples) and isinstance(examples.facts, Classes)
         shown = examples.shown(i, side)
-        layers = [*([] if truth is None else [("truth", truth)]), ("prediction", prediction)]
-        drawn = [over(shown, mask, examples.facts) for _, mask in layers]
-        return beside([shown, *drawn], ["picture", *(name for name, _ in layers)])
+        layers = [("prediction", prediction)]
+        if truth is not None:
+            layers.insert(0, ("truth; white: not counted" if (truth == IGNORED).any() else "truth", truth))
+        return [Panel(shown, "picture"), *(Panel(over(shown, mask, examples.facts), name) for name, mask in layers)]
+
+    def legend(self, facts: Classes) -> list[tuple[str, str]]:
+        """The classes in the colours of the pictures; the first is not coloured."""
+        table = colours_of(facts)
+        named = [(name, f"rgb({r} {g} {b})") for name, (r, g, b) in zip(facts.classes, table.tolist(), strict=False)]
+        return [(f"{facts.classes[0]} (not coloured)", "transparent"), *named[1:]]
 
     def caption(self, prediction: Any, truth: Any, facts: Classes) -> str:
         """The classes predicted, by their share of the picture; where the truth is known, the share that is right."""
@@ -351,13 +358,19 @@ def balanced(shares: Sequence[float]) -> Float[Tensor, "k"]:
 
 def over(picture: Image.Image, mask: UInt8[np.ndarray, "h w"], facts: Classes) -> Image.Image:
     """A mask in the colours of its classes, half through, the first class clear; what is ignored is white."""
+    table = colours_of(facts)
+    small = np.asarray(Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST))
+    share = np.where(small == 0, 0.0, 0.5)[..., None]
+    return Image.fromarray((np.asarray(picture) * (1 - share) + table[small] * share).astype(np.uint8))
+
+
+def colours_of(facts: Classes) -> UInt8[np.ndarray, "256 3"]:
+    """The colour of each class in pictures; white of those that there are not."""
     table = np.full((256, 3), 255, np.uint8)
     table[: len(facts.colours)] = facts.colours
     if len(facts.classes) == 2:
         table[1] = (220, 30, 30)  # white, as black and white masks have it, would not be seen
-    small = np.asarray(Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST))
-    share = np.where(small == 0, 0.0, 0.5)[..., None]
-    return Image.fromarray((np.asarray(picture) * (1 - share) + table[small] * share).astype(np.uint8))
+    return table
 
 
 def folders_of(files: Sequence[str], path: str) -> list[Path]:
