@@ -17,7 +17,7 @@ def heads(html: str) -> list[str]:
 
 def test_of_a_task_run_the_scores_stand_below_each_other() -> None:
     html = standings_html([row(), row("trivial", mean=0.3)])
-    assert heads(html) == ["score", "pretrained encoder", "without looking"]
+    assert heads(html) == ["score", "pretrained encoder", "trivial guess"]
     assert "0.500" in html and "± " not in html and "as adapted" not in html
     assert "Calibration error (ECE)" in html and "Learned from 40 labelled items." in html
 

@@ -107,6 +107,8 @@ class Adapting:
                 modality = modalities.load(str(encoder.spec["modality"]))
                 encoder = redrawn(encoder, modality, job.seed, torch.device("cpu"))
             model = new_model(self.task, encoder, labels.examples, job)
+            if caution := self.task.caution(labels.examples, model.size):
+                say(caution)
             plan = planned(job, model, labels, self.on, job.freeze, job.scratch)
             loop = plan.loop.changed(save_every=job.save_every or plan.loop.save_every, keep_states=job.keep_states)
             self.lines = [*lines_of(labels, model, job), *plan.lines]
@@ -333,8 +335,6 @@ def within_memory(model: Model, batch: int) -> Iterator[None]:
 
 def new_model(task: Task, encoder: Encoder, examples: Examples, job: Fitting) -> Model:
     size = job.size or task.default_size(encoder, examples)
-    if caution := task.caution(examples, size):
-        say(caution)
     torch.manual_seed(mixed(job.seed, 21))
     try:
         head = task.head(encoder, examples.facts, size)

@@ -247,6 +247,8 @@ class Starts:
     def announce(self, asked: list[Training], missing: list[Training]) -> None:
         """Say how many trainings there are, and about how long they take, by a trial step and a look of each way."""
         any_of = self.model(missing[0])
+        if caution := self.task.caution(self.examples, any_of.size):
+            say(caution)
         loops = {one: self.planned(one, any_of).loop for one in missing}
         seconds = 0.0
         for way in {one.way: one for one in missing}:

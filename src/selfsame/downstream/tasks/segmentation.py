@@ -99,6 +99,8 @@ class Segmentation(PictureTask):
             )
         source, _ = pictures_at(path, modalities.reading_of(encoder.spec))
         source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
+        if facts is None:
+            self.check_tile(source, range(len(source)))
         found = outlines.read(Path(labels).expanduser(), source, facts.classes if facts else None)
         there = set(found.items)
         without = [source.name(item) for item in range(len(source)) if item not in there]
