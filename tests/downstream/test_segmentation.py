@@ -19,8 +19,6 @@ from selfsame.downstream.pictures import CHANCES, Frame
 from selfsame.downstream.task import Model
 from selfsame.downstream.tasks.segmentation import Segmentation, balanced, dice_loss
 from selfsame.errors import UnreadableItem, UserError
-from selfsame.jobs.adapt import Adapt
-from selfsame.jobs.adapting import new_model
 from selfsame.types import Draws
 from tests import scenes
 
@@ -398,14 +396,11 @@ def test_samples_are_the_same_in_another_process(shapes: Path) -> None:
         assert torch.equal(mine, theirs)
 
 
-def test_tiles_are_advised_where_pictures_are_squeezed_with_a_size_too(
-    shapes: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tiles_are_advised_where_pictures_are_squeezed_with_a_size_too(shapes: Path) -> None:
     net, task = encoder(), Segmentation()
     examples = task.open(str(shapes), None, net)
-    new_model(task, net, examples, Adapt(run_folder=Path("run"), labelled=str(shapes), task=task, size=10))
-    assert "32 px are squeezed to 10 px" in (said := " ".join(capsys.readouterr().err.split()))
-    assert said.endswith("--task.tile 10")
+    said = task.caution(examples, 10)
+    assert "32 px are squeezed to 10 px" in said and said.endswith("--task.tile 10")
     assert task.caution(examples, 11) == task.changed(tile=16).caution(examples, 10) == ""
 
 
