@@ -127,3 +127,36 @@ def test_ten_thousand_vectors_take_seconds():
     start = time.process_time()
     fit_linear(x, labels)
     assert time.process_time() - start < 60  # about 4 on one core; the bound forgives a crowded machine
+
+
+def test_a_probe_for_unheard_speakers_is_chosen_by_speakers() -> None:
+    """What tells the speakers' classes apart is mostly the speaker's own: only a strong probe holds on to the rest."""
+    generator = torch.Generator().manual_seed(0)
+    speakers, new = 3, 30
+    n = 40 * speakers
+    speaker, labels = torch.arange(n) % speakers, torch.arange(n) // speakers % 4
+    shared, own = torch.randn(4, 20, generator=generator), torch.randn(speakers, 4, 20, generator=generator)
+    x = torch.cat([0.7 * shared[labels], 2 * own[speaker, labels]], dim=1)
+    x = x + 0.3 * torch.randn(n, 40, generator=generator)
+    others = torch.randn(new, 4, 20, generator=generator)
+    truth, who = torch.arange(4 * new) % 4, torch.arange(4 * new) // 4
+    test = torch.cat([0.7 * shared[truth], 2 * others[who, truth]], dim=1)
+    test = test + 0.3 * torch.randn(len(test), 40, generator=generator)
+    plain, grouped = fit_linear(x, labels), fit_linear(x, labels, groups=speaker + 2)
+    assert grouped.strength > plain.strength and grouped.validation < plain.validation
+    assert linear_accuracy(x, labels, test, truth, groups=speaker) > linear_accuracy(x, labels, test, truth)
+
+
+def test_one_group_is_none() -> None:
+    x, labels = blobs(60, 5)
+    one, two = fit_linear(x, labels), fit_linear(x, labels, groups=torch.zeros(60).long())
+    assert torch.equal(one.weight, two.weight)
+
+
+def test_many_groups_are_whole_on_either_side() -> None:
+    groups = torch.arange(70) % 14
+    parts = linear._parts(torch.arange(70) % 2, 0, groups)
+    assert len(parts) == linear.REPEATS
+    assert torch.cat([held for _, held in parts]).sort().values.tolist() == list(range(70))
+    for fit, held in parts:
+        assert not set(groups[fit].tolist()) & set(groups[held].tolist()) and len(fit) + len(held) == 70

@@ -91,6 +91,23 @@ def test_what_the_network_sees_is_normalised(name: str) -> None:
         assert torch.allclose(x[:, 0], (made(front.scaled(waves()), STATS) - given[0]) / given[1], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES[:6])
+def test_at_one_loudness_a_distant_voice_is_a_near_one(name: str) -> None:
+    quiet, loud = 0.02 * front.scaled(waves()), 2 * front.scaled(waves())
+    kept = make_encoder(name, SIZE, STATS)
+    assert float((kept.normalised(quiet) - kept.normalised(loud)).abs().max()) > 1
+    encoder = make_encoder(name, SIZE, STATS.changed(loudness="same")).eval()
+    assert torch.allclose(encoder.normalised(quiet), encoder.normalised(loud), atol=0.05)
+    silence = torch.zeros(2, SIZE, dtype=torch.int16)
+    assert torch.isfinite(encoder.normalised(silence)).all() and torch.isfinite(encoder(silence)).all()
+
+
+def test_each_view_has_its_own_loudness() -> None:
+    encoder = make_encoder(TINY, SIZE, STATS.changed(loudness="same")).eval()
+    both = torch.stack([front.scaled(waves())[0], 0.01 * front.scaled(waves())[1]])
+    assert torch.allclose(encoder(both), torch.cat([encoder(one[None]) for one in both]), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("view", "says"),
     [
@@ -310,6 +327,11 @@ def test_export(name: str, to: str, tmp_path: Path) -> None:
     names: dict = {}
     exec(found["snippet"], names)
     assert torch.as_tensor(names["vectors"]).shape == (2, found["dim"])
+
+
+def test_an_export_hears_at_one_loudness_too(tmp_path: Path) -> None:
+    encoder = make_encoder(TINY, SIZE, STATS.changed(loudness="same")).eval()
+    assert export(encoder, "onnx", tmp_path / "encoder")["difference"] <= 1e-4
 
 
 def test_a_program_of_any_length_gives_maps_too_and_no_other_library_holds_sound(tmp_path: Path) -> None:

@@ -59,6 +59,21 @@ def test_silence_is_the_floor_and_a_sine_stands_in_its_band() -> None:
     assert front.log_power(torch.zeros(1, 8000), BYOL_A).shape == (1, 512, 51)
 
 
+def test_at_one_loudness_40_db_below_the_mean_power_is_silence() -> None:
+    powers = torch.tensor([[1.0, 1e-2], [1e-6, 0.0]])
+    near, far = (front.levelled((share * powers + front.FLOOR).log()[None])[0] for share in (100, 1))
+    assert torch.allclose(near, far, atol=0.01) and float(near.mean()) == pytest.approx(0, abs=1e-6)
+    mean = powers.mean()
+    assert float(near[0, 0] - near[1, 1]) == pytest.approx(math.log((1 / mean + 1e-4) / 1e-4), abs=0.01)
+    assert float(near[1, 0] - near[1, 1]) < 0.05
+
+
+def test_a_wave_at_the_unit_of_loudness() -> None:
+    wave = torch.stack([3 * torch.randn(500), torch.zeros(500)])
+    made = front.unit(wave)
+    assert float(made[0].square().mean()) == pytest.approx(1, rel=1e-5) and not made[1].any()
+
+
 def test_the_cepstrum_is_an_orthonormal_cosine_transform() -> None:
     from scipy.fft import dct
 

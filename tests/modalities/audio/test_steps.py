@@ -42,6 +42,14 @@ def test_a_resize_crop_is_a_bicubic_resize_of_the_piece() -> None:
         assert torch.allclose(made[k], expected, atol=1e-4)
 
 
+def test_a_resize_crop_whose_ends_go_on() -> None:
+    x = torch.randn(1, 16, 24)
+    made = steps.resize_crop(x, numbers(1.0), numbers(1.5), numbers(0.0), numbers(0.5), fill=None)
+    canvas = torch.cat([x[:, :, :1].expand(-1, -1, 6), x, x[:, :, -1:].expand(-1, -1, 6)], dim=2)[None]
+    expected = F.interpolate(canvas, (16, 24), mode="bicubic", align_corners=True)[0]
+    assert torch.allclose(made, expected, atol=1e-4)
+
+
 def test_the_middle_of_the_canvas_is_the_spectrogram_itself() -> None:
     x = torch.randn(1, 16, 24)
     made = steps.resize_crop(x, numbers(1.0), numbers(1.0), numbers(0.0), numbers(0.5), fill=0.0)

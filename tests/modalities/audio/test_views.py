@@ -93,6 +93,27 @@ def test_places() -> None:
     assert starts_of(5000, [0.3, 0.9], [400, 400], reach=0)[0] == starts_of(5000, [0.3, 0.1], [400, 400], reach=0)[1]
 
 
+@pytest.mark.parametrize(("total", "whole"), [(100, True), (300, True), (350, False)])
+def test_a_short_item_lies_where_every_speed_shows_it(total: int, whole: bool) -> None:
+    seen = set(range(50, 350))  # of a cut of 400 samples
+    for drawn in (0.0, 0.3, 0.9999):
+        (start,) = starts_of(total, [drawn], [400], 0, [50])
+        item = set(range(-start, total - start))
+        assert item <= seen if whole else seen <= item
+    assert starts_of(1000, [0.0, 0.9999], [400, 400], 10, [50, 50]) == [0, 600]  # a long one is cut anywhere
+
+
+def test_words_are_not_cut(source: AudioSource) -> None:
+    views = recipe("words", 5040, source.stats)
+    item = source.read(0)
+    assert len(item) < 0.8 * 5040
+    for step in range(20):
+        (given,) = sample(source, [0], ViewPlan(full=1), views, Draws(0, step, 1))
+        there = given[0].nonzero()[:, 0]
+        low, high = (given.shape[1] - 0.8 * 5040) / 2, (given.shape[1] + 0.8 * 5040) / 2
+        assert low - 1 <= int(there[0]) and int(there[-1]) <= high and len(there) > 0.9 * len(item)
+
+
 def test_plain_views_are_the_item_in_the_middle_of_silence(source: AudioSource) -> None:
     views = recipe("weak", SIZE, source.stats).changed(plain_size=4000)
     (plain,) = sample(source, [3], ViewPlan(full=0, plain=1), views, Draws(0, 0, 1))

@@ -105,17 +105,19 @@ class AudioEncoder(PatchTokens):
     def normalised(self, view: Tensor) -> Tensor:
         """What the trunk sees: [b 1 rows frames], or [b 1 t] of raw waves; mean 0 and standard deviation 1."""
         self._check(view)
-        kind = self.spec["front"]
+        kind, same = self.spec["front"], self.stats.loudness == "same"
         if view.ndim == 2:
             wave = front.scaled(view)
             if kind == "wave":
-                x = wave
+                x = self.stats.level * front.unit(wave) if same else wave
             elif kind == "stft":
                 x = front.log_power(wave, self.stats)
             else:
                 x = front.log_mel(wave, self.stats)
         else:
             x = view
+        if same and kind != "wave":
+            x = front.levelled(x)
         if kind == "mfcc":
             x = front.cepstrum(x)
         x = ((x - self.mean) / self.std).to(self.mean.dtype)[:, None]
@@ -252,15 +254,22 @@ def rows_of(kind: str, stats: Stats) -> int:
 
 
 def normalisation(kind: str, stats: Stats) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of what a front end gives: scalars, of cepstra [c 1]."""
+    """Mean and standard deviation of what a front end gives: scalars, of cepstra [c 1].
+
+    At one loudness the mean of a view is 0 already, and of cepstra that of the first, which is the loudness.
+    """
+    same = stats.loudness == "same"
     if kind == "mfcc":
-        return torch.tensor(stats.mfcc_mean)[:, None], torch.tensor(stats.mfcc_std)[:, None]
-    mean, std = {
+        mean = torch.tensor([0.0 if same else stats.mfcc_mean[0], *stats.mfcc_mean[1:]])
+        return mean[:, None], torch.tensor(stats.mfcc_std)[:, None]
+    if same and kind != "wave":
+        return torch.tensor(0.0), torch.tensor(stats.std if kind == "logmel" else stats.stft_std)
+    level, std = {
         "logmel": (stats.mean, stats.std),
         "stft": (stats.stft_mean, stats.stft_std),
         "wave": (0.0, stats.level),
     }[kind]
-    return torch.tensor(mean), torch.tensor(std)
+    return torch.tensor(level), torch.tensor(std)
 
 
 def make_encoder(name: str, size: int, stats: Stats, weights: str | None = None) -> AudioEncoder:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from selfsame.modalities.audio.reading import Stats
 
 FLOOR = float(np.finfo(np.float32).eps)  # added to powers before the logarithm, as in BYOL-A's code
+QUIET = 1e-4  # share of a view's mean power that is silence where all are heard at one loudness
 COEFFICIENTS = 40  # of the cepstrum, at most
 DB = 10 / math.log(10)  # dB of power in one unit of the natural logarithm
 FULL = 32768.0  # the stored value that is full scale
@@ -28,6 +29,11 @@ FULL = 32768.0  # the stored value that is full scale
 def scaled(wave: Tensor) -> Float[Tensor, "b t"]:
     """Stored 16 bits as floats in [-1, 1); floats stay as they are."""
     return wave if wave.is_floating_point() else wave.float() / FULL
+
+
+def unit(wave: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+    """At a root mean square of 1; silence stays silence."""
+    return wave / wave.square().mean(dim=1, keepdim=True).sqrt().clamp(min=FLOOR)
 
 
 def frames_of(samples: int, hop: int) -> int:
@@ -69,6 +75,17 @@ def log_power(wave: Float[Tensor, "b t"], stats: "Stats") -> Float[Tensor, "b k 
     """The logarithm of the power at all frequencies above 0: n_fft / 2 rows, linear in frequency."""
     with torch.autocast(wave.device.type, enabled=False):
         return power(wave, stats)[:, 1:].add(FLOOR).log()
+
+
+def levelled(x: Float[Tensor, "b f t"]) -> Float[Tensor, "b f t"]:
+    """Log powers of each view with its mean power taken away, what is 40 dB below that as silence, and then their mean.
+
+    Ours. The distance of a voice from its microphone says nothing of the word, and 40 dB are less than a quiet room.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        powers = (x.float().exp() - FLOOR).clamp(min=0)
+        x = (powers / powers.mean(dim=(1, 2), keepdim=True).clamp(min=1e-10) + QUIET).log()
+        return x - x.mean(dim=(1, 2), keepdim=True)
 
 
 def cepstrum(log_mels: Float[Tensor, "b mels frames"]) -> Float[Tensor, "b c frames"]:

@@ -126,6 +126,7 @@ def form_of(source: AudioSource, headers: dict[int, Header]) -> Stats:
         mels=mels,
         frame=frame,
         hop=max(1, round(rate * reading.hop_ms / 1000)),
+        loudness=reading.loudness,
         low=min(LOW, rate / 100),
         high=HIGH * rate / 2,
         level=1.0,

@@ -42,6 +42,8 @@ class Reading(Record):
     """length of a frame of the spectrogram (BYOL-A: 64); 25 is usual in speech recognition"""
     hop_ms: Annotated[float, Field(ge=1, le=100)] = 10.0
     """from one frame to the next (BYOL-A: 10)"""
+    loudness: Literal["kept", "same"] = "kept"
+    """same: encoders hear every view at one loudness, and what is 40 dB below it as silence; kept: as recorded"""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -79,6 +81,8 @@ class Stats(Record):
     """samples of a frame"""
     hop: int
     """samples from one frame to the next"""
+    loudness: Literal["kept", "same"] = "kept"
+    """same: encoders hear every view at one loudness"""
     low: float
     """Hz: where the lowest band begins (BYOL-A: 60)"""
     high: float

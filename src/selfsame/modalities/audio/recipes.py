@@ -70,6 +70,9 @@ class View(Record):
     """height of that piece over that of the spectrogram, uniform; it is never higher than that"""
     resize_time: Positive = (0.6, 1.5)
     """length of that piece over that of the view, uniform; at most 1.5: beyond the ends is the mean level"""
+    resize_place: Literal["anywhere", "middle"] = "anywhere"
+    """where that piece lies in time and what is beyond its ends: anywhere and the mean level, or in the middle and the
+    last frame again, so that short sounds stay in it and nothing is added"""
     fade: Probability = 0.0
     """probability of a level that changes evenly from the first frame to the last"""
     fade_db: Annotated[float, Field(ge=0, le=60)] = 6.0
@@ -157,6 +160,19 @@ def speech(size: int, stats: Stats) -> Views:
     return made(size, stats, one, reach=0.5)
 
 
+def words(size: int, stats: Stats) -> Views:
+    """For what is said, whoever says it: pitch, formants, pace, room and noise differ between views. Ours.
+
+    Short words are not cut, nothing is mixed or faded. Goes with `--reading.loudness same`, which takes away how loud a
+    voice is.
+    """
+    one = spectrogram_view(
+        stats, speed=(0.8, 1.25), resize_band=(0.85, 1.0), resize_time=(0.8, 1.3), resize_place="middle",
+        equalize=1.0, equalize_db=8.0, noise=0.7, noise_snr=(5.0, 35.0), mix=0.0, fade=0.0,
+    )  # fmt: skip
+    return made(size, stats, one, reach=0.5)
+
+
 def sounds(size: int, stats: Stats) -> Views:
     """For events and surroundings: BYOL-A's steps, random filters, noise; views up to one length apart. Ours."""
     filters = {"low_pass": 0.2, "high_pass": 0.2, "band": 0.1, "equalize": 0.3}
@@ -189,7 +205,7 @@ def wave(size: int, stats: Stats) -> Views:
 
 
 RECIPES: dict[str, Callable[[int, Stats], Views]] = {
-    known.__name__: known for known in (byol_a, speech, sounds, music, weak, wave)
+    known.__name__: known for known in (byol_a, speech, words, sounds, music, weak, wave)
 }
 AUTO = "byol_a"
 

@@ -154,25 +154,30 @@ def resize_crop(
     width: Float[Tensor, "b"],
     top: Float[Tensor, "b"],
     left: Float[Tensor, "b"],
-    fill: float,
+    fill: float | None,
 ) -> Float[Tensor, "b f t"]:
     """BYOL-A's random resize crop (section III-B2): a piece of a canvas, CANVAS times as long, stretched to the size.
 
-    The spectrogram lies in the middle of the canvas, about it is `fill`. Bicubic, corners on corners.
+    The spectrogram lies in the middle of the canvas, about it is `fill`, or where that is None its first and its last
+    frame again. Bicubic, corners on corners.
 
     Args:
         height, width: of the piece over those of x; cut down to whole rows and columns of the canvas.
         top, left: where it lies, in [0, 1): 0 at the low end, 1 at the high end of where it fits.
     """
     down = stretching(x.shape[1], x.shape[1], height, top)
-    across = stretching(x.shape[2], int(CANVAS * x.shape[2]), width, left)
-    return torch.bmm(torch.bmm(down, x - fill), across.transpose(1, 2)) + fill
+    across = stretching(x.shape[2], int(CANVAS * x.shape[2]), width, left, fill is None)
+    level = 0.0 if fill is None else fill
+    return torch.bmm(torch.bmm(down, x - level), across.transpose(1, 2)) + level
 
 
 def stretching(
-    length: int, canvas: int, share: Float[Tensor, "b"], place: Float[Tensor, "b"]
+    length: int, canvas: int, share: Float[Tensor, "b"], place: Float[Tensor, "b"], going_on: bool = False
 ) -> Float[Tensor, "b length length"]:
-    """Matrices [out in] that stretch a piece of the canvas to `length`; beyond what lies on the canvas is 0."""
+    """Matrices [out in] that stretch a piece of the canvas to `length`; beyond what lies on the canvas is 0.
+
+    going_on: or the first and the last of what lies there.
+    """
     size = (share * length).floor().clamp(1, canvas)
     start = (place * (canvas - size + 1)).floor()
     k = torch.arange(length, device=share.device)
@@ -182,7 +187,7 @@ def stretching(
     for step in range(-1, 3):
         weight = cubic((at - base - step).abs())
         index = (base + step).maximum(start[:, None]).minimum((start + size - 1)[:, None]) - (canvas - length) // 2
-        there = (index >= 0) & (index < length)
+        there = going_on | ((index >= 0) & (index < length))
         index = index.clamp(0, length - 1).long()
         matrix.scatter_add_(2, index[..., None], (weight * there)[..., None])
     return matrix

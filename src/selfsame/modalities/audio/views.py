@@ -55,6 +55,7 @@ def sample(
     numbers = [dict(zip(CUTS, draws.uniform(len(CUTS)).double().numpy().T, strict=True)) for _ in kinds]
     sizes = [views.size] * plan.full + [views.part_size] * plan.part
     lengths = [cut_length(size, kind) for size, kind in zip(sizes, kinds, strict=True)]
+    unseen = [(length - seen_length(size, kind)) // 2 for size, kind, length in zip(sizes, kinds, lengths, strict=True)]
     lengths += [views.plain_size] * plan.plain
     shapes = [(2, length) if kind.mix else (length,) for kind, length in zip(kinds, lengths, strict=False)]
     shapes += [(views.plain_size,)] * plan.plain
@@ -67,7 +68,8 @@ def sample(
 
         def places(total: int) -> list[tuple[int, int]]:
             told.update(
-                total=total, starts=starts_of(total, [one["start"][row] for one in numbers], lengths, views.reach)
+                total=total,
+                starts=starts_of(total, [one["start"][row] for one in numbers], lengths, views.reach, unseen),
             )
             return list(zip(told["starts"], lengths, strict=True))
 
@@ -80,7 +82,7 @@ def sample(
     def other(item: int, row: int, k: int) -> None:
         drawn = [numbers[k]["partner_start"][row]]
         (piece,) = source.cut(
-            item, lambda total: [(int(starts_of(total, drawn, lengths[k : k + 1], 0)[0]), lengths[k])]
+            item, lambda total: [(int(starts_of(total, drawn, lengths[k : k + 1], 0, unseen[k:])[0]), lengths[k])]
         )
         made[k][row, 1] = piece
 
@@ -101,11 +103,19 @@ def cut_length(size: int, kind: View) -> int:
     return int(np.ceil(size * max(1.0, kind.speed[1]))) + 2 * steps.TAPS
 
 
-def starts_of(total: int, drawn: Sequence[float], lengths: Sequence[int], reach: float) -> list[int]:
+def seen_length(size: int, kind: View) -> int:
+    """Samples in the middle of such a cut that a view shows at any speed."""
+    return cut_length(size, kind) if kind.speed == (1.0, 1.0) else int(size * min(1.0, kind.speed[0]))
+
+
+def starts_of(
+    total: int, drawn: Sequence[float], lengths: Sequence[int], reach: float, unseen: Sequence[int] = ()
+) -> list[int]:
     """Where each view starts in an item of `total` samples; more lengths than numbers are plain views: the middle.
 
     Views after the first lie where it does, or up to `reach` of its lengths before or behind. Negative where the item
-    is shorter than the view: it then lies in each view at a place of its own: what views share is learned.
+    is shorter than the view: it then lies in each view at a place of its own: what views share is learned. `unseen`
+    samples at either end may not be shown: an item that is shorter without them does not lie there.
     """
     starts: list[int] = []
     for k, length in enumerate(lengths):
@@ -114,6 +124,9 @@ def starts_of(total: int, drawn: Sequence[float], lengths: Sequence[int], reach:
             starts.append(room // 2)
             continue
         low, high = min(0, room), max(0, room)
+        if room < 0 and unseen:
+            ends = -unseen[k], room + unseen[k]
+            low, high = min(ends), max(ends)
         if k and room >= 0:
             far = int(reach * lengths[0])
             ends = starts[0] - far, starts[0] + lengths[0] - length + far
@@ -213,7 +226,9 @@ def transformed(
         here = number["resize"] < view.resize
         height, width = (steps.between(number[side], ends) for side, ends in
                          (("height", view.resize_band), ("width", view.resize_time)))  # fmt: skip
-        moved = steps.resize_crop(x, height, width, number["top"], number["left"], stats.mean)
+        middle_only = view.resize_place == "middle"
+        left = torch.full_like(number["left"], 0.5) if middle_only else number["left"]
+        moved = steps.resize_crop(x, height, width, number["top"], left, None if middle_only else stats.mean)
         x = torch.where(here[:, None, None], moved, x)
     if view.fade:
         x = torch.where(faded[..., None], steps.changed_level(x, steps.ramp(head, tail, x.shape[2])[:, None]), x)
