@@ -37,6 +37,9 @@ def sections() -> list[str]:
     about = [f"- {name}: {one['about']} Trained without labels {lasted(one)}"
              f"({one['pretraining']['verdict']}); {one['train']:,} train, {one['test']:,} test. `{one['command']}` on "
              f"{one['machine']}." for name, one in found.items()]  # fmt: skip
+    before = [name for name, one in found.items() if "fine_tuned" in one]
+    if before:
+        about.append(f"- Fine-tuned at an earlier default, a tenth of the head's rate: {', '.join(before)}.")
     return [*lines, *table(["task", "labels", *HEAD], rows), "", *about]
 
 
