@@ -17,6 +17,7 @@ from selfsame.downstream import propagation
 from selfsame.downstream.propagation import affinity, carried, hard, one_hot, propagated
 from selfsame.downstream.regions import RegionScores, contour, outline, region
 from selfsame.errors import UserError
+from selfsame.jobs.propagating import painted
 from selfsame.modalities import image
 from tests.scenes import film, write_images
 from tests.test_tasks import stats
@@ -116,6 +117,14 @@ def test_a_film_that_stands_still_keeps_its_mask():
         assert torch.equal(soft, labels)
         assert region(hard(soft, (40, 40)) == 1, mask == 1) > 0.9
     assert hard(torch.zeros(3, 4, 4), (8, 8)).max() == 0
+
+
+def test_an_object_is_outlined_in_white_and_black_whatever_its_colour():
+    mask = np.zeros((120, 120), np.uint8)
+    mask[40:80, 40:80] = 1
+    shown = painted(np.full((120, 120, 3), 90, np.uint8), mask, [0, 0, 0, 90, 90, 90])
+    assert shown[60, 36:44, 0].tolist() == [90, 90, 0, 255, 255, 90, 90, 90]
+    assert (shown[:30] == 90).all()
 
 
 # By command ----------------------------------------------------------------------------------------------------------

@@ -62,6 +62,9 @@ def test_an_item_finds_its_nearest_and_not_itself(made, capsys):
     found = told["queries"][0]["found"]
     assert [one["name"] for one in found] == [index.names[i] for i in order]
     np.testing.assert_allclose([one["cosine"] for one in found], cosines[order], atol=1e-5)
+    assert shown == ""  # the table is not printed beside the document
+    assert main(["search", str(made), "disc/03.png", "-k", "5"]) == 0
+    shown = capsys.readouterr().err
     assert all(one["name"] in shown and one["label"] == one["name"].split("/")[0] for one in found)
 
 
@@ -77,10 +80,12 @@ def test_a_file_finds_its_copy(made, encoded_by, pictures, tmp_path, capsys):
 
 
 def test_several_queries_are_answered_each(made, pictures, capsys):
-    told, shown = answer(capsys, "search", made, pictures / "disc", "-k", 1)
+    told, _ = answer(capsys, "search", made, pictures / "disc", "-k", 1)
     assert [(one["query"], one["found"][0]["name"]) for one in told["queries"]] == [
         (f"{k:02d}.png", f"disc/{k:02d}.png") for k in range(16)
     ]
+    assert main(["search", str(made), str(pictures / "disc"), "-k", "1"]) == 0
+    shown = capsys.readouterr().err
     head, *lines = [line.split() for line in shown.splitlines() if ".png" in line or "cosine" in line]
     assert head == ["query", "cosine", "name", "label"]  # one table
     assert [line[0] for line in lines] == [f"{k:02d}.png" for k in range(16)]
@@ -170,7 +175,8 @@ def test_vectors_of_two_encoders_never_meet(index, other_run, pictures, capsys):
     refused = error_of(capsys, "index", other_run, pictures, "--out", index, "--add")
     assert "was made by another encoder" in refused and "never" not in refused
     query = pictures / "disc" / "00.png"
-    assert "was made by another encoder" in error_of(capsys, "search", index, query, "--run", other_run)
+    for asked in (query, "disc/00.png"):  # a file, and an item of the index, which needs no encoder
+        assert "was made by another encoder" in error_of(capsys, "search", index, asked, "--run", other_run)
     with pytest.raises(UserError, match="was made by another encoder"):
         ss.search(index, query, run=ss.load(other_run))
     assert {path.name: path.read_bytes() for path in index.iterdir()} == before

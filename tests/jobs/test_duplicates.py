@@ -72,6 +72,9 @@ def test_across_two_parts_only_copies_between_them_are_told(photos, tmp_path):
         "1 small.png": {"1.png": "hash"},
         "5.png": {"5 mirror.jpg": "hash"},
     }
+    assert result["counts"]["pairs"] == {"exact": 1, "hash": 3}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "1 pair, 2 copies" in page and "<span>exact</span>" in page
     head, *rows = rows_of(tmp_path / "out")
     assert head == [*TABLE, "part"] and rows[0] == ["1", "0 third.png", "yes", "", "", "test"]
     assert all(row[2:] == ["yes", "", "", "test"] or (row[2], row[5]) == ("no", "train") for row in rows)

@@ -386,7 +386,7 @@ def overview(panels: dict[int, list[Image.Image]], film: Film) -> Image.Image:
     for row, word in enumerate(("carried", "known")):
         some = {k: of_frame[row] for k, of_frame in sorted(panels.items()) if len(of_frame) > row}
         if some:
-            lines.append(beside(list(some.values()), [f"{word}: {printable(film.names[k])}" for k in some]))
+            lines.append(beside(list(some.values()), [f"{printable(film.names[k])}, {word}" for k in some]))
     page = Image.new("RGB", (max(line.width for line in lines), sum(line.height for line in lines)), "#ffffff")
     top = 0
     for line in lines:
