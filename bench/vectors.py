@@ -1,7 +1,7 @@
 """Vectors at work on real data: speakers verified, and abnormal heart beats found, beside what needs no training.
 
-    python bench/vectors.py speakers --runs /tmp/runs
-    python bench/vectors.py beats --runs /tmp/runs
+    python bench/vectors.py speakers --runs runs
+    python bench/vectors.py beats --runs runs
 
 `speakers`: ../shared/data/spoken_digits, 6 speakers. An encoder learns without labels from 2,700 recordings (all but
 index 0 to 4); `selfsame verify` looks at the 300 others, which the encoder has not heard, of speakers whom it has: a
