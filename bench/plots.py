@@ -183,7 +183,7 @@ LINES = {
     ("encoder", "finetune"): (OURS, "-", "pretrained, fine-tuned"),
     ("random", "frozen"): (THEIRS, "--", "random weights, frozen"),
     ("supervised", "finetune"): (THEIRS, "-", "labels alone"),
-    ("trivial", "-"): (GREY, ":", "without looking"),
+    ("trivial", "-"): (GREY, ":", "trivial guess"),
 }
 
 PLOTS: dict[str, Callable[[], Figure | None]] = {

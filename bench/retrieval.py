@@ -3,10 +3,12 @@
     python bench/retrieval.py views --runs /tmp/runs
     python bench/retrieval.py copies --runs /tmp/runs
 
-`views`: ../shared/data/coil_turntable_a, 8 objects on a turntable in 72 views each; each view asks for the other views
-of its object. The encoder learns from the same views: a view and one at most 15 degrees away in the same film are a
-pair. `copies`: ../shared/data/clothing, the 372 photos of its test part; of some of them copies are made by edits (a
-seeded function, in a temporary folder), each asks for its original. The encoder learns from the 600 photos of the train
+`views`: ../shared/data/coil_turntable_a, 8 objects on a turntable in 72 views each; each view asks for the other
+views of its object. The encoder learns from the same views: a view and one at most 15 degrees away in the same film
+are a pair. With --colours a second one learns alike, but its views change no colours. All are asked once more in
+grey, and the mean colour of a picture, three numbers, stands beside them; random weights are drawn three times.
+`copies`: ../shared/data/clothing, the 372 photos of its test part; of some of them copies are made by edits (a seeded
+function, in a temporary folder), each asks for its original. The encoder learns from the 600 photos of the train
 part, never from an edit, and its threshold is calibrated on the 372 photos alone. Runs are kept in --runs and gone on
 with. Scores of vectors are cosines, the mean of the database taken off, and once more when they are whitened on it,
 as `selfsame duplicates` has it.
@@ -19,6 +21,7 @@ import io
 import json
 import os
 import shlex
+import statistics
 import sys
 import tempfile
 import time
@@ -34,6 +37,8 @@ HERE = Path(__file__).parent
 DATA = (HERE.parents[1] / "shared" / "data").resolve()
 STORED = HERE / "results" / "retrieval.json"
 FAR_APART = 45  # degrees: views that the harder question is about
+KEPT = {"name": "auto", "one": {"jitter": 0.0, "gray": 0.0}, "two": {"jitter": 0.0, "gray": 0.0}}  # colours
+DRAWN = 3  # random weights of views
 
 
 def main() -> None:
@@ -41,6 +46,7 @@ def main() -> None:
     parser.add_argument("question", choices=("views", "copies"))
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs, made if they are not there")
     parser.add_argument("--epochs", type=float, help="of pretraining [24 and 12]")
+    parser.add_argument("--colours", action="store_true", help="of views: learn also from views that change no colours")
     parser.add_argument("--edited", type=int, default=60, help="photos of which copies are made")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=STORED)
@@ -80,27 +86,74 @@ def views(args: argparse.Namespace) -> dict[str, Any]:
         rows = csv.writer(file)
         rows.writerow(["path", "group", "time"])
         rows.writerows([name, *place_of(name)] for name in names)
-    run = ss.pretrain(
-        folder, out=args.runs / f"coil-{args.seed}", size=64, encoder="resnet10t@0.25", related=str(films),
-        related_window=15.0, epochs=args.epochs or 24, workers=0, seed=args.seed,
-    )  # fmt: skip
-    encoder = run.encoder
-    data = open_like(str(folder), encoder)
+    runs = {
+        name: ss.pretrain(
+            folder, out=args.runs / f"{place}-{args.seed}", size=64, encoder="resnet10t@0.25", related=str(films),
+            related_window=15.0, epochs=args.epochs or 24, workers=0, seed=args.seed, views=how,
+        )
+        for name, place, how in (("encoder", "coil", "auto"), ("encoder, colours kept", "coil-colours", KEPT))
+        if how == "auto" or args.colours
+    }  # fmt: skip
+    data = open_like(str(folder), runs["encoder"].encoder)
     places = [place_of(data.source.name(i)) for i in range(len(data.source))]
     kinds, angles = np.array([kind for kind, _ in places]), np.array([angle for _, angle in places])
     same = torch.from_numpy(kinds[:, None] == kinds)
     apart = np.abs(angles[:, None] - angles)
     apart = torch.from_numpy(np.minimum(apart, 360 - apart) >= FAR_APART)
-    rows = []
-    for name, vectors in features(encoder, data, args.seed).items():
+
+    def measured(vectors: np.ndarray) -> dict[str, float]:
         unit = torch.from_numpy(centred(vectors, vectors))
         scores = unit @ unit.T
         precision, hit = mean_average_precision(scores, same, torch.arange(len(scores)))
         # Views of the object that are near do not count, for or against.
         near = same & ~apart
         hard, hard_hit = mean_average_precision(scores.masked_fill(near, -2), same & apart)
-        rows.append({"by": name, "mAP": precision, "recall@1": hit, "far_mAP": hard, "far_recall@1": hard_hit})
-    return {**told(run), "views": len(kinds), "objects": len(set(kinds)), "rows": rows}
+        return {"mAP": precision, "recall@1": hit, "far_mAP": hard, "far_recall@1": hard_hit}
+
+    rows = []
+    for name, drawn in viewed({name: run.encoder for name, run in runs.items()}, data, args.seed).items():
+        found = [measured(vectors) for vectors in drawn]
+        row = {"by": name, **{key: statistics.fmean(one[key] for one in found) for key in found[0]}}
+        if len(found) > 1:
+            row["deviations"] = {key: statistics.stdev(one[key] for one in found) for key in found[0]}
+        rows.append(row)
+    told_of = {name: told(run) for name, run in runs.items()}
+    return {"runs": told_of, "views": len(kinds), "objects": len(set(kinds)), "rows": rows}
+
+
+def viewed(encoders: dict[str, Any], data: Any, seed: int) -> dict[str, list[np.ndarray]]:
+    """Vectors of all pictures, as they are and in grey, by encoders, several draws of random weights, and plainly."""
+    import torch
+
+    from selfsame.jobs.data import PLAIN
+    from selfsame.jobs.evaluating import redrawn
+    from selfsame.types import Draws
+
+    encoder, every = encoders["encoder"], range(len(data.source))
+    views = data.modality.recipe("weak", encoder.spec["size"], data.stats)
+    samples = data.modality.sample(data.source, every, PLAIN, views, Draws(0, 0, len(every)))[0]
+    thumbnails = data.modality.raw_vectors([(data.source, every)], data.stats)[0].unflatten(1, (3, -1))
+    nets = {name: [net] for name, net in encoders.items()}
+    nets["random weights"] = [
+        redrawn(encoder, data.modality, k, torch.device("cpu")) for k in range(seed, seed + DRAWN)
+    ]
+    found: dict[str, list[np.ndarray]] = {}
+    for how, pictures, small in (("", samples, thumbnails), (", in grey", grey(samples), grey(thumbnails))):
+        with torch.inference_mode():
+            for name, some in nets.items():
+                found[name + how] = [torch.cat([net(part) for part in pictures.split(64)]).numpy() for net in some]
+        found["raw pixels" + how] = [small.flatten(1).numpy()]
+    found["mean colour"] = [thumbnails.mean(dim=2).numpy()]
+    return found
+
+
+def grey(pictures: Any) -> Any:
+    """Three equal channels, each the luma of the three [n 3 ...] (ITU-R BT.601)."""
+    import torch
+
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, *[1] * (pictures.ndim - 2))
+    made = (pictures.float() * luma).sum(dim=1, keepdim=True).expand(pictures.shape)
+    return made.contiguous() if pictures.is_floating_point() else made.round().to(pictures.dtype).contiguous()
 
 
 def place_of(name: str) -> tuple[str, int]:

@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from selfsame.engine.dist import machine
 from selfsame.index import exact
-from selfsame.index.store import Index, Made, created, opened
+from selfsame.index.contract import Index, Made
+from selfsame.index.store import created, opened
 
 HERE = Path(__file__).parent
 PART = 16_384

@@ -3,7 +3,7 @@
 from stored import read, spread, table
 
 STARTS = (("encoder", "frozen"), ("random", "frozen"), ("encoder", "finetune"), ("supervised", "finetune"))
-HEAD = ("pretrained, frozen", "random, frozen", "pretrained, fine-tuned", "labels alone", "without looking")
+HEAD = ("pretrained, frozen", "random, frozen", "pretrained, fine-tuned", "labels alone", "trivial guess")
 
 
 def sections() -> list[str]:
@@ -15,7 +15,8 @@ def sections() -> list[str]:
         "`selfsame evaluate RUN LABELLED --task NAME`: the same items, seeds and number of samples for each head; mean",
         "and standard deviation of three seeds on a test part that chose nothing. The encoders are small, trained for",
         "minutes without labels: these are no figures of what can be reached. *Labels alone*: the same network trained",
-        "from random weights. In bold: better than its baseline by more than two standard errors.",
+        "from random weights. *Trivial guess*: the most frequent class, a guess by colour, the median depth, the usual",
+        "boxes. In bold: better than its baseline by more than two standard errors.",
         "[The same as a picture](tasks.svg).\n",
     ]
     rows = []
@@ -36,12 +37,16 @@ def sections() -> list[str]:
     about = [f"- {name}: {one['about']} Trained without labels {lasted(one)}"
              f"({one['pretraining']['verdict']}); {one['train']:,} train, {one['test']:,} test. `{one['command']}` on "
              f"{one['machine']}." for name, one in found.items()]  # fmt: skip
+    before = [name for name, one in found.items() if "fine_tuned" in one]
+    if before:
+        about.append(f"- Fine-tuned at an earlier default, a tenth of the head's rate: {', '.join(before)}.")
     return [*lines, *table(["task", "labels", *HEAD], rows), "", *about]
 
 
 def lasted(one: dict) -> str:
     seconds = one["pretraining"]["seconds"]
-    return f"for {seconds} s of a shared core " if seconds else ""
+    where = "" if "cuda" in one["command"] else "of a shared core "
+    return f"for {seconds} s {where}" if seconds else ""
 
 
 def told(row: dict, scale: float) -> str:

@@ -7,7 +7,6 @@ import atexit
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -333,25 +332,33 @@ def refuse() -> None:
 
 
 def commanded(folder: Path) -> dict[str, int]:
-    """`selfsame pretrain` to the end, and once with a SIGTERM that only the second process gets; the exit codes."""
+    """`selfsame pretrain` to the end, and with signals that only the second process gets; the exit codes.
+
+    The first is SIGKILL: torchrun starts both again, and the run goes on. Then SIGTERM, which is answered.
+    """
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in SETTINGS.items() if key != "method"]
     flags += ["--method=byol", "--method.hidden=32", "--method.out=16"]
     data = str(folder / "data.npz")
-    codes = {"whole": cli.main(["pretrain", data, f"--out={folder / 'whole'}", *flags])}
+    lr_at = loop.lr_at
+    last, number = 3, signal.SIGKILL  # after the state of step 2: what came after it is done again
+
+    def ended(step: int, *rest: float) -> float:
+        if step == last and dist.rank() == 1:
+            os.kill(os.getpid(), number)
+        return lr_at(step, *rest)
+
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        loop.lr_at = ended
+    codes = {"killed": cli.main(["pretrain", data, f"--out={folder / 'killed'}", *flags])}
+    loop.lr_at = lr_at
+    codes["whole"] = cli.main(["pretrain", data, f"--out={folder / 'whole'}", *flags])
     codes["micro"] = cli.main(["pretrain", data, f"--out={folder / 'micro'}", *flags, "--accumulate=2"])
     codes["sharded"] = cli.main(["pretrain", data, f"--out={folder / 'sharded'}", *flags, *SAVE_MEMORY])
     codes["adversary"] = cli.main(
         ["pretrain", data, f"--out={folder / 'no'}", *flags, "--shard", "--method.adversary=1"]
     )
-    lr_at = loop.lr_at
-    last = 2
-
-    def terminated(step: int, *rest: float) -> float:
-        if step == last and dist.rank() == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return lr_at(step, *rest)
-
-    loop.lr_at = terminated
+    last, number = 2, signal.SIGTERM
+    loop.lr_at = ended
     codes["stopped"] = cli.main(["pretrain", data, f"--out={folder / 'stopped'}", *flags])
     if dist.first():
         shutil.copytree(folder / "stopped", folder / "mixed")
@@ -409,16 +416,22 @@ def started() -> tuple[Path, subprocess.CompletedProcess]:
     folder = Path(tempfile.mkdtemp(prefix="selfsame-processes-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     np.savez(folder / "data.npz", x=np.stack([paint(k % 4, k, 12) for k in range(34)]))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     places = [str(Path(selfsame.__file__).parents[1]), str(ROOT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={WORLD}", "--master-addr=127.0.0.1"]
-    command += [f"--master-port={port}", "-m", "tests.processes", str(folder)]
-    return folder, subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=200)
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={WORLD}", "--max-restarts=1"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "tests.processes", str(folder)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, cwd=folder, **streams) as running:
+        try:
+            said, wrote = running.communicate(timeout=250)
+        except subprocess.TimeoutExpired:  # once for all: every test would wait as long again
+            running.terminate()  # torchrun ends what it has started
+            said, wrote = running.communicate()
+            wrote += "\nstopped after 250 s"
+    return folder, subprocess.CompletedProcess(command, running.returncode, said, wrote)
 
 
+@cache
 def outcomes() -> tuple[Path, list[dict], str]:
     """(folder of the runs, what each process found, what they wrote to stderr)."""
     folder, done = started()

@@ -411,6 +411,11 @@ def test_flags_of_a_reading_find_their_kind_in_the_configuration(tmp_path, monke
     assert given["reading_leave_out"]
 
 
+def test_a_number_of_a_reading_that_is_out_of_range_is_said_by_its_flag(pictures, capsys):
+    assert cli.main(["pretrain", str(pictures), "--reading.fps", "0"]) == 2
+    assert "--reading.fps 0.0: input should be greater than 0. See: selfsame pretrain --help" in capsys.readouterr().err
+
+
 def test_flags_of_a_reading_without_a_kind_are_refused_with_the_reason(tmp_path, capsys):
     assert cli.main(["pretrain", str(tmp_path / "nowhere.csv"), "--reading.id", "x"]) == 2
     assert "no such file" in capsys.readouterr().err

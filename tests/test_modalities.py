@@ -2,7 +2,6 @@
 
 import importlib
 import json
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -14,6 +13,8 @@ from PIL import Image
 import selfsame as ss
 from selfsame import methods, modalities
 from selfsame.cli import main
+from selfsame.downstream import saved, tasks
+from selfsame.downstream.task import Model
 from selfsame.engine.optim import make_optimizer, set_rates
 from selfsame.errors import UserError
 from selfsame.jobs.deciding import check_fit
@@ -262,6 +263,29 @@ def test_one_command_does_it_all(room, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_a_whole_task_is_exported_and_says_what_predict_says(room, tmp_path):
+    data, labels = room.made.labelled(tmp_path / "labelled")
+    task, encoder = tasks.load("classification")(), room.encoder(room.made.TINY)
+    examples = task.open(data, labels, encoder)
+    model = Model(encoder, task.head(encoder, examples.facts, room.size), task, examples.facts, room.size).eval()
+    torch.nn.init.normal_(model.head.layer.weight)
+    saved.save(model, tmp_path / "run")
+    facts = ss.export(tmp_path / "run", "torch", tmp_path / "net")
+    held = {"selfsame": ""}
+    program = torch.export.load(facts["files"][0], extra_files=held).module()
+    told = json.loads(held["selfsame"])
+    assert told["classes"] == list(examples.facts.classes) and told["task"] == "classification"
+    samples = examples.sample(range(5), room.size, Draws(0, 0, 5), learn=False)
+    views = examples.make_views(samples, Draws(0, 0, 5), learn=False)[0]
+    if room.modality.name == "audio":  # whose views are spectrograms; the file takes waveforms
+        views = samples[0].float() / 32768
+    with torch.no_grad():
+        (found,) = program(views)
+    here = ss.predict(tmp_path / "run", data, workers=0)[:5]
+    assert np.ptp(found.numpy(), axis=0).max() > 0.01  # it does not say the same of all
+    np.testing.assert_allclose(found, np.stack([prediction for _, prediction in here]), atol=1e-5)
+
+
 def test_items_are_found_in_an_index_by_name_and_by_file_and_drawn(room, tmp_path):
     room.modality.save_encoder(room.encoder(room.made.TINY), tmp_path / "run")
     index = ss.index(tmp_path / "run", room.path, tmp_path / "idx", workers=0)
@@ -300,4 +324,8 @@ def test_a_place_of_nothing_known_says_what_is_there_and_what_is_read(tmp_path):
         modalities.of(str(tmp_path))
     with pytest.raises(UserError, match="no such file or folder"):
         modalities.of(str(tmp_path / "nowhere"))
-    assert Path(tmp_path).exists()
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 2, 2, 2, 2), np.uint8))
+    with pytest.raises(UserError, match=r"1 .npz, 1 .xyz. Arrays are given by their file: FILE.npz::ARRAY. It reads"):
+        modalities.of(str(tmp_path))
+    with pytest.raises(UserError, match=r"no images .* It holds 1 .npz, 1 .xyz. Arrays .*: FILE.npz::ARRAY."):
+        modalities.load("image").open_source(str(tmp_path))

@@ -32,7 +32,7 @@ _PLACES = {
     "duplicates": "selfsame.jobs.duplicates",
     "search": "selfsame.jobs.search",
     "remove": "selfsame.jobs.remove",
-    "Index": "selfsame.index.store",
+    "Index": "selfsame.index.contract",
     "views": "selfsame.jobs.views",
     "profile": "selfsame.jobs.profile",
     "plan": "selfsame.jobs.plan",

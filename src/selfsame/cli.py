@@ -113,7 +113,10 @@ def dispatch(tokens: list[str]) -> int:
     except CycloptsError as error:
         advice = f"See: selfsame {asked or ''} --help"
         if isinstance(wrong := error.__cause__, ValidationError):
-            raise explained(wrong, place=place_of(str(wrong.errors()[0]["loc"][0]), tokens), advice=advice) from None
+            inside = wrong.errors()[0]["loc"]  # nothing of a flag that is one number
+            flag = "" if error.argument is None else error.argument.name.removeprefix("--")
+            place = place_of(str(inside[0]), tokens) if inside else [flag]
+            raise explained(wrong, place=place, advice=advice) from None
         raise UserError(f"{one_line(error)} {advice}") from None
     if asked is None or "--help" in tokens or "-h" in tokens:
         function(*bound.args, **bound.kwargs)
@@ -132,6 +135,8 @@ def carry_out(name: str, function: Callable[..., Any], given: dict[str, Any]) ->
     if as_json:
         document = result if isinstance(result, dict) else {"run": str(result.folder), **result.result}
         tell(json.dumps(document, indent=1), sys.stdout)
+    elif hasattr(job, "show"):
+        job.show(result)
     return 0
 
 
@@ -140,11 +145,11 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
     from_file = any(token.split("=")[0] == "--config" for token in tokens)
     parameters: list[inspect.Parameter] = []
     # Where the result goes stands in the help before how it is made.
-    placed = getattr(record, "BY_PLACE", ())
+    placed, flagged = getattr(record, "BY_PLACE", ()), getattr(record, "BY_FLAG", ())
 
     def rank(item: tuple[str, Any]) -> int:
         name, field = item
-        return 0 if field.is_required() else 1 if name in placed else 2 if name == "out" else 3
+        return 0 if field.is_required() and name not in flagged else 1 if name in placed else 2 if name == "out" else 3
 
     for name, field in sorted(record.model_fields.items(), key=rank):
         if name == "reading":  # settings alone, without a name: `--reading.x`
@@ -160,7 +165,7 @@ def flags_of(record: type[Record], tokens: list[str]) -> Callable[..., None]:
             default = "" if from_file else inspect.Parameter.empty
         else:
             default = field.default
-        by_place = field.is_required() or name in placed
+        by_place = (field.is_required() and name not in flagged) or name in placed
         place = inspect.Parameter.POSITIONAL_OR_KEYWORD if by_place else inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, place, default=default, annotation=Annotated[kind, note]))
     for name in (*NAMED, "reading"):

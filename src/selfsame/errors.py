@@ -21,12 +21,13 @@ class TrainingStopped(UserError):
 
 
 def unknown(kind: str, given: str, known: Iterable[str], advice: str = "") -> UserError:
-    """Build the error for a name that is not among `known`, with the nearest name as a hint.
+    """Build the error for a name that is not among `known`, with names as a hint that begin so, or else are near.
 
     Where there are more than forty, or their names are long, they are counted, not listed.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(given, known, n=3, cutoff=0.6)
+    near = [name for name in known if given and name.startswith(given)][:3]
+    near = near or difflib.get_close_matches(given, known, n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
     listed = ", ".join(known)
     shown = f"Known: {listed}." if len(known) <= 40 and len(listed) <= 800 else f"{len(known):,} are known."

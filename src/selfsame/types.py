@@ -75,12 +75,23 @@ class Step:
     logs: dict[str, Tensor] = field(default_factory=dict)  # scalars, kept on the device until they are logged
 
 
+WIDEST = 512  # channels of the last stage of a residual net of the usual width, without its bottleneck
+
+
 class Encoder(nn.Module):
     """Maps one view to one vector: [b ...] -> [b d]. Owns its input normalisation, so it cannot be fed wrongly."""
 
     dim: int  # d
     spec: dict[str, Any]  # JSON: all that is needed to build it again before its weights are loaded
     limits: ClassVar[tuple[float, float] | None] = None  # the least and the greatest value of a view, where it has such
+
+    @property
+    def called(self) -> str:
+        """The name of its network as people give it, with its width where that is not the usual: resnet18@0.25."""
+        options = self.spec.get("options") or {}
+        stages = options.get("channels")
+        width = stages[-1] / WIDEST if isinstance(stages, list) and stages else options.get("width", 1)
+        return f"{self.spec.get('name')}@{width:.3g}" if width != 1 else str(self.spec.get("name"))
 
     @property
     def has_tokens(self) -> bool:
@@ -476,6 +487,9 @@ class Further(Protocol):
     def compile_views(self, yes: bool) -> None:
         """Whether `make_views` of this process is compiled on a GPU from here on: for runs that are."""
         ...
+
+    raw_tells_copies: bool
+    """whether `raw_vectors` find near copies well enough to be used unasked"""
 
     def timed_sample(
         self, source: Any, items: Sequence[int], plan: ViewPlan, views: Any, draws: Draws

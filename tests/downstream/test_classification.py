@@ -1,4 +1,5 @@
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 
 import selfsame as ss
 from selfsame import modalities
-from selfsame.downstream.adapting import Adapted, drawn, shares
+from selfsame.downstream.adapting import SCRATCH, Adapted, Pace, drawn, share_for, shares
 from selfsame.downstream.task import Model
 from selfsame.downstream.tasks.classification import (
     Classes,
@@ -20,6 +21,7 @@ from selfsame.downstream.tasks.classification import (
     of_tags,
 )
 from selfsame.engine.feed import Patient
+from selfsame.engine.optim import make_optimizer, set_rates
 from selfsame.errors import UserError
 from selfsame.modalities import image
 from selfsame.types import Draws
@@ -39,9 +41,11 @@ def test_scores_of_classes_are_the_field_s():
         "balanced accuracy": 0.7222222,
         "macro F1": 0.6555556,
         "nll": 0.7409394,
-        "top 5": 1,
     }
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-6)
+    assert "top 5" not in found  # of three classes it would be 1, whatever is said
+    said = np.arange(6.0)[None] / 15  # of six classes the first is the last choice
+    assert [of_classes(said, np.eye(6)[[k]])["top 5"] for k in (0, 1)] == [0, 1]
 
 
 def test_scores_of_tags_are_the_field_s():
@@ -81,13 +85,33 @@ def test_blocks_in_front_learn_slower_and_the_last_norm_as_what_follows():
     assert found["body.2.own.weight"] == pytest.approx(0.1 * 0.5)
 
 
+def test_an_encoder_may_come_equally_far_in_runs_of_any_length_between_the_whole_rate_and_a_tenth():
+    assert [share_for(steps) for steps in (1, 100, 200, 400, 1000, 50_000)] == [1, 1, 0.5, 0.25, 0.1, 0.1]
+
+
+@pytest.mark.parametrize("pace", [Pace(1.0), Pace(0.1), Pace(1.0, 0.5), SCRATCH])
+def test_adam_moves_each_weight_by_the_share_of_the_rate_that_its_pace_gives(pace):
+    facts, rate = Classes(classes=("a", "b"), several=False), 1e-3
+    model = Model(TinyTokens(), Linear(8, facts, 0, 0), Classification(), facts, 12)
+    adapted = Adapted(model, pace, 16).train()
+    was = {name: p.detach().clone() for name, p in model.encoder.named_parameters()}
+    optimizer = make_optimizer("adamw", adapted, rate, 0.0)
+    set_rates(optimizer, rate, rate, 0.0)
+    adapted([torch.rand(16, 3, 12, 12), torch.arange(16) % 2]).loss.backward()
+    optimizer.step()
+    given = shares(model.encoder, pace.top, pace.decay)
+    for name, p in model.encoder.named_parameters():
+        moved = (p.detach() - was[name]).abs().max().item()
+        assert moved == pytest.approx(rate * given[name], rel=0.01), name
+
+
 def test_under_small_batches_a_pretrained_encoder_keeps_its_statistics_and_one_from_scratch_does_not():
     facts = Classes(classes=("a", "b"), several=False)
     for rows, scratch, moves in ((4, False, False), (16, False, True), (4, True, True)):
         encoder = Tiny()
         before = encoder.body[1].running_mean.clone()
         model = Model(encoder, Linear(8, facts, 0, 0), Classification(), facts, 12)
-        adapted = Adapted(model, False, scratch, rows).train()
+        adapted = Adapted(model, SCRATCH if scratch else Pace(0.1), rows).train()
         adapted([torch.rand(rows, 3, 12, 12), torch.zeros(rows, dtype=torch.long)])
         assert torch.equal(encoder.body[1].running_mean, before) != moves
 
@@ -114,6 +138,19 @@ def test_tags_are_read_from_a_list_and_learned(tmp_path, encoder):
     out = ss.predict(run, path, tmp_path / "tags-said.csv", workers=0)["files"][0]
     head = Path(out).read_text().splitlines()[0]
     assert head == "name,label,probability,across,disc,stripes"
+
+
+def test_probability_is_that_of_the_likeliest_class_in_either_form(tmp_path):
+    found = [("a", np.array([0.25, 0.75])), ("b", np.array([0.4, 0.1]))]
+    for several, labels in ((False, ["label", "cat"]), (True, ["label", ""])):
+        facts = Classes(classes=("cat", "label"), several=several)  # a class may be called as a column is
+        rows = json.loads(Classification().write(found, facts, tmp_path / "x.json")[0].read_text())
+        assert rows == [
+            {"name": "a", "label": labels[0], "probability": 0.75, "cat": 0.25},
+            {"name": "b", "label": labels[1], "probability": 0.4, "cat": 0.4},
+        ]
+        table = Classification().write(found, facts, tmp_path / "x.csv")[0].read_text().splitlines()
+        assert table[1:] == [f"a,{labels[0]},0.75,0.25,0.75", f"b,{labels[1]},0.4,0.4,0.1"]
 
 
 def test_the_label_of_the_item_that_stands_in_is_learned(tmp_path, encoder):

@@ -39,7 +39,7 @@ def test_counts_that_cannot_be_are_not_tried():
     x, _ = bundles(3, (4, 4, 4))
     assert set(clusters.chosen_count(x, 0)[1]) == {2, 3, 4, 5, 6}
     assert set(clusters.chosen_count(torch.eye(3).repeat(20, 1), 0)[1]) == {2}
-    with pytest.raises(UserError, match=r"5 items, 1 of which differ, are too few to choose a count from"):
+    with pytest.raises(UserError, match=r"5 items with 1 different vectors are too few to choose a count from"):
         clusters.chosen_count(torch.ones(5, 3), 0)
 
 
@@ -80,7 +80,7 @@ def test_agreement_with_chance_is_next_to_none():
 
 
 def test_counts_that_cannot_be_met_are_refused():
-    with pytest.raises(UserError, match=r"--count 4: of 60 vectors 3 differ. Give 1 to 3 clusters"):
+    with pytest.raises(UserError, match=r"--count 4: 60 items have 3 different vectors. Give 1 to 3 clusters"):
         clusters.cluster(torch.eye(3).repeat(20, 1), 4, 0)
     with pytest.raises(UserError, match=r"hold NaN"):
         clusters.cluster(torch.full((5, 2), torch.nan), 2, 0)

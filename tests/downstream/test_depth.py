@@ -182,7 +182,9 @@ def test_it_learns_rooms(rooms: Path, tmp_path: Path) -> None:
         assert prediction.shape == (32, 32) and (prediction > 0).all()
         scores.add(prediction, held.truth(i))
         guessed.add(guess(held, i), held.truth(i))
-        assert task.picture(held, i, prediction, held.truth(i)).height > 32
+        panels = task.picture(held, i, prediction, held.truth(i))
+        assert {panel.picture.size for panel in panels} == {(256, 256)}  # of 32 pixels, enlarged by whole ones
+        assert [panel.words for panel in panels][1:] == ["truth", "prediction"]
     assert scores.found()["AbsRel"] < 0.75 * guessed.found()["AbsRel"]
 
 
@@ -219,6 +221,11 @@ def test_written_depth_is_read_again(tmp_path: Path) -> None:
     again = depths.read(str(files[0]), scale=5000)
     assert np.allclose(again[depth < 13], depth[depth < 13], atol=1e-4)
     assert again[1, 1] == pytest.approx(65534 / 5000)  # as far as 16 bits reach
+    named = ["f/frame-48.color.png", "f/frame-48.color.jpg", "f/frame-48.rgb.png", "f/IMG_1.jpg", "color.png"]
+    files = Depth().write([(name, depth) for name in named], facts, tmp_path / "marked")
+    assert [str(file.relative_to(tmp_path / "marked")) for file in files[:5]] == [
+        "f/frame-48.png", "f/frame-48.jpg.png", "f/frame-48.png.png", "f/IMG_1.png", "color.png"
+    ]  # fmt: skip
     Depth().write([("a/1.jpg", depth)], facts, tmp_path / "all.npz")
     with np.load(tmp_path / "all.npz") as arrays:
         assert np.array_equal(arrays["a/1.jpg"], depth)

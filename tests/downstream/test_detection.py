@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor, nn
 
 from selfsame import modalities
@@ -254,6 +256,34 @@ def test_numbers_of_classes_become_contiguous(coco: tuple[Path, dict[str, Any]])
     assert len(found.truths[1]) == 0  # a picture of the file without boxes shows none
     again = read(coco, known=["hen", "cow", "dog", "cat"])
     assert again.truths[0].classes.tolist() == [0, 3, 2] and again.ids[0] == 40
+
+
+@pytest.mark.parametrize("write", [as_coco, as_voc, as_csv])
+def test_shares_in_place_of_pixels_are_refused(
+    write: Callable[[Path, list[scenes.Scene]], None], tmp_path: Path
+) -> None:
+    made = [replace(one, boxes=one.boxes / 64) for one in scenes.scenes(3)]
+    write(tmp_path, made)
+    if write is as_voc:  # counted from 1, as shares are not
+        for file in tmp_path.glob("Annotations/*.xml"):
+            file.write_text(re.sub("min>1(.*?)<", r"min>0\1<", file.read_text()))
+    with pytest.raises(UserError, match=r"look like shares. Wanted are pixels .* Shares are read from YOLO's .txt"):
+        box_set(str(tmp_path), str(tmp_path / "boxes.csv") if write is as_csv else None)
+
+
+def test_boxes_that_are_all_tiny_are_refused_in_large_pictures(tmp_path: Path) -> None:
+    rows = "path,class,left,top,right,bottom\n00.png,a,50,50,51.5,51\n01.png,a,3,4,4,5\n"
+    for side, refused in ((96, False), (128, True)):
+        folder = tmp_path / str(side)
+        scenes.write_images(folder, scenes.scenes(2, side))
+        (folder / "boxes.csv").write_text(rows)
+        if refused:
+            with pytest.raises(
+                UserError, match=r"none of all 2 boxes is wider or higher than 1.5, in pictures of about"
+            ):
+                box_set(str(folder), str(folder / "boxes.csv"))
+        else:
+            assert len(box_set(str(folder), str(folder / "boxes.csv")).truths) == 2
 
 
 Spoil = Callable[[dict[str, Any]], Any]
@@ -559,7 +589,8 @@ def test_results_are_written(tmp_path: Path) -> None:
     assert task.write(pairs, facts, tmp_path / "found.json") == [tmp_path / "found.json"]
     (row,) = json.loads((tmp_path / "found.json").read_text())
     assert row == {
-        "image_id": 12, "file_name": "a/000012.png", "category_id": 40, "bbox": [10, 20, 20, 40], "score": 0.75
+        "image_id": 12, "file_name": "a/000012.png", "category_id": 40, "category": "hen", "bbox": [10, 20, 20, 40],
+        "score": 0.75,
     }  # fmt: skip
     task.write(pairs, facts, tmp_path / "found.csv")
     assert (tmp_path / "found.csv").read_text().splitlines() == [
@@ -577,7 +608,12 @@ def test_pictures_show_both(tmp_path: Path) -> None:
     found = said(truth.xyxy, truth.classes, np.full(len(truth), 0.8), (64, 64))
     drawn = Detection().picture(examples, 0, found, truth)
     alone = Detection().picture(examples, 0, found, None)
-    assert drawn.width > 1.9 * alone.width
+    assert [panel.words for panel in drawn] == ["known", "found, score from 0.5"] and len(alone) == 1
+    assert all(panel.picture.size == (512, 512) for panel in drawn)  # of 64 pixels, enlarged by whole ones
+    colours = dict(Detection().legend(examples.facts))
+    seen = {NAMES[k] for k in truth.classes.tolist()}
+    shown = {pixel for _, pixel in drawn[0].picture.getcolors(1 << 18)}
+    assert {name for name, colour in colours.items() if ImageColor.getrgb(colour) in shown} == seen
     name = NAMES[0]
     caption = Detection().caption(
         said([[0, 0, 9, 9]], [0], [0.5]), Truth.of([[0, 0, 9, 9]] * 2, [0, 0]), examples.facts

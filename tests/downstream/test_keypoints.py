@@ -248,6 +248,7 @@ def test_whole_numbers_count_pixels_and_are_written_so(tmp_path, encoder):
     Keypoints().write([("7.png", found)], examples.facts, tmp_path / "out.json")
     (row,) = json.loads((tmp_path / "out.json").read_text())
     assert row["keypoints"] == [10, 12, 0.5] and row["image_id"] == 7 and row["bbox"] == [0, 0, 64, 64]
+    assert (row["category_id"], row["category"]) == (1, "object")
     Keypoints().write([("7.png", found)], examples.facts, tmp_path / "out.csv")
     again = (tmp_path / "out.csv").read_text().splitlines()
     assert again[0] == "path,left,top,right,bottom,score,1_x,1_y,1_score" and ",10.00,12.00," in again[1]
@@ -269,6 +270,8 @@ def test_whole_numbers_count_pixels_and_are_written_so(tmp_path, encoder):
         ("path,name,x,y\n00.png,a,1,2\n00.png,a,3,4\n", "a of 00.png is there twice"),
         ("path,name,x\n00.png,a,1\n", "no column y"),
         ("file,x1,y1\n00.png,1,2\n", "path among them"),
+        ("path,x1,y1,x2,y2\n00.png,0.1,0.2,0.9,0.55\n", "all 2 points lie from 0.1 to 0.9, .* they look like shares"),
+        ("path,x1,y1,left,top,right,bottom\n00.png,9,9,0.1,0.1,0.3,0.4\n", "all 1 boxes lie from 0.1 to 0.4"),
         ("path,class\n00.png,cat\n", "no columns of points"),
     ],
 )
@@ -338,8 +341,8 @@ def test_boxes_of_detections_are_looked_into(tmp_path, encoder, labelled):
     found = [one for _, one in task.predictions(model, opened, range(len(opened)), torch.device("cpu"))]
     assert [opened.name(i) for i in range(len(opened))] == ["00.png#1", "00.png#2"]
     assert found[0].xyxy.tolist() == [5, 5, 25, 25] and found[1].score <= 0.8
-    panel = task.picture(opened, 0, found[0], None, side=64)
-    assert panel.size[0] == 64
+    (panel,) = task.picture(opened, 0, found[0], None, side=64)
+    assert panel.picture.size == (64, 64) and panel.words == "found"
 
 
 @pytest.mark.learns

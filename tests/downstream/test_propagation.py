@@ -17,6 +17,7 @@ from selfsame.downstream import propagation
 from selfsame.downstream.propagation import affinity, carried, hard, one_hot, propagated
 from selfsame.downstream.regions import RegionScores, contour, outline, region
 from selfsame.errors import UserError
+from selfsame.jobs.propagating import painted
 from selfsame.modalities import image
 from tests.scenes import film, write_images
 from tests.test_tasks import stats
@@ -118,6 +119,14 @@ def test_a_film_that_stands_still_keeps_its_mask():
     assert hard(torch.zeros(3, 4, 4), (8, 8)).max() == 0
 
 
+def test_an_object_is_outlined_in_white_and_black_whatever_its_colour():
+    mask = np.zeros((120, 120), np.uint8)
+    mask[40:80, 40:80] = 1
+    shown = painted(np.full((120, 120, 3), 90, np.uint8), mask, [0, 0, 0, 90, 90, 90])
+    assert shown[60, 36:44, 0].tolist() == [90, 90, 0, 255, 255, 90, 90, 90]
+    assert (shown[:30] == 90).all()
+
+
 # By command ----------------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +164,21 @@ def test_masks_are_written_and_scored_beside_what_must_be_beaten(encoder, moving
     assert (np.asarray(masks[0]) == first).all() and set(np.unique(masks[-1])) <= set(np.unique(first))
     assert json.loads((tmp_path / "out" / "propagation.json").read_text()) == story
     assert opened(tmp_path / "out" / "overview.png").width > 300
+
+
+def test_a_black_and_white_mask_is_of_one_object(encoder, moving, tmp_path):
+    for folder, value in (("white", 255), ("one", 1)):
+        (tmp_path / folder).mkdir()
+        for path in (moving / "truth").iterdir():
+            object_ = np.asarray(opened(path)) == 1
+            Image.fromarray((object_ * value).astype(np.uint8)).save(tmp_path / folder / path.name)
+    white, one = (
+        ss.propagate(encoder, moving / "frames", tmp_path / name / "8.png", tmp_path / f"out {name}",
+                     truth=tmp_path / name, seeds=1)
+        for name in ("white", "one")
+    )  # fmt: skip
+    assert white["rows"] == one["rows"] and white["rows"][0]["figures"]["J&F"]["mean"] > 0.2
+    assert set(np.unique(np.asarray(opened(tmp_path / "out white" / "12.png")))) == {0, 1}
 
 
 def test_frames_and_masks_that_do_not_fit_are_refused(encoder, moving, tmp_path):

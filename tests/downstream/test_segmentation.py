@@ -267,6 +267,22 @@ def test_masks_that_are_none(tmp_path: Path) -> None:
         masks.understood([str(tmp_path / "x.jpg")], [])
 
 
+def test_how_masks_of_other_values_are_read_is_said_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = facts_of(tmp_path / "head", [grey(0, 255)])
+    other = facts_of(tmp_path / "seven", [grey(0, 7)], known=known)
+    said = " ".join(capsys.readouterr().err.split())
+    assert other.values == (0, 7)
+    assert "(0 was background, 255 was foreground): 0 is background, 7 is foreground" in said
+    with pytest.raises(UserError, match=r"cannot be known: .* 255 is ignored; there .* 255 was foreground"):
+        facts_of(tmp_path / "three", [grey(0, 7, 255)], known=known)
+    ones = facts_of(tmp_path / "ones", [grey(0, 1)])
+    with pytest.raises(UserError, match=r"cannot be known: .* 255 is foreground; there .* 255 was ignored"):
+        facts_of(tmp_path / "white", [grey(0, 255)], known=ones)  # all foreground would count for nothing
+    assert facts_of(tmp_path / "void", [grey(0, 1, 255)], known=ones) is ones
+
+
 def test_masks_must_fit_the_head(tmp_path: Path) -> None:
     known = facts_of(tmp_path / "one", [grey(0, 1, 2)])
     with pytest.raises(UserError, match="other classes than the head was made for"):
@@ -293,6 +309,8 @@ def test_masks_must_fit_the_head(tmp_path: Path) -> None:
         ("image/a.jpg", "label/a.png", "image"),
         ("a.png", "a_mask.png", ""),
         ("a.color.png", "a.label.png", ""),
+        ("image/IMG_1.jpg", "label/IMG_1.png", ""),  # as cameras call them: the word is a part of both names
+        ("images/seg_1.jpg", "masks/seg_1_mask.png", ""),
         ("leftImg8bit/x/a_leftImg8bit.png", "gtFine/x/a_gtFine_labelTrainIds.png", ""),
     ],
 )
@@ -378,6 +396,14 @@ def test_samples_are_the_same_in_another_process(shapes: Path) -> None:
         assert torch.equal(mine, theirs)
 
 
+def test_tiles_are_advised_where_pictures_are_squeezed_with_a_size_too(shapes: Path) -> None:
+    net, task = encoder(), Segmentation()
+    examples = task.open(str(shapes), None, net)
+    said = task.caution(examples, 10)
+    assert "32 px are squeezed to 10 px" in said and said.endswith("--task.tile 10")
+    assert task.caution(examples, 11) == task.changed(tile=16).caution(examples, 10) == ""
+
+
 def test_training_crops_of_tiles_are_at_native_scale() -> None:
     frame = Segmentation(tile=32).frame([0.5] * CHANCES, 100, 60, 32)
     assert frame.scale == (1, 1) and (frame.height, frame.width) == (32, 32)
@@ -435,7 +461,8 @@ def test_gray_and_deep_pictures(tmp_path: Path) -> None:
     guess = task.trivial(examples, [0, 1, 2])
     for i, prediction in task.predictions(model, examples, range(6), CPU):
         assert prediction.shape == guess(examples, i).shape == (32, 32)
-        assert task.picture(examples, i, prediction, examples.truth(i)).size[0] > 2 * 32
+        panels = task.picture(examples, i, prediction, examples.truth(i))
+        assert [panel.words.partition(";")[0] for panel in panels] == ["picture", "truth", "prediction"]
 
 
 def test_scores_are_enlarged_to_the_picture_before_the_class_is_taken(tmp_path: Path) -> None:
@@ -517,3 +544,18 @@ def test_a_task_by_its_name() -> None:
     net.spec["modality"] = "audio"
     with pytest.raises(UserError, match="is for image data"):
         Segmentation().refuse(net)
+
+
+def test_medical_files_are_refused_with_the_way_to_convert_them(tmp_path):
+    (tmp_path / "scans").mkdir()
+    for name in ("a.nii.gz", "b.dcm"):
+        (tmp_path / "scans" / name).write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"DICOM and NIfTI files are not read: write each slice as a 16-bit PNG"
+    ) as error:
+        Segmentation().open(str(tmp_path / "scans"), None, encoder())
+    assert "\n" not in str(error.value)
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "pictures" / "a.png")
+    with pytest.raises(UserError, match="DICOM and NIfTI files are not read"):
+        Segmentation().open(str(tmp_path / "pictures"), str(tmp_path / "scans"), encoder())

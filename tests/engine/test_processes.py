@@ -56,6 +56,16 @@ def test_every_method_learns_the_same_with_two_processes_as_with_one(told, name)
             )
 
 
+def test_when_one_of_two_processes_is_killed_the_job_goes_on_by_itself_to_the_same_weights(folder, told):
+    assert [one["codes"]["killed"] for one in told] == [0, 0]
+    assert "exitcode: -9" in outcomes()[2]
+    calm, killed = (ss.Run(folder / name) for name in ("whole", "killed"))
+    weights = [(run.folder / "encoder.safetensors").read_bytes() for run in (calm, killed)]
+    assert weights[0] == weights[1]
+    steps = [[row["step"] for row in run.log if "loss" in row] for run in (calm, killed)]
+    assert steps[0] == steps[1]
+
+
 def test_pretrain_with_two_processes_gives_the_encoder_of_one(folder, told, alone):
     both = ss.Run(folder / "whole")
     assert [one["codes"]["whole"] for one in told] == [0, 0]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from selfsame.engine.watch import Watch, read_log, say
+from selfsame.engine.watch import Watch, duration, read_log, say
 from selfsame.errors import UserError
 
 
@@ -88,3 +88,8 @@ def test_tensorboard_gets_the_numbers_and_not_the_words(tmp_path):
     events.Reload()
     assert events.Tags()["scalars"] == ["loss"]
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(2, 0.25)]
+
+
+def test_what_is_left_is_told_in_seconds_below_a_minute_and_a_half():
+    seconds = (40, 89, 100, 6000, 400_000)
+    assert [duration(s) for s in seconds] == ["40 s", "89 s", "2 min", "1.7 h", "4.6 days"]

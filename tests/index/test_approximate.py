@@ -6,7 +6,9 @@ import pytest
 from selfsame.cli import main
 from selfsame.errors import UserError
 from selfsame.index import approximate
-from selfsame.index.store import Folder, Made, opened
+from selfsame.index.contract import Made
+from selfsame.index.folder import Folder
+from selfsame.index.store import opened
 
 pytest.importorskip("faiss")
 MADE = Made(fingerprint="0" * 32, modality="image", size=16, dim=16)

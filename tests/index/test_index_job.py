@@ -62,6 +62,9 @@ def test_an_item_finds_its_nearest_and_not_itself(made, capsys):
     found = told["queries"][0]["found"]
     assert [one["name"] for one in found] == [index.names[i] for i in order]
     np.testing.assert_allclose([one["cosine"] for one in found], cosines[order], atol=1e-5)
+    assert shown == ""  # the table is not printed beside the document
+    assert main(["search", str(made), "disc/03.png", "-k", "5"]) == 0
+    shown = capsys.readouterr().err
     assert all(one["name"] in shown and one["label"] == one["name"].split("/")[0] for one in found)
 
 
@@ -81,6 +84,11 @@ def test_several_queries_are_answered_each(made, pictures, capsys):
     assert [(one["query"], one["found"][0]["name"]) for one in told["queries"]] == [
         (f"{k:02d}.png", f"disc/{k:02d}.png") for k in range(16)
     ]
+    assert main(["search", str(made), str(pictures / "disc"), "-k", "1"]) == 0
+    shown = capsys.readouterr().err
+    head, *lines = [line.split() for line in shown.splitlines() if ".png" in line or "cosine" in line]
+    assert head == ["query", "cosine", "name", "label"]  # one table
+    assert [line[0] for line in lines] == [f"{k:02d}.png" for k in range(16)]
 
 
 def test_only_a_label_is_searched(made, pictures, capsys):
@@ -167,7 +175,8 @@ def test_vectors_of_two_encoders_never_meet(index, other_run, pictures, capsys):
     refused = error_of(capsys, "index", other_run, pictures, "--out", index, "--add")
     assert "was made by another encoder" in refused and "never" not in refused
     query = pictures / "disc" / "00.png"
-    assert "was made by another encoder" in error_of(capsys, "search", index, query, "--run", other_run)
+    for asked in (query, "disc/00.png"):  # a file, and an item of the index, which needs no encoder
+        assert "was made by another encoder" in error_of(capsys, "search", index, asked, "--run", other_run)
     with pytest.raises(UserError, match="was made by another encoder"):
         ss.search(index, query, run=ss.load(other_run))
     assert {path.name: path.read_bytes() for path in index.iterdir()} == before
@@ -199,12 +208,15 @@ def test_an_encoder_without_a_run_makes_and_searches_an_index(encoded_by, pictur
 def test_wrong_queries_are_told(made, tmp_path, capsys):
     refused = error_of(capsys, "search", made, "disc/3.png")
     assert "unknown file or item 'disc/3.png'" in refused and "'disc/03.png'" in refused
+    assert f"Give a path of image data, or the name of an item of {made}." in refused
+    begun = error_of(capsys, "search", made, "down/1")
+    assert "Did you mean 'down/10.png' or 'down/11.png' or 'down/12.png'?" in begun and "64 are known" in begun
     assert "k is 65; " in error_of(capsys, "search", made, "disc/03.png", "-k", 65)
     assert "at most 63" in error_of(capsys, "search", made, "disc/03.png", "-k", 64)
     assert "k 0: input should be greater" in error_of(capsys, "search", made, "disc/03.png", "-k", 0)
     (tmp_path / "song.txt").write_text("a line\nanother line of text\n")
     refused = error_of(capsys, "search", made, tmp_path / "song.txt")
-    assert "is text; " in refused and "holds image. Give a query of image" in refused
+    assert "is text data; " in refused and "holds image data. Give a query of that kind" in refused
     assert "does not exist" in error_of(capsys, "search", tmp_path / "nowhere", "x")
     assert "holds 64 items" in error_of(capsys, "search", made, tmp_path / "song.txt", "-k", 100)
 

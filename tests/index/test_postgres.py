@@ -5,8 +5,10 @@ import pytest
 
 from selfsame.cli import main
 from selfsame.errors import NO_LABEL, UserError
+from selfsame.index.contract import Made, Origin
+from selfsame.index.folder import Folder
 from selfsame.index.postgres import parts_of
-from selfsame.index.store import Folder, Made, Origin, created, exists, opened
+from selfsame.index.store import created, exists, opened
 from tests.index.server import running
 from tests.test_cli import error_of
 

@@ -8,8 +8,10 @@ import pytest
 from filelock import FileLock
 
 from selfsame.errors import NO_LABEL, UserError
-from selfsame.index import store
-from selfsame.index.store import Folder, Made, Origin, opened
+from selfsame.index import folder
+from selfsame.index.contract import Made, Origin
+from selfsame.index.folder import Folder
+from selfsame.index.store import opened
 
 MADE = Made(fingerprint="0" * 32, modality="image", size=16, dim=6)
 
@@ -159,10 +161,10 @@ def test_a_full_disk_leaves_the_index_as_it_was(index, monkeypatch, kind):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if kind == "index":
-        monkeypatch.setattr(store, "write_text", full)
+        monkeypatch.setattr(folder, "write_text", full)
     else:
-        settled = store.settled
-        monkeypatch.setattr(store, "settled", lambda file: full() if kind in Path(file.name).name else settled(file))
+        settled = folder.settled
+        monkeypatch.setattr(folder, "settled", lambda file: full() if kind in Path(file.name).name else settled(file))
     with pytest.raises(UserError, match="the disk is full"):
         index.add(words(5, 50), cloud(5))
     monkeypatch.undo()
@@ -177,7 +179,7 @@ def test_a_full_disk_while_rows_are_moved_loses_nothing(index, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     index.remove(["item 1"])
-    monkeypatch.setattr(store, "settled", full)
+    monkeypatch.setattr(folder, "settled", full)
     with pytest.raises(UserError, match="the disk is full"):
         index.compact()
     monkeypatch.undo()

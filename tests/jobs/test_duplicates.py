@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 import selfsame as ss
 from selfsame.cli import main
 from selfsame.errors import UserError
+from selfsame.report.duplicates import differing
 from tests.conftest import paint
 from tests.modalities.image.test_hashing import scene
 
@@ -71,6 +72,9 @@ def test_across_two_parts_only_copies_between_them_are_told(photos, tmp_path):
         "1 small.png": {"1.png": "hash"},
         "5.png": {"5 mirror.jpg": "hash"},
     }
+    assert result["counts"]["pairs"] == {"exact": 1, "hash": 3}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "1 pair, 2 copies" in page and "<span>exact</span>" in page
     head, *rows = rows_of(tmp_path / "out")
     assert head == [*TABLE, "part"] and rows[0] == ["1", "0 third.png", "yes", "", "", "test"]
     assert all(row[2:] == ["yes", "", "", "test"] or (row[2], row[5]) == ("no", "train") for row in rows)
@@ -140,6 +144,14 @@ def test_a_text_a_row_and_a_series_have_exact_copies(tmp_path, capsys):
     assert groups_of(signal) == {"1": {"4": "exact"}}
 
 
+def test_rows_and_texts_are_shown_by_what_sets_them_apart():
+    row = differing({"age": "28", "work": "sales", "town": ""}, {"age": "33", "work": "sales", "town": "<b>"})
+    assert "<th>age</th><td>28 → 33</td>" in row and "– → &lt;b&gt;" in row and "1 equal" in row and "sales" not in row
+    text = differing("what is the capital of Togo ?", "what is the captial of Togo")
+    assert text == '<p class="text">what is the <del>capital</del> <mark>captial</mark> of Togo <del>?</del></p>'
+    assert differing("long " * 200, "long " * 199) == differing({"a": "1"}, {"a": "1"}) == differing(None, None) == ""
+
+
 def test_blank_and_broken_images_are_no_copies_of_each_other(tmp_path):
     for k, grey in enumerate((255, 254, 250)):
         Image.new("RGB", (40 + k, 40), (grey,) * 3).save(tmp_path / f"blank {k}.png")
@@ -151,12 +163,46 @@ def test_blank_and_broken_images_are_no_copies_of_each_other(tmp_path):
     assert "There are no copies" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_sounds_have_near_copies_by_their_raw_input(tmp_path, capsys):
+    soundfile = pytest.importorskip("soundfile")
+    rng = np.random.default_rng(0)
+    for part in ("a", "b"):
+        (tmp_path / "sounds" / part).mkdir(parents=True)
+    time = np.arange(1600) / 4000
+    for k in range(110):  # three tones of different pitch, loudness and decay, near the microphone or far
+        pitch, loud, decay = rng.uniform(80, 1900, 3), rng.uniform(0.05, 0.3, 3), rng.uniform(0.5, 12, 3)
+        wave = (loud[:, None] * np.sin(2 * np.pi * np.outer(pitch, time)) * np.exp(-np.outer(decay, time))).sum(0)
+        wave = (wave + rng.normal(0, 0.003, len(wave))) * rng.uniform(0.1, 1)
+        soundfile.write(tmp_path / "sounds" / "a" / f"{k:03d}.wav", wave, 4000)
+        if k < 4:
+            soundfile.write(tmp_path / "sounds" / "b" / f"softer {k}.wav", wave / 2, 4000)
+    found = ss.duplicates(tmp_path / "sounds", out=tmp_path / "out", workers=0)
+    planted = {f"a/{k:03d}.wav": {f"b/softer {k}.wav": "raw"} for k in range(4)}
+    assert {kept: copies for kept, copies in groups_of(found).items() if kept in planted} == planted
+    assert len(found["groups"]) <= 6 and found["counts"]["raw"] == len(found["groups"]) and found["encoder"] is None
+    told = found["raw"]
+    assert (
+        told["far"] == pytest.approx(0.02 / 113) and "views" not in told and found["raw_name"] == "log-mel mean and std"
+    )
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The threshold of the raw input: log-mel mean and std" in page and "random views" not in page
+    # In parts, and across two of them, the same pairs.
+    across = ss.duplicates(
+        tmp_path / "sounds", across=("a", "b"), threshold=told["threshold"], out=tmp_path / "across", workers=0
+    )
+    assert {name: set(copies) for name, copies in groups_of(across).items()} == {
+        f"softer {k}.wav": {f"{k:03d}.wav"} for k in range(4)
+    }
+    few = ss.duplicates(tmp_path / "sounds" / "b", out=tmp_path / "few", workers=0)
+    assert few["groups"] == [] and "4 items are few to compare unasked" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--by", "encoder"], "--by encoder needs an encoder: give --run RUN"),
-        (["--by", "sight"], "unknown way to find copies 'sight'. Known: encoder, exact, hash."),
-        (["--far", "0.1"], "--far is about the vectors of an encoder: give --run RUN"),
+        (["--by", "sight"], "unknown way to find copies 'sight'. Known: encoder, exact, hash, raw."),
+        (["--far", "0.1"], "--far is about vectors: give --run RUN"),
         (["--across", "train", "tset"], "--across tset: there is neither"),
         (["--across", "train", "train"], "Give two different parts."),
         (["--distance", "40"], "--distance 40: input should be less than or equal to 11"),

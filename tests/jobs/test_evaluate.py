@@ -321,3 +321,17 @@ def test_a_damaged_archive_is_refused_in_one_line(run, tmp_path):
     (tmp_path / "x.npz").write_bytes(b"PK no zip")
     with pytest.raises(ss.UserError, match=r"x.npz: not a zip, or a damaged one"):
         measured(run, tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"task": "classification", "epochs": 2}, r"--epochs 2 would change nothing here.*give --head-samples"),
+        ({"task": "classification", "batch_size": 8}, r"--batch-size 8 would.*given by --head-batch"),
+        ({"task": "classification", "supervised": True}, r"--supervised would.*leave it out"),
+        ({"head_samples": 100}, r"--head-samples 100 would.*goes with --task NAME"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused_before_anything_is_read(settings, told):
+    with pytest.raises(ss.UserError, match=told):
+        ss.evaluate("nowhere", "nothing", **settings)

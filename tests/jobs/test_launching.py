@@ -23,7 +23,9 @@ from selfsame.errors import TrainingStopped
 from selfsame.jobs import launching
 from selfsame.jobs.pretrain import Pretrain
 from selfsame.methods.byol import BYOL
+from selfsame.modalities import image
 from selfsame.records import Method
+from tests import scenes
 from tests.conftest import QUICK, paint
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +78,40 @@ def test_two_processes_give_the_encoder_of_one_and_each_thing_is_said_once(data,
     lines = {line["name"]: line for line in run.plan["lines"]}
     assert (lines["processes"]["value"], lines["processes"]["why"]) == ("2", "given")
     assert_same_encoder(run.folder, alone.folder)
+
+
+def test_two_processes_give_the_head_of_one(tmp_path):
+    """Pixels that count for nothing lie on one side only, so that the processes count differently."""
+    stats = image.Stats(
+        items=8, channels=3, bits=8, white=255, mean=(0.5,) * 3, std=(0.25,) * 3, height=32, width=32, uniform=True
+    )
+    (tmp_path / "encoder").mkdir()
+    torch.manual_seed(0)
+    image.save_encoder(image.make_encoder("resnet10t@0.125", 32, stats), tmp_path / "encoder")
+    made = scenes.scenes(32, 32)
+    for k, one in enumerate(made):
+        one.mask[: 4 * (k % 8)] = 255
+    path = str(scenes.write_masks(tmp_path / "labelled", made))
+    settings = {"task": "segmentation", "epochs": 2, "batch_size": 16, "workers": 0, "precision": "fp32"}
+    settings |= {"device": "cpu", "lr": 1e-3}
+    runs = [
+        ss.adapt(tmp_path / "encoder", path, out=tmp_path / str(count), processes=count, **settings) for count in (1, 2)
+    ]
+    folders = [run.folder for run in runs]
+    one, two = ([row for row in run.log if "dice loss" in row] for run in runs)
+    for name in ("cross-entropy", "dice loss"):  # both are of all pixels of a batch
+        assert one[0][name] == pytest.approx(two[0][name], rel=1e-5)
+        assert [row[name] for row in one] == pytest.approx([row[name] for row in two], rel=1e-2)
+    # AdamW makes steps of the sign of gradients that are all but 0, so rounding moves some weights by whole steps.
+    begin, one, two = (load_file(place / "encoder.safetensors") for place in (tmp_path / "encoder", *folders))
+    learned = [key for key in begin if key.endswith(("weight", "bias"))]
+    apart = sum((one[key] - two[key]).abs().sum() for key in learned)
+    assert apart < 0.1 * sum((one[key] - begin[key]).abs().sum() for key in learned)
+    one, two = (load_file(place / "head.safetensors") for place in folders)
+    apart = torch.cat([(one[key] - two[key]).abs().flatten() for key in one])
+    assert (apart > 1e-4).float().mean() < 0.05
+    assert {line["name"]: line["value"] for line in runs[1].plan["lines"]}["processes"] == "2"
+    assert runs[0].result["validation"] == pytest.approx(runs[1].result["validation"], abs=1e-2)
 
 
 def started(command, **environment):

@@ -17,7 +17,7 @@ from selfsame import modalities
 from selfsame.cli import main
 from selfsame.downstream import outliers, selection, verification
 from selfsame.errors import UserError
-from selfsame.jobs.encoding import labels_if_any, opened
+from selfsame.jobs.given import labels_if_any, opened
 from selfsame.jobs.outliers import Outliers
 
 SMALL = {"workers": 0, "seeds": 1}
@@ -243,8 +243,8 @@ def test_items_without_classes_are_clustered_without_figures(run, pictures, tmp_
     for part in ("train", "test"):  # parts are no classes
         shutil.copytree(pictures / "disc", tmp_path / "set" / part)
     job = Outliers(run_folder=run, data=str(tmp_path / "set"))
-    assert labels_if_any(job, opened(job)[1]) is None
-    with pytest.raises(UserError, match=r"--count 40: of 16 vectors 16 differ"):
+    assert labels_if_any(opened(job)) is None
+    with pytest.raises(UserError, match=r"--count 40: 16 items have 16 different vectors"):
         ss.clusters(run, pictures / "disc", count=40, **SMALL)
 
 
@@ -284,6 +284,93 @@ def test_wrong_settings_of_select_are_said_in_one_line(run, pictures, words, rea
     assert main(["select", str(run), str(pictures), *words]) == 2
     shown = capsys.readouterr().err.strip()
     assert reason in shown and len(shown.splitlines()) == 1 and not (run / "selection").exists()
+
+
+# An index in place of a run and a path -------------------------------------------------------------------------------
+
+
+def without_place(result):
+    return {key: value for key, value in result.items() if key not in ("data", "run")}
+
+
+@pytest.fixture
+def indexed(run, coloured, tmp_path):
+    """An index that has forgotten some items: its rows are no longer those of the folder."""
+    data = shutil.copytree(coloured, tmp_path / "data")
+    for name in ("c0/0.png", "c3/7.png"):
+        (data / name).rename(data / f"{name}.kept")
+    ss.index(run, coloured, tmp_path / "x.index", workers=0)
+    ss.Index.open(tmp_path / "x.index").remove(["c0/0.png", "c3/7.png"])
+    return tmp_path / "x.index", data
+
+
+def test_of_an_index_all_four_find_what_they_find_of_the_items(run, coloured, indexed, monkeypatch):
+    index, data = indexed
+    by = {
+        "verify": {"far": 0.05},
+        "outliers": {"neighbour": 5, "anomalies": "c5"},
+        "clusters": {"count": 6},
+        "select": {"count": 6},
+    }
+    direct = {name: getattr(ss, name)(run, data, **settings, **SMALL) for name, settings in by.items()}
+    for name, settings in by.items():
+        found = getattr(ss, name)(index, **settings, **SMALL)
+        assert found["data"] == str(index) and Path(found["run"]).resolve() == run.resolve()
+        assert without_place(found) == near(without_place(direct[name]))
+    listed = rows_of(run / "selection" / "selection.csv")
+    assert [row["path"] for row in listed] == [str(coloured / row["name"]) for row in listed]
+    assert 'class="tile' in (run / "outliers" / "report.html").read_text()
+    # The encoder itself is not asked again.
+    monkeypatch.setattr("selfsame.jobs.given.all_vectors", None)
+    assert ss.outliers(run, index, neighbour=5, **SMALL)["items"] == 46
+
+
+def near(value):
+    """Equal but for rounding."""
+    if isinstance(value, dict):
+        return {key: near(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [near(one) for one in value]
+    return pytest.approx(value, abs=2e-5) if isinstance(value, float) else value
+
+
+def test_an_index_whose_items_are_gone_still_has_its_vectors_and_labels(run, indexed, capsys, tmp_path):
+    index, _ = indexed
+    made = ss.Index.open(index)
+    moved = ss.Index.open(index)
+    moved.add(["stranger"], np.ones((1, made.made.dim)), ["c9"])
+    assert main(["outliers", str(index), "--anomalies", "c9", "--neighbour", "5", "--workers", "0"]) == 0
+    shown = capsys.readouterr().err
+    assert "nothing stands beside the encoder" in shown
+    kept = json.loads((run / "outliers" / "outliers.json").read_text())
+    assert [row["features"] for row in kept["rows"]] == ["encoder"] and kept["items"] == 47
+    speakers = tmp_path / "l.csv"  # other labels than those of the index: who is who, not which class
+    speakers.write_text("path,label\n" + "".join(f"{name},{name[3] in '0123'}\n" for name in made.names if "/" in name))
+    moved.remove(["stranger"])
+    whole = speakers.read_text() + "c0/0.png,True\nc3/7.png,False\n"
+    speakers.write_text(whole)
+    found = ss.clusters(index, count=2, labels=str(speakers), **SMALL)
+    assert len(found["rows"]) == 3 and found["items"] == 46
+
+
+def test_an_index_of_another_encoder_and_one_without_items_are_refused(run, indexed, tmp_path, capsys):
+    index, _ = indexed
+    other = shutil.copytree(run, tmp_path / "other")
+    weights = load_file(other / "encoder.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, other / "encoder.safetensors")
+    for name, more in (("verify", []), ("outliers", []), ("clusters", []), ("select", ["--count", "3"])):
+        assert main([name, str(other), str(index), *more]) == 2
+        assert "was made by another encoder" in capsys.readouterr().err
+        assert main([name, str(run), *more]) == 2
+        assert "of which items?" in capsys.readouterr().err
+    run.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"the run that made .* is not at .* Give it before the index: RUN "):
+        ss.clusters(index, count=2, **SMALL)
+    assert ss.clusters(tmp_path / "moved", index, count=2, **SMALL)["items"] == 46
+    empty = ss.Index.open(index)
+    empty.remove(list(empty.names))
+    with pytest.raises(UserError, match=r"holds no items"):
+        ss.clusters(tmp_path / "moved", index, count=2, **SMALL)
 
 
 # All four ------------------------------------------------------------------------------------------------------------

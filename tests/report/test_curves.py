@@ -125,3 +125,19 @@ def test_numbers_are_written_short(value, text):
 def test_x_and_y_of_unlike_length_are_refused():
     with pytest.raises(ValueError, match="'loss' has 2 x and 1 y"):
         curve("loss", {"loss": ([0, 1], [1.0])})
+
+
+def test_the_point_that_was_kept_is_marked_and_told_even_where_a_long_series_is_thinned() -> None:
+    x = list(range(5000))
+    html = curve("score", {"score": (x, [0.5] * 5000)}, kept=1234)
+    assert "<output>0.5 kept, step 1,234</output>" in html and "dot kept" in html
+    assert 1234.0 in Plot(html).data["series"][0]["x"]
+
+
+def test_lines_whose_ends_tell_nothing_are_told_in_words() -> None:
+    html = curve("ROC", {"TAR": ([0, 1], [0.0, 1.0])}, said="AUC 0.9")
+    assert "<output>AUC 0.9</output>" in html and 'aria-label="ROC: AUC 0.9"' in html
+
+
+def test_zeros_lie_at_the_foot_of_the_chart() -> None:
+    assert Plot(curve("zero", {"zero": ([0, 1], [0.0, 0.0])})).data["y"] == pytest.approx([-0.06, 1.0])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from tests.conftest import paint
@@ -26,3 +27,8 @@ def wrong(folder: Path) -> tuple[str, str | None, str]:
 def make(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def agrees(found: dict[str, np.ndarray], prediction: np.ndarray, close: float) -> None:
+    """What a file gives of a picture is what is predicted here, up to `close` (in shares)."""
+    np.testing.assert_allclose(found["probabilities"], prediction, atol=close)

@@ -18,3 +18,8 @@ def wrong(folder: Path) -> tuple[str, str | None, str]:
     path, labels = labelled(folder, 8)
     Image.fromarray(np.ones((20, 20), np.uint16)).save(folder / "00.depth.png")
     return path, labels, "20"
+
+
+def agrees(found: dict[str, np.ndarray], prediction: np.ndarray, close: float) -> None:
+    """What a file gives of a picture is what is predicted here, up to `close` (in shares)."""
+    np.testing.assert_allclose(found["depth"], prediction, rtol=close)

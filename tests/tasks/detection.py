@@ -2,6 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from tests.scenes import scenes, write_coco
 
@@ -21,3 +24,15 @@ def wrong(folder: Path) -> tuple[str, str | None, str]:
     found["annotations"][0]["category_id"] = 9
     Path(labels).write_text(json.dumps(found))
     return path, labels, "hexagon"
+
+
+def agrees(found: dict[str, np.ndarray], prediction: Any, close: float) -> None:
+    """What a file gives of a picture is what is predicted here, up to `close` (in shares)."""
+    there = found["scores"] > 0
+    assert there.sum() == len(prediction.scores) > 20
+    np.testing.assert_allclose(found["scores"][there], prediction.scores, atol=close)
+    off = np.abs(found["boxes"][None, there] - prediction.xyxy[:, None]).max(axis=2)
+    same = found["classes"][None, there] == prediction.classes[:, None]
+    far = np.where(same, off, np.inf).min(axis=1)
+    assert np.median(far) <= max(close * 44, 1e-2)  # of two boxes alike either may be kept
+    assert (found["boxes"] >= 0).all() and found["boxes"][..., 2].max() <= prediction.size[1] + 1e-3

@@ -2,6 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from tests.scenes import scene, write_coco
 
@@ -21,3 +24,9 @@ def wrong(folder: Path) -> tuple[str, str | None, str]:
         one["keypoints"][0] = "tip"
     Path(labels).write_text(json.dumps(found))
     return path, labels, "tip"
+
+
+def agrees(found: dict[str, np.ndarray], prediction: Any, close: float) -> None:
+    """What a file gives of a picture is what is predicted here, up to `close` (in shares)."""
+    np.testing.assert_allclose(found["points"], prediction.xy, atol=max(10 * close, 1e-3))
+    np.testing.assert_allclose(found["scores"], prediction.scores, atol=close)

@@ -19,3 +19,9 @@ def wrong(folder: Path) -> tuple[str, str | None, str]:
     path, labels = labelled(folder, 8)
     Image.fromarray(np.full((32, 32), 9, np.uint8)).save(folder / "label" / "00.png")
     return path, labels, "9"
+
+
+def agrees(found: dict[str, np.ndarray], prediction: np.ndarray, close: float) -> None:
+    """What a file gives of a picture is what is predicted here, up to `close` (in shares)."""
+    assert found["mask"].shape == prediction.shape and found["mask"].dtype == np.uint8
+    assert (found["mask"] != prediction).mean() <= close

@@ -27,24 +27,39 @@ from selfsame.types import Draws, Encoder, Step
 NORM_BATCH = 16  # below this, batch statistics are too noisy to fine-tune with
 CHUNK = 32  # items predicted at once
 BEST = "best"
+SLOWEST = 0.1  # the least share of the head's learning rate that a fine-tuned encoder has, unless it is given
+REACH = 100  # steps at the whole rate that take an encoder as far as fine-tuning may
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What of an encoder learns under a head, and how fast; FROZEN and SCRATCH beside those that are fine-tuned."""
+
+    top: float
+    """the share of the head's learning rate that what comes after the last block has; 0: the encoder is frozen"""
+    decay: float = 1.0
+    """each block has so much of the rate of the one behind it"""
+    scratch: bool = False
+    """the weights are random: batch norms learn at any batch size"""
+
+
+FROZEN, SCRATCH = Pace(0.0), Pace(1.0, scratch=True)
 
 
 class Adapted(types.Learner):
     """A model at work. Views: the views, then the targets."""
 
-    def __init__(
-        self, model: Model, freeze: bool, scratch: bool, rows: int, encoder_lr: float = 0.1, layer_decay: float = 1.0
-    ) -> None:
-        """`rows`: items whose batch statistics are taken together. `scratch`: the encoder's weights are random."""
+    def __init__(self, model: Model, pace: Pace, rows: int) -> None:
+        """`rows`: items whose batch statistics are taken together."""
         super().__init__()
         self.model = model
-        self.frozen = freeze
-        self.still = not scratch and rows < NORM_BATCH
-        if freeze:
+        self.frozen = not pace.top
+        self.still = not pace.scratch and rows < NORM_BATCH
+        if self.frozen:
             model.encoder.requires_grad_(False)
-        elif not scratch:
-            prefix = "model.encoder."
-            self.shares = {f"{prefix}{k}": v for k, v in shares(model.encoder, encoder_lr, layer_decay).items()}
+        else:
+            of_encoder = shares(model.encoder, pace.top, pace.decay)
+            self.shares = {f"model.encoder.{name}": share for name, share in of_encoder.items()}
 
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
@@ -76,6 +91,16 @@ def in_float(outputs: Any) -> Any:
     if isinstance(outputs, list | tuple):
         return type(outputs)(in_float(value) for value in outputs)
     return outputs
+
+
+def share_for(steps: int) -> float:
+    """The share of the head's learning rate that a pretrained encoder has in a run of so many steps.
+
+    Adam moves a weight by about its learning rate in a step, however small the gradient is. So how far an encoder can
+    come from where it started is rate times steps, and that is held constant: a tenth of the rate in 1,000 steps (a
+    tenth is usual), the whole rate in 100. It is never more than the head's rate, nor less than a tenth of it.
+    """
+    return min(1.0, max(SLOWEST, REACH / steps))
 
 
 def shares(encoder: nn.Module, top: float, decay: float) -> dict[str, float]:
@@ -170,10 +195,11 @@ def restored(
 def judged(
     model: Model, examples: Examples, items: Sequence[int], on: torch.device, workers: int = 0
 ) -> dict[str, float]:
-    """The scores of a model on labelled items."""
+    """The scores of a model on labelled items. Raises UserError where too many of them cannot be read."""
     scores = model.task.scores(model.facts)
     for i, prediction in model.task.predictions(model, examples, items, on, workers):
         scores.add(prediction, examples.truth(i))
+    examples.check_skipped()
     return scores.found()
 
 

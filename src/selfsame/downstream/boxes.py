@@ -14,6 +14,8 @@ from selfsame.errors import UserError
 
 FEW_BAD = 0.1  # share of boxes without area or outside of their picture that is left out; with more, nothing is read
 VISIBLE = 0.5  # share of a box that a training view must show, where it does not show the middle of the box
+SHARE, FROM = (-0.1, 1.1), 16  # coordinates that are all in SHARE are hardly pixels in pictures of FROM pixels and more
+THIN, LARGE = 2, 100  # pixels: nor are sides below THIN of all boxes in pictures of LARGE and more
 COUNTED, CROWD, DIFFICULT = 0, 1, 2  # CROWD: many objects in one box, COCO's iscrowd; DIFFICULT: of VOC
 
 
@@ -122,6 +124,31 @@ def overlaps(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[
     corners = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = (corners[1] - corners[0]).clip(min=0).prod(axis=2)
     return shared / np.maximum(areas_of(a)[:, None] + areas_of(b)[None] - shared, 1e-12)
+
+
+def refuse_shares(
+    path: object,
+    numbers: Float[np.ndarray, "n d"],
+    sizes: Sequence[tuple[int, int]],
+    what: str,
+    wanted: str,
+    sides: Float[np.ndarray, "n 2"] | None = None,
+) -> None:
+    """Raise UserError where coordinates that should be pixels can hardly be any, but shares of the picture.
+
+    `numbers` are those of all pictures, as the file has them; `sizes` height and width of its pictures; `sides` width
+    and height of boxes; `wanted` what should be there and what takes shares, for the error.
+    """
+    if not len(numbers) or not sizes:
+        return
+    height, width = sorted(sizes, key=max)[len(sizes) // 2]
+    if max(height, width) >= FROM and SHARE[0] <= numbers.min() and numbers.max() <= SHARE[1] and numbers.any():
+        seen = f"the coordinates of all {len(numbers):,} {what} lie from {numbers.min():.3g} to {numbers.max():.3g}"
+    elif sides is not None and max(height, width) >= LARGE and sides.min() >= 0 and sides.max() < THIN:
+        seen = f"none of all {len(numbers):,} {what} is wider or higher than {sides.max():.3g}"
+    else:
+        return
+    raise UserError(f"{path}: {seen}, in pictures of about {width} x {height} pixels: they look like shares. {wanted}")
 
 
 class Mended:

@@ -19,8 +19,9 @@ import numpy as np
 import yaml
 
 from selfsame import modalities
-from selfsame.downstream.boxes import COUNTED, CROWD, DIFFICULT, Mended, Truth
+from selfsame.downstream.boxes import COUNTED, CROWD, DIFFICULT, Mended, Truth, refuse_shares
 from selfsame.errors import UserError, unknown
+from selfsame.records import Record
 from selfsame.storage.disk import disk_of
 from selfsame.storage.opening import home_spelt
 from selfsame.storage.tables import Finder, some, table
@@ -33,6 +34,10 @@ FORMS = (
 NAMES = ("classes.txt", "obj.names")  # of YOLO's classes, one a line
 NUMBER, SHAPE = 4, 6  # of columns after YOLO's class: a box, or at least three corners of an outline
 EDGES = ("left", "top", "right", "bottom")
+PIXELS = (
+    "Wanted are pixels (x, y, width, height in COCO's json, else left, top, right, bottom): multiply by the width and "
+    "height of each picture. Shares are read from YOLO's .txt: class, middle x and y, width, height."
+)
 
 
 @dataclass
@@ -86,12 +91,15 @@ def box_set(path: str, labels: str | None, known: Sequence[str] | None = None) -
     return joined(path, source, listed, raw, known)
 
 
-def pictures_at(path: str) -> tuple[Any, list[int] | None]:
-    """A source of pictures, and those of it that a list of VOC's names (None: all). Raises UserError."""
+def pictures_at(path: str, reading: Record | None = None) -> tuple[Any, list[int] | None]:
+    """A source of pictures, read as `reading` says, and those of it that a list of VOC's names (None: all).
+
+    Raises UserError.
+    """
     image: Any = modalities.load("image")
     spelt = home_spelt(path)
     if disk_of(spelt).remote:
-        return image.open_source(spelt), None
+        return image.open_source(spelt, reading=reading), None
     here = Path(spelt)
     if here.is_file() and (folder := voc_of_list(here)):
         source = image.open_source(str(folder / "JPEGImages"))
@@ -109,7 +117,7 @@ def pictures_at(path: str) -> tuple[Any, list[int] | None]:
     for pictures, meant in layouts:
         if meant and (here / pictures).is_dir():
             return image.open_source(str(here / pictures)), None
-    return image.open_source(spelt), None
+    return image.open_source(spelt, reading=reading), None
 
 
 def voc_of_list(path: Path) -> Path | None:
@@ -207,24 +215,11 @@ def read_labels(place: Path, source: Any) -> Raw:
 
 def read_coco(path: Path) -> Raw:
     """`images`, `annotations` (bbox, category_id, iscrowd, area) and `categories`."""
-    content = parsed(path)
-    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
-        raise UserError(f"{path}: no labels of COCO's form: it needs the keys images, annotations and categories.")
-    images: dict[Any, dict[str, Any]] = {}
-    names: dict[int, str] = {}
-    with spoken(path, "a category", "id and name"):
-        for one in content["categories"]:
-            if names.setdefault(int(one["id"]), str(one["name"])) != str(one["name"]):
-                raise UserError(f"{path}: two categories have the id {one['id']}.")
-    with spoken(path, "an image", "id and file_name"):
-        for one in content["images"]:
-            if one["id"] in images:
-                raise UserError(f"{path}: two images have the id {one['id']}.")
-            images[one["id"]] = one
+    annotations, images, names = coco_parts(path)
     rows: dict[Any, list[tuple[list[float], int, int, float]]] = {id_: [] for id_ in images}
     stray: list[str] = []
     with spoken(path, "an annotation", "image_id, category_id and bbox"):
-        for number, one in enumerate(content["annotations"], 1):
+        for number, one in enumerate(annotations, 1):
             box = [float(value) for value in one["bbox"]]
             if len(box) != 4 or not all(map(math.isfinite, box)):
                 raise UserError(
@@ -240,8 +235,7 @@ def read_coco(path: Path) -> Raw:
             rows[one["image_id"]].append(([x, y, x + width, y + height], int(one["category_id"]), crowd, area))
     if stray:
         raise UserError(
-            f"{path}: {some(stray, len(content['annotations']), 'annotations')} are of an image_id that is not among "
-            "its images."
+            f"{path}: {some(stray, len(annotations), 'annotations')} are of an image_id that is not among its images."
         )
     pictures: dict[str, Truth] = {}
     with spoken(path, "an image", "id and file_name"):
@@ -252,6 +246,27 @@ def read_coco(path: Path) -> Raw:
             boxes, classes, standing, areas = zip(*rows[id_], strict=True) if rows[id_] else ([], [], [], [])
             pictures[name] = Truth.of(boxes, classes, standing, areas, size)
     return Raw(path, pictures, names)
+
+
+def coco_parts(path: Path) -> tuple[list[Any], dict[Any, dict[str, Any]], dict[int, str]]:
+    """(annotations as they are, images by id, names of categories by id) of a file of COCO's form."""
+    content = parsed(path)
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+        raise UserError(f"{path}: no labels of COCO's form: it needs the keys images, annotations and categories.")
+    images: dict[Any, dict[str, Any]] = {}
+    names: dict[int, str] = {}
+    with spoken(path, "a category", "id and name"):
+        for one in content["categories"]:
+            if names.setdefault(int(one["id"]), str(one["name"])) != str(one["name"]):
+                raise UserError(f"{path}: two categories have the id {one['id']}.")
+    with spoken(path, "an image", "id and file_name"):
+        for one in content["images"]:
+            if one["id"] in images:
+                raise UserError(f"{path}: two images have the id {one['id']}.")
+            images[one["id"]] = one
+    with spoken(path, "a file", "lists of annotations, images and categories"):
+        annotations = list(content["annotations"])
+    return annotations, images, names
 
 
 def read_voc(folder: Path) -> Raw:
@@ -410,18 +425,21 @@ def joined(path: str, source: Any, listed: list[int] | None, raw: Raw, known: Se
     bare = [source.name(item) for item in wanted if item not in by_item]
     if bare:
         raise UserError(f"{path}: {some(bare, len(wanted), 'pictures')} have no labels in {raw.path}.")
-    mended, truths = Mended(str(raw.path)), []
+    mended, truths, sizes = Mended(str(raw.path)), [], {}
     for item in wanted:
         name = by_item[item]
         truth = raw.pictures[name]
         if truth.shares:
             height, width = 1, 1
         else:
-            height, width = truth.size or source.header(item)[:2]
+            height, width = sizes[name] = truth.size or source.header(item)[:2]
         truth = replace(truth, classes=np.array([number[k] for k in truth.classes.tolist()], dtype=np.int64))
         truths.append(mended.truth(truth, height, width, name, raw.written.get(name)))
     if not truths:
         raise UserError(f"{raw.path}: none of the pictures in {source.path} has labels there.")
+    if sizes:
+        told = np.concatenate([raw.written.get(name, raw.pictures[name].xyxy) for name in sizes])
+        refuse_shares(raw.path, told, list(sizes.values()), "boxes", PIXELS, told[:, 2:] - told[:, :2])
     mended.check()
     return BoxSet(source, wanted, truths, classes, ids, mended, 0 if listed is not None else len(source) - len(wanted))
 

@@ -63,7 +63,9 @@ def cluster(vectors: Float[Tensor, "n d"], count: int, seed: int) -> Clustering:
     some = unit[drawn(len(unit), FITTED, seed)].numpy()
     differ = len(np.unique(some, axis=0))
     if not 1 <= count <= differ:
-        raise UserError(f"--count {count}: of {len(some):,} vectors {differ:,} differ. Give 1 to {differ:,} clusters.")
+        raise UserError(
+            f"--count {count}: {len(some):,} items have {differ:,} different vectors. Give 1 to {differ:,} clusters."
+        )
     with threadpool_limits(1):  # threads that wait for each other make it minutes long on a busy machine
         centres = torch.from_numpy(fitted(some, count, seed))
     of = nearest(unit, centres).numpy()
@@ -96,7 +98,9 @@ def chosen_count(vectors: Float[Tensor, "n d"], seed: int, grid: Sequence[int] =
     differ = len(np.unique(unit, axis=0))
     counts = [count for count in grid if count <= min(len(unit) // 2, differ - 1)]
     if not counts:
-        raise UserError(f"{len(unit)} items, {differ} of which differ, are too few to choose a count from. Give one.")
+        raise UserError(
+            f"{len(unit)} items with {differ} different vectors are too few to choose a count from. Give --count."
+        )
     scored = drawn(len(unit), SCORED, mixed(seed, 42))
     scores = {}
     with threadpool_limits(1):

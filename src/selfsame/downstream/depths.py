@@ -154,12 +154,9 @@ def look(path: str, scale: float | None, cap: float | None) -> Look | Unreadable
 
 
 def understood(
-    files: Sequence[str], scale: float | None, cap: float | None, known: Range | None = None
+    files: Sequence[str], scale: float | None, cap: float | None
 ) -> tuple[Range, dict[int, str], dict[int, str]]:
-    """(what depths there are, files that cannot be read, files without any known depth), the latter with the reason.
-
-    `known` is what a head was made for.
-    """
+    """(what depths there are, files that cannot be read, files without any known depth), the latter with the reason."""
     places = np.linspace(0, len(files) - 1, min(len(files), LOOKED)).round().astype(int).tolist()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = dict(zip(places, pool.map(lambda i: look(files[i], scale, cap), places), strict=True))
@@ -175,7 +172,7 @@ def understood(
             f"none of the {len(files)} depth files can be used. The first: {reason}. Depth is 16-bit PNG in "
             "millimetres (another unit: --task.scale), or metres in .npy, .npz or .pfm; 0 where it is not known."
         )
-    here = known or Range(
+    here = Range(
         least=min(one.least for one in looks),
         median=float(np.median(np.concatenate([one.some for one in looks]))),
         most=max(one.most for one in looks),

@@ -14,9 +14,9 @@ pixels and five maps that is torchvision's 32 to 512.
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -27,7 +27,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, nms
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from selfsame.downstream.boxes import Detections
@@ -40,6 +40,7 @@ FINEST = 4  # pixels for a place of the finest map that is used, where there are
 SAMPLED = 128  # proposals of a view that Faster R-CNN's second stage learns from; 512 of pictures of 800 pixels
 PROPOSED = 300  # that it looks at where it is used, as in its paper
 REACH = 2.0  # places to each side of a box that FCOS starts from; from torchvision's 0 few short runs get away
+SURE = 300  # candidates of a view in an exported file, even where no score is above the threshold
 MOST = 100  # boxes found in a view, as COCO scores them
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
 OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))  # RetinaNet's three sizes of anchors on a map
@@ -86,9 +87,9 @@ class Anchors(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         height, width = image_list.tensors.shape[-2:]
-        self.set_cell_anchors(torch.float32, feature_maps[0].device)
         levels = []
-        for one, cell in zip(feature_maps, self.cell_anchors, strict=True):
+        for one, made in zip(feature_maps, self.cell_anchors, strict=True):
+            cell = made.to(one.device, torch.float32)
             rows, columns = one.shape[-2:]
             y = (torch.arange(rows, device=one.device) + 0.5) * (height / rows)
             x = (torch.arange(columns, device=one.device) + 0.5) * (width / columns)
@@ -159,6 +160,14 @@ class BoxHead(Head):
 class OneStage(BoxHead):
     """What FCOS and RetinaNet share: all is said of each place at once."""
 
+    gives: ClassVar = {
+        "boxes": "float32 [b, n, 4]: left, top, right, bottom in pixels of what is given, the best scores first",
+        "scores": "float32 [b, n], 0 to 1; `predict` drops those up to `threshold`; 0 in rows that hold no box",
+        "classes": "int64 [b, n]: place of the class in `classes`",
+    }
+    in_half = False
+    operations = ("torchvision",)
+
     def losses(self, outputs: dict[str, Any], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         maps = outputs["maps"]
         return self.compared(targets, outputs, self.detector.anchor_generator(self.images(maps), maps))
@@ -180,6 +189,69 @@ class OneStage(BoxHead):
     def each(self) -> int:
         """Anchors at a place."""
         return self.detector.anchor_generator.num_anchors_per_location()[0]
+
+    def chances(self, outputs: dict[str, Any]) -> Float[Tensor, "b n k"]:
+        """The score of each class at each place."""
+        raise NotImplementedError
+
+    def corrected(self, corrections: Float[Tensor, "n 4"], anchors: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+        """Boxes from anchors and what is said of them."""
+        raise NotImplementedError
+
+    def portable(
+        self, outputs: dict[str, Any], height: int | None, width: int | None
+    ) -> tuple[Float[Tensor, "b m 4"], Float[Tensor, "b m"], Tensor]:
+        """torchvision's own way, for all views at once and with as many boxes of each.
+
+        The best of each map become candidates, whether they are above the threshold or not; of these the ones above it,
+        and SURE of a view in any case, go through one suppression, in which no two classes and no two views overlap.
+        """
+        assert height is not None and width is not None
+        maps, detector = outputs["maps"], self.detector
+        anchors = detector.anchor_generator(self.images([one[:1] for one in maps]), maps)[0]
+        chances, corrections = self.chances(outputs), outputs["bbox_regression"]
+        b, k, start = chances.shape[0], self.classes, 0
+        found = []
+        for one in maps:
+            count = one.shape[2] * one.shape[3] * self.each
+            of_map = slice(start, start + count)
+            start += count
+            score, place = chances[:, of_map].flatten(1).topk(min(detector.topk_candidates, count * k))
+            at = place // k
+            said = corrections[:, of_map].gather(1, at[..., None].expand(-1, -1, 4))
+            boxes = self.corrected(said.reshape(-1, 4), anchors[of_map][at.reshape(-1)])
+            found.append((boxes.view(b, -1, 4).clamp(0, self.size), score, place % k))
+        boxes, scores, classes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        n = scores.shape[1]
+        least = scores.topk(min(SURE, n)).values[:, -1:].clamp(max=detector.score_thresh)
+        chosen = (scores >= least).flatten().nonzero()[:, 0]
+        apart = torch.stack([classes, torch.arange(b, device=classes.device)[:, None].expand(-1, n)], dim=2)
+        moved = boxes + (apart * (self.size + 1)).repeat(1, 1, 2).to(boxes.dtype)
+        kept = nms(moved.reshape(-1, 4)[chosen], scores.flatten()[chosen], detector.nms_thresh)
+        stays = torch.zeros_like(scores).flatten().index_fill(0, chosen[kept], 1.0).view(b, n)
+        best, which = torch.where(stays > 0, scores, -1.0).topk(min(MOST, n))
+        across, down = (torch.full((1,), length, dtype=boxes.dtype) / self.size for length in (width, height))
+        picked = boxes.gather(1, which[..., None].expand(-1, -1, 4)) * torch.cat([across, down, across, down])
+        return picked * (best > 0)[..., None], best.clamp_min(0), classes.gather(1, which)
+
+    def told(self) -> dict[str, Any]:
+        return {"threshold": self.detector.score_thresh}
+
+    def apart(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """Of boxes: each one expected beside the nearest of its class; the worst twentieth may be another's.
+
+        Two scores, or an overlap and its limit, may be so near that rounding decides which box stays.
+        """
+        far = []
+        for boxes, scores, kinds, wanted, chances, named in zip(*found, *expected, strict=True):
+            there = scores > 0
+            for box, chance, kind in zip(wanted[chances > 0], chances[chances > 0], named[chances > 0], strict=True):
+                same = there & (kinds == kind)
+                off = torch.cat(
+                    [(boxes - box) / expected[0].max(), ((scores - chance) / expected[1].max())[:, None]], dim=1
+                )
+                far.append(float(off.abs().amax(dim=1)[same].min()) if same.any() else 1.0)
+        return float(torch.tensor(sorted(far)[: max(1, round(0.95 * len(far)))]).max()) if far else 0.0
 
 
 class FcosHead(OneStage):
@@ -203,6 +275,12 @@ class FcosHead(OneStage):
             nms_thresh=0.6 if overlap is None else overlap,
             detections_per_img=MOST,
         )
+
+    def chances(self, outputs: dict[str, Any]) -> Float[Tensor, "b n k"]:
+        return (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt()
+
+    def corrected(self, corrections: Float[Tensor, "n 4"], anchors: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+        return self.detector.box_coder.decode(corrections, anchors)
 
     def compared(
         self, targets: list[dict[str, Tensor]], outputs: dict[str, Any], anchors: list[Tensor]
@@ -231,6 +309,12 @@ class RetinaHead(OneStage):
             detections_per_img=MOST,
         )
 
+    def chances(self, outputs: dict[str, Any]) -> Float[Tensor, "b n k"]:
+        return outputs["cls_logits"].sigmoid()
+
+    def corrected(self, corrections: Float[Tensor, "n 4"], anchors: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+        return self.detector.box_coder.decode_single(corrections, anchors)
+
     def compared(
         self, targets: list[dict[str, Tensor]], outputs: dict[str, Any], anchors: list[Tensor]
     ) -> dict[str, Tensor]:
@@ -241,6 +325,10 @@ class FasterHead(BoxHead):
     """Two stages: a first head proposes boxes, a second looks at the maps inside of each, names and corrects it."""
 
     first = 1  # 0 is the ground
+    why_not = (
+        " with faster-rcnn, whose second stage looks at other numbers of boxes each time: adapt with --task.detector "
+        "fcos or retinanet"
+    )
 
     def __init__(
         self, encoder: Encoder, classes: int, size: int, width: int, threshold: float, overlap: float | None = None

@@ -42,7 +42,7 @@ def quarter(maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n 2"]:
     """The peak, moved by a quarter of a place toward the greater neighbour, across and down."""
     column, row, _ = peaks(maps)
     padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    n = torch.arange(len(maps), device=maps.device)
+    n = torch.arange(maps.shape[0], device=maps.device)
     dx = padded[n, row + 1, column + 2] - padded[n, row + 1, column]
     dy = padded[n, row + 2, column + 1] - padded[n, row, column + 1]
     return torch.stack([column + 0.5 + dx.sign() / 4, row + 0.5 + dy.sign() / 4], dim=1)
@@ -63,7 +63,7 @@ def dark(maps: Float[Tensor, "n h w"], spread: float) -> Float[Tensor, "n 2"]:
     column, row, _ = peaks(maps)
     height, width = maps.shape[1:]
     inside = (column >= 2) & (column < width - 2) & (row >= 2) & (row < height - 2)
-    n, c, r = torch.arange(len(maps), device=maps.device), column.clamp(2, width - 3), row.clamp(2, height - 3)
+    n, c, r = torch.arange(maps.shape[0], device=maps.device), column.clamp(2, width - 3), row.clamp(2, height - 3)
 
     def at(down: int, across: int) -> Tensor:
         return logs[n, r + down, c + across]

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 
 from selfsame.downstream.pairs import Labels
 from selfsame.downstream.task import Facts
+from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError, missing
 from selfsame.modalities.image.decode import TIFF_STARTS, readable
 
@@ -237,7 +238,8 @@ def understood(
         if wanted != coloured:
             tables = {file: one.colours for file, one in looks.items()} if wanted else tables
         fits = set(known.values) | {known.ignore}
-        if known.threshold is not None or all(set(table) <= fits for table in tables.values()):
+        there = set().union(*tables.values())
+        if known.threshold is not None or (there <= fits and not ambiguous(there, known)):
             return known, broken
     lossy = next((file for file, one in looks.items() if one.lossy), None)
     if lossy and threshold is None:
@@ -252,8 +254,36 @@ def understood(
                 f"these masks are of other classes than the head was made for. Theirs: {listed(here.classes)}. "
                 f"The head's: {listed(known.classes)}. Use masks of its classes, or train a head with selfsame adapt."
             )
-        return here, broken  # the same classes, stored by other values
+        recoded(here, known, there, bool(list_of_classes(folders)[0]))
     return here, broken
+
+
+def ambiguous(there: set[int], known: Classes) -> bool:
+    """Whether what the head's masks ignore stands here where the second of two classes would be: 0 and 255 alone."""
+    return len(known.classes) == 2 and known.ignore in there and there == {known.values[0], known.ignore}
+
+
+def recoded(here: Classes, known: Classes, there: set[int], listed_here: bool) -> None:
+    """Say how masks of the head's classes, stored by other values, are read.
+
+    `there` are the values that the masks hold; `listed_here` whether a list of classes tells what they are. Raises
+    UserError where a value means one thing here and was another in the masks that the head learned from.
+    """
+    meant: dict[int | None, str] = {**dict(zip(known.values, known.classes, strict=True)), known.ignore: "ignored"}
+    read: dict[int | None, str] = {**dict(zip(here.values, here.classes, strict=True)), here.ignore: "ignored"}
+    told = ", ".join(f"{here.told(value)} is {read[value]}" for value in sorted(there & read.keys())[:8])
+    were = ", ".join(f"{known.told(value)} was {name}" for value, name in meant.items() if value is not None)
+    # Colours and values are numbers of two kinds: only those of the same kind can contradict each other.
+    clash = [
+        value for value in sorted(there & meant.keys()) if here.coded == known.coded and read[value] != meant[value]
+    ]
+    if clash and not listed_here:
+        raise UserError(
+            f"these masks hold other values than those the head learned from, and what they mean cannot be known: "
+            f"read by themselves {told}; there {were}. Store them by the same values, or put a classes.json beside "
+            'them: [{"id": 0, "name": "background"}, ...].'
+        )
+    say(f"these masks are stored by other values than those the head learned from ({were}): {told}", "yellow")
 
 
 def named(

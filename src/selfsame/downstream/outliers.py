@@ -42,7 +42,9 @@ def kth_distances(
     known = np.arange(len(vectors)) if among is None else among
     if not 1 <= k < len(known):
         raise UserError(
-            f"neighbour {k}: each of {len(known):,} items has {len(known) - 1:,} others. Give a number from 1 to that."
+            f"--neighbour {k}: each of {len(known):,} items has {len(known) - 1:,} others. Give one of these."
+            if len(known) > 1
+            else "1 item has no neighbours. Give more items."
         )
     unit = F.normalize(vectors.float(), dim=1)
     others = unit if among is None else unit[torch.from_numpy(known).to(unit.device)]

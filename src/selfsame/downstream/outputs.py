@@ -9,10 +9,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from selfsame.engine.state import write_text, writing
 from selfsame.errors import UserError
+from selfsame.storage.captions import shortened
 
 Write = Callable[[Path], None]
 WRITTEN = ".written"  # in a folder of predictions: the names of the files that were written there, a line each
-CAPTION, GAP = 16, 4  # pixels
+CAPTION, GAP = 20, 4  # pixels
 
 
 def into_folder(named: Iterable[tuple[str, Write]], suffix: str, out: Path, more: dict[str, Write]) -> list[Path]:
@@ -32,7 +33,9 @@ def into_folder(named: Iterable[tuple[str, Write]], suffix: str, out: Path, more
                 # An absolute name, or one that climbs, must not lead out of the folder.
                 plain = PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in ("/", "..")))
                 place = plain.with_suffix(suffix)
-                place = plain.with_name(plain.name + suffix) if place in used else place
+                while place in used:
+                    plain = plain.with_name(plain.name + suffix)
+                    place = plain
                 used.add(place)
                 places.append(place)
                 (draft / place).parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +75,8 @@ def beside(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Im
     width, height = pictures[0].size
     step = width + GAP
     page = Image.new("RGB", (step * len(pictures) - GAP, height + CAPTION), "#ffffff")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=11)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=14)
     for k, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         page.paste(picture, (k * step, CAPTION))
-        draw.text((k * step + 2, 1), caption, fill="#1f2328", font=font)
+        draw.text((k * step + 2, 1), shortened(caption, width - 4, font), fill="#1f2328", font=font)
     return page

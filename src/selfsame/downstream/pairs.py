@@ -19,7 +19,9 @@ from typing import Any
 from selfsame import modalities
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.records import Record
 from selfsame.storage.disk import disk_of, joined
+from selfsame.storage.folders import converted
 from selfsame.storage.opening import Kind, by_pattern, home_spelt, in_folder
 
 PICTURES = frozenset((
@@ -78,12 +80,13 @@ class Pairs:
 Named = Sequence[tuple[str, str]]  # files, and the keys by which they meet
 
 
-def find(path: str, where: str | None, labels: Labels, wanted: bool = True) -> Pairs:
+def find(path: str, where: str | None, labels: Labels, wanted: bool = True, reading: Record | None = None) -> Pairs:
     """The pictures at a path with their labels, which lie in the folder or pattern `where`, or are looked for.
 
-    With `wanted` False no labels are needed: those that lie beside their pictures are left out.
+    With `wanted` False no labels are needed: those that lie beside their pictures are left out. `reading` says how
+    pictures are read.
     """
-    source: Any = modalities.load("image").open_source(path)
+    source: Any = modalities.load("image").open_source(path, reading=reading)
     place = source.place
     if place is None or disk_of(str(place)).remote:
         if not wanted:
@@ -128,15 +131,18 @@ def apart(source: Any, place: str, where: str, labels: Labels) -> tuple[dict[int
         raise UserError(f"{where}: {labels.many} are read from this machine's disks: download them first.")
     found = in_folder(where, labels.kind) if disk.is_folder(where) else by_pattern(where, labels.kind)
     if not len(found.names):
-        raise UserError(f"{where}: no {labels.many}: no file ends in {', '.join(sorted(labels.suffixes))}.")
+        raise UserError(
+            f"{where}: no {labels.many}: no file ends in {', '.join(sorted(labels.suffixes))}."
+            f"{converted(found.ignored)}"
+        )
     files = [joined(found.root, name) for name in found.names]
     taken = {str(Path(file).resolve()) for file in files}
     pictures = {
-        i: key_of(source.name(i), PICTURES)
+        i: key_of(source.name(i), PICTURES, labels)
         for i in range(len(source))
         if str((Path(place) / source.name(i)).resolve()) not in taken
     }
-    keys = [key_of(name, labels.words) for name in found.names]
+    keys = [key_of(name, labels.words, labels) for name in found.names]
     if not set(keys) & set(pictures.values()):  # other folders on the two sides: the names of the files decide
         pictures = {i: posixpath.basename(key) for i, key in pictures.items()}
         keys = [posixpath.basename(key) for key in keys]
@@ -250,20 +256,31 @@ def role(name: str, labels: Labels) -> tuple[str, str]:
     for folder in reversed(posixpath.dirname(name).split("/")):
         for kind, words in (("label", labels.words), ("picture", PICTURES)):
             if stripped(folder, words) is not None:
-                return kind, key_of(name, words)
+                return kind, key_of(name, words, labels)
     stem = posixpath.splitext(posixpath.basename(name))[0]
     words = labels.words if bare(stem, labels.words) != stem else PICTURES
-    return "label" if words is labels.words else "picture", key_of(name, words)
+    return "label" if words is labels.words else "picture", key_of(name, words, labels)
 
 
-def key_of(name: str, words: Collection[str]) -> str:
-    """A name without suffix and telling words."""
+def key_of(name: str, words: Collection[str], labels: Labels) -> str:
+    """A name without suffix and telling words: of its folders those of its side, of the file itself those of both, so
+    that image/IMG_7.jpg and label/IMG_7.png meet."""
     folders, stem = posixpath.dirname(name).split("/"), posixpath.splitext(posixpath.basename(name))[0]
     for place in reversed(range(len(folders))):
         if (rest := stripped(folders[place], words)) is not None:
             folders[place] = rest
             break
-    return "/".join([*filter(None, folders), bare(stem, words)])
+    return "/".join([*filter(None, folders), bare(stem, PICTURES | labels.words)])
+
+
+def unmarked(name: str) -> str:
+    """The name of an item without the words at its end that say it is the picture: a/7.color.png -> a/7.png."""
+    folder, file = posixpath.split(name)
+    stem, suffix = posixpath.splitext(file)
+    parts = re.split(r"([^0-9A-Za-z]+)", stem)
+    while len(parts) >= 3 and parts[-1].lower() in PICTURES:
+        parts = parts[:-2]
+    return posixpath.join(folder, "".join(parts) + suffix)
 
 
 def stripped(folder: str, words: Collection[str]) -> str | None:

@@ -186,9 +186,11 @@ class PictureExamples(Examples):
         return [image.make_views(samples[:1], plan, views, self.stats, draws)[0], *samples[1:]]
 
     def shown(self, i: int, side: int = 256) -> Image.Image:
-        """The picture for a person to see, at most `side` pixels."""
+        """The picture for a person to see, at most `side` pixels; a small one enlarged by whole pixels."""
         image: Any = modalities.load("image")
-        return image.picture(self.source, self.items[i], side).convert("RGB")
+        shown: Image.Image = image.picture(self.source, self.items[i], side).convert("RGB")
+        factor = max(1, side // max(shown.size))
+        return shown.resize((shown.width * factor, shown.height * factor), Image.Resampling.NEAREST)
 
 
 def enlarged(maps: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c g v"]:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from selfsame.downstream.boxes import refuse_shares
 from selfsame.downstream.boxfiles import EDGES, is_number, parsed, pictures_at, spoken
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.records import Record
 from selfsame.storage.disk import disk_of
 from selfsame.storage.opening import home_spelt
 from selfsame.storage.tables import Finder, some, table
@@ -27,6 +29,10 @@ FORMS = (
 )
 FEW_BAD = 0.1  # share of points outside of their picture that count as not labelled; with more, nothing is read
 SLACK = 1.0  # pixels over the edge that are rounding
+PIXELS = (
+    "Keypoints and the boxes of their objects are wanted in pixels, in each form that is read: multiply x by the width "
+    "of the picture and y by its height."
+)
 SURE = 0.5  # score from which a detected box is looked into
 
 
@@ -350,15 +356,19 @@ def checked(found: PointSet, path: Path) -> None:
     if (labelled % 1 == 0).all():
         found.offset = 0.5
     sizes: dict[int, tuple[int, int] | None] = {}
+    for item in {one.item: None for one in found.objects}:
+        try:
+            height, width = found.source.header(item)[:2]
+            sizes[item] = height, width
+        except UnreadableItem:
+            sizes[item] = None  # it is listed when it is read
+    there = [size for size in sizes.values() if size is not None]
+    refuse_shares(path, labelled, there, "points", PIXELS)
+    boxes = np.array([one.box for one in found.objects if one.box is not None]).reshape(-1, 4)
+    refuse_shares(path, boxes, there, "boxes", PIXELS, boxes[:, 2:] - boxes[:, :2])
     outside: list[str] = []
     apart: list[str] = []
     for one in found.objects:
-        if one.item not in sizes:
-            try:
-                height, width = found.source.header(one.item)[:2]
-                sizes[one.item] = height, width
-            except UnreadableItem:
-                sizes[one.item] = None  # it is listed when it is read
         known = one.xyv[:, 2] > 0
         one.xyv[known, :2] += found.offset
         size = sizes[one.item]
@@ -392,7 +402,7 @@ def checked(found: PointSet, path: Path) -> None:
 # Boxes to look into --------------------------------------------------------------------------------------------------
 
 
-def boxes_at(path: str) -> tuple[Any, list[Object] | None]:
+def boxes_at(path: str, reading: Record | None = None) -> tuple[Any, list[Object] | None]:
     """A source of pictures and the boxes in which to look for points, if there are any.
 
     `path` is pictures with a file of boxes in their folder or beside it, or that file: COCO's json, CSV, or the json or
@@ -400,12 +410,12 @@ def boxes_at(path: str) -> tuple[Any, list[Object] | None]:
     """
     here = Path(home_spelt(path))
     if disk_of(str(here)).remote:
-        return pictures_at(path)[0], None
+        return pictures_at(path, reading)[0], None
     if here.suffix.lower() in (".json", ".csv") and here.is_file() and (rows := boxes_of(here)) is not None:
         source, _ = pictures_at(str(here.parent))
         file = here
     else:
-        source, _ = pictures_at(path)
+        source, _ = pictures_at(path, reading)
         files = candidates(here, lambda file: boxes_of(file) is not None) if here.is_dir() else []
         if not files:
             return source, None

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from selfsame.downstream.task import Facts, Scores
+from selfsame.engine.watch import counted
 from selfsame.errors import UserError, missing
 
 SIGMAS = {  # of OKS, Lin et al. 2017: how far people lie apart who label the same point, in roots of the object's area
@@ -53,7 +54,9 @@ class Skeleton(Facts):
     def summary(self) -> str:
         names = ", ".join(self.points[:6]) + (", ..." if len(self.points) > 6 else "")
         said = (
-            f"{len(self.pairs)} pairs change places in a mirror" if self.pairs else "no pair known: no mirrored views"
+            f"{counted(len(self.pairs), 'pair')} change{'' if len(self.pairs) > 1 else 's'} places in a mirror"
+            if self.pairs
+            else "no pair known: no mirrored views"
         )
         return f"{len(self.points)} points ({names}) of {'objects in boxes' if self.boxed else 'pictures'}; {said}"
 

@@ -75,8 +75,25 @@ def read_story(folder: Path) -> dict[str, Any]:
             )
         return {key: story[key] for key in ("task", "settings", "facts", "size")}
     except FileNotFoundError:
+        if began(folder):
+            raise unfinished(folder) from None
         raise UserError(
             f"{folder} is no task run (it has no {TASK}). Give the --out folder of `selfsame adapt`."
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}). Restore it, or adapt again.") from None
+
+
+def began(folder: Path) -> bool:
+    """Whether it is the folder of a task run that is not finished."""
+    if (folder / TASK).exists():
+        return False
+    try:
+        job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        return "task" in job and "run_folder" in job
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def unfinished(folder: Path) -> UserError:
+    return UserError(f"{folder} is not finished: give its `selfsame adapt` again, and it goes on.")

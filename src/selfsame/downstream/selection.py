@@ -60,7 +60,7 @@ def facility_location(
         looked = np.sort(np.random.default_rng(mixed(seed, 51)).permutation(len(unit))[:most])
         unit = unit[torch.from_numpy(looked).to(unit.device)]
     if count > len(unit):
-        raise UserError(f"--count {count}: facility location chooses among {len(unit):,} items drawn from all.")
+        raise UserError(f"--count {count}: facility location chooses among {len(unit):,} items. Give as many or fewer.")
     best = unit.new_zeros(len(unit))
 
     def gains(candidates: Int[Tensor, "c"]) -> Float[np.ndarray, "c"]:

@@ -82,6 +82,40 @@ def stratified_split(
     return kept.nonzero().flatten(), held
 
 
+def grouped_split(
+    labels: Int[Tensor, "n"], groups: Int[Tensor, "n"], test_share: float, seed: int
+) -> tuple[Int[Tensor, "a"], Int[Tensor, "b"]]:
+    """Indices (kept, held out), ascending, disjoint and complete; no group has items on both sides.
+
+    Groups are held out in an order drawn by the seed, each if that brings the classes nearer to `test_share` of each:
+    nearer in the sum over classes of the squared share too few or too many, in items. At least one group is held out,
+    and one kept. Raises UserError unless 0 < test_share < 1 and there are two groups.
+    """
+    if not 0 < test_share < 1:
+        raise UserError(f"the share to hold out is {test_share}; it must lie between 0 and 1.")
+    classes, groups = labels.cpu().unique(return_inverse=True)[1], groups.cpu().unique(return_inverse=True)[1]
+    number = int(groups.max()) + 1 if len(groups) else 0
+    if number < 2:
+        raise UserError(f"the {len(labels)} items are of one group: none can be held out.")
+    counts = torch.zeros(number, int(classes.max()) + 1, dtype=torch.float64)
+    counts.index_put_((groups, classes), torch.ones(len(groups), dtype=torch.float64), accumulate=True)
+    total = counts.sum(dim=0)
+
+    def off(held: Tensor) -> float:
+        return float(((held - test_share * total) ** 2 / total).sum())
+
+    chosen: list[int] = []
+    held = torch.zeros_like(total)
+    for group in torch.randperm(number, generator=Generator().manual_seed(mixed(seed, 31))).tolist():
+        if len(chosen) < number - 1 and off(held + counts[group]) < off(held):
+            chosen.append(group)
+            held += counts[group]
+    if not chosen:  # all are large: the one that comes nearest
+        chosen = [min(range(number), key=lambda group: off(counts[group]))]
+    mask = torch.isin(groups, torch.tensor(chosen))
+    return (~mask).nonzero().flatten(), mask.nonzero().flatten()
+
+
 def _first(labels: Tensor, seed: int, number: Callable[[int], int]) -> Tensor:
     """The first number(size) items of every class, in an order drawn for that class alone; ascending."""
     labels = labels.cpu()

@@ -1,7 +1,7 @@
 """How well a task is done from each start, and whether the pretrained encoder is better for it.
 
 Beside it stand what labels alone can do (the same network from random weights), random weights that stay as they are,
-and what one would say without looking.
+and what the task says without an encoder: the most frequent class, a guess by colour.
 """
 
 import math
@@ -22,7 +22,7 @@ class Standing(Record):
 
     features: Start
     """encoder: the one measured; random: its network untrained and frozen; supervised: trained from random weights
-    with the labels alone; trivial: said without looking"""
+    with the labels alone; trivial: said without an encoder"""
     protocol: Way
     """whether the encoder was frozen or fine-tuned"""
     labels: str
@@ -37,10 +37,19 @@ class Standing(Record):
     seeds: int
     all: dict[str, float]
     """every score of the task, mean over the seeds"""
+    called: str = ""
+    """of a trivial row what it says: most frequent class, guess by colour"""
 
     @classmethod
     def of(
-        cls, features: Start, protocol: Way, labels: str, items: int, score: str, runs: Sequence[Mapping[str, float]]
+        cls,
+        features: Start,
+        protocol: Way,
+        labels: str,
+        items: int,
+        score: str,
+        runs: Sequence[Mapping[str, float]],
+        called: str = "",
     ) -> Self:
         values = [run[score] for run in runs]
         return cls(
@@ -53,7 +62,13 @@ class Standing(Record):
             std=statistics.stdev(values) if len(values) > 1 else 0.0,
             seeds=len(values),
             all={name: statistics.fmean(run[name] for run in runs) for name in runs[0]},
+            called=called,
         )
+
+    @property
+    def start(self) -> str:
+        """What stands in tables."""
+        return self.called or self.features
 
 
 AGAINST: dict[Way, tuple[Start, ...]] = {
@@ -85,7 +100,7 @@ def sentences(rows: Sequence[Standing], lower: bool) -> list[str]:
                 says = f"{'better' if gain > 0 else 'WORSE'} by {abs(gain):.3f} (margin {margin:.3f})"
             told.append(
                 f"{row.protocol}, labels {row.labels}: {row.score} {row.mean:.3f} of the encoder, {other.mean:.3f} of "
-                f"{other.features}: {says}"
+                f"{'the ' if other.called else ''}{other.start}: {says}"
             )
     return told
 
@@ -96,7 +111,7 @@ def table(rows: Sequence[Standing]) -> Table:
     learns = {"frozen": "no", "finetune": "yes", "-": "-"}
     cells = [
         {
-            "start": row.features,
+            "start": row.start,
             "encoder learns": learns[row.protocol],
             "labels": row.labels,
             row.score: f"{row.mean:.3f}",

@@ -9,7 +9,7 @@ One file of `tasks/` is one task, found by its file name: it holds one `Task`, i
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -29,6 +29,13 @@ def directly(i: int, read: Callable[[int], T]) -> T:
     return read(i)
 
 
+class Panel(NamedTuple):
+    """One of several pictures of an item, with the words that stand under it."""
+
+    picture: Image.Image
+    words: str
+
+
 class Facts(Record):
     """What labels say of a task, saved as JSON with the head: names of classes, of keypoints, the range of depth."""
 
@@ -45,10 +52,14 @@ class Examples:
     """
 
     facts: Facts
+    here: Facts | None = None
+    """what the labels of these items alone say, where facts are measured and may be those of other items"""
     labelled: bool = True
     """False where items are only to be predicted: `truth` and the targets of `sample` are then not there"""
     skipped: dict[int, str]
     """items that cannot be read, and why; added to while they are read"""
+    most_skipped: float = 1.0
+    """the largest share of unreadable items to go on with: see `check_skipped`"""
     blocks = None  # as of `types.Source`: each item can be read by itself
     window = 1
 
@@ -58,6 +69,10 @@ class Examples:
     def name(self, i: int) -> str:
         """Unique name of an item, as its source has it."""
         raise NotImplementedError
+
+    def part_of(self, i: int) -> str:
+        """Name of what an item is a part of, as the recording of a window, the picture of an object; else its own."""
+        return self.name(i)
 
     @property
     def strata(self) -> Int[Tensor, "n"]:
@@ -86,6 +101,17 @@ class Examples:
         """What is known of an item, in the form of `restored`. Raises UnreadableItem."""
         raise NotImplementedError
 
+    def check_skipped(self) -> None:
+        """Raise UserError where more than `most_skipped` of the items cannot be read, or none can."""
+        lost, total = self.skipped, len(self)
+        if len(lost) > self.most_skipped * total or (lost and len(lost) == total):
+            i, why = next(iter(lost.items()))
+            raise UserError(
+                f"{len(lost)} of {total} labelled items cannot be read ({len(lost) / total:.1%}; at most "
+                f"{self.most_skipped:.1%} may be): {self.name(i)}: {why}. Mend or remove them, or raise "
+                "--max-skipped."
+            )
+
 
 class Head(nn.Module):
     """What a task adds to the encoder. Sizes come from the encoder and the facts; weights from torch's generator."""
@@ -101,6 +127,40 @@ class Head(nn.Module):
     def decoded(self, outputs: Any) -> list[Any]:
         """One prediction a view, on the CPU, in the view's own coordinates."""
         raise NotImplementedError
+
+    # What `export` asks of it
+
+    gives: ClassVar[dict[str, str]] = {}
+    """name of each tensor of `portable`, and what it is, in words; {} where the head cannot be exported"""
+    why_not: ClassVar[str] = ""
+    """why, and what to do instead"""
+    in_half: ClassVar[bool] = True
+    """whether it may be exported in half precision"""
+    operations: ClassVar[tuple[str, ...]] = ()
+    """packages beside torch whose operations `portable` uses"""
+
+    def portable(self, outputs: Any, height: int | None, width: int | None) -> tuple[Tensor, ...]:
+        """Predictions as tensors whose first axis is the batch, by operations that other programs have.
+
+        `outputs` in float32. `height` and `width` are those of the pictures, which a file with the preprocessing inside
+        squeezes to the view; of the view where there is none. None of what is no picture.
+        """
+        raise NotImplementedError
+
+    def told(self) -> dict[str, Any]:
+        """Further facts for whoever uses the file."""
+        return {}
+
+    def apart(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """How far the outputs of a file are from what is expected, 0 for not at all.
+
+        To be defined where the largest difference of each output in units of the largest is not it, as of whole
+        numbers, or of boxes in any order.
+        """
+        raise NotImplementedError
+
+    def apart_of(self) -> Callable[[Sequence[Tensor], Sequence[Tensor]], float] | None:
+        return None if type(self).apart is Head.apart else self.apart
 
 
 class Scores:
@@ -134,6 +194,8 @@ class Task(Record):
     """the same where it is frozen"""
     batch: ClassVar[int] = 64
     """items in a step where the user names none"""
+    parts: ClassVar[tuple[str, str]] = ("", "")
+    """what an item may have several of, one and many: ("box", "boxes"); empty where it has one prediction"""
     accepts: ClassVar[str] = ""
     """the forms of labels, in words"""
     Facts: ClassVar[type[Facts]]
@@ -152,6 +214,15 @@ class Task(Record):
         """Size of a view where the user names none."""
         return int(encoder.spec["size"])
 
+    def caution(self, examples: Examples, size: int) -> str:
+        """A sentence for views of `size` that show too little of these items, with what to do; "" for none."""
+        return ""
+
+    @property
+    def size_given(self) -> tuple[str, int] | None:
+        """The setting that says the size of a view, as a flag, and what it says; None where none does."""
+        return None
+
     def head(self, encoder: Encoder, facts: Any, size: int) -> Head:
         """A new head for views of `size`."""
         raise NotImplementedError
@@ -164,8 +235,16 @@ class Task(Record):
         raise NotImplementedError
 
     def trivial(self, examples: Examples, items: Sequence[int]) -> Callable[[Examples, int], Any]:
-        """What one would say without an encoder, learned from the truth of these items: (examples, i) -> prediction."""
+        """What is said without an encoder, learned from the truth of these items: (examples, i) -> prediction."""
         raise NotImplementedError
+
+    def count(self, prediction: Any) -> int:
+        """How many of `parts` a prediction holds."""
+        return 1
+
+    def baseline(self, facts: Any) -> str:
+        """What `trivial` says, in two or three words: the name of its row in tables."""
+        return "trivial guess"
 
     def predictions(
         self, model: "Model", examples: Examples, items: Sequence[int], on: torch.device, workers: int = 0
@@ -183,9 +262,18 @@ class Task(Record):
         """Endings of `--out` that `write` takes; "" for a folder."""
         raise NotImplementedError
 
-    def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> Image.Image | str:
-        """An item with what is predicted and, unless None, what is known of it: drawn, or as HTML. Escapes texts."""
+    def picture(
+        self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256
+    ) -> Image.Image | list[Panel] | str:
+        """An item with what is predicted and, unless None, what is known of it.
+
+        Drawn, on one panel or several, or as HTML, with texts escaped.
+        """
         raise NotImplementedError
+
+    def legend(self, facts: Any) -> list[tuple[str, str]]:
+        """What the colours of `picture` stand for: names and CSS colours; [] where there are none."""
+        return []
 
     def caption(self, prediction: Any, truth: Any, facts: Any) -> str:
         """What is predicted and, unless None, what is known, in a few words; "" where the picture says it."""

@@ -1,5 +1,7 @@
 """Where the time of a step goes: the training loop's own step, with a stopwatch."""
 
+import resource
+import sys
 import time
 from collections import defaultdict
 from functools import partial
@@ -15,11 +17,18 @@ from selfsame.engine.loop import Loop, MakeViews, one_step
 from selfsame.engine.optim import make_optimizer
 from selfsame.types import Learner
 
-__all__ = ["PARTS", "timed_steps"]
+__all__ = ["PARTS", "peak", "timed_steps"]
 
 PARTS = ("waiting", "move", "views", "forward", "target", "backward", "update", "after")
 """In their order: for the reading processes; to the device; device half; forward, without and in the target; backward;
 the optimiser; what the learner does after a step (the target's average, a queue)."""
+
+
+def peak(on: torch.device) -> int:
+    """Bytes of memory at the peak of this process so far: of the GPU, where it works on one."""
+    if on.type == "cuda":
+        return torch.cuda.max_memory_allocated(on)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Stopwatch:

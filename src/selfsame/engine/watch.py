@@ -18,10 +18,34 @@ from selfsame.engine.state import cannot_write, write_text
 console = Console(stderr=True, highlight=False)
 
 
+def counted(number: int, word: str, plural: str = "s") -> str:
+    """As in: 1 item, 2,000 items, 3 processes."""
+    return f"{number:,} {word}{plural if number != 1 else ''}"
+
+
+def duration(seconds: float) -> str:
+    """As in: 40 s, 12 min, 3.5 h, 2.1 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
+
+
 def say(text: str, style: str = "") -> None:
     """One line for the person watching. Only the first process speaks; stdout stays free for results."""
     if dist.first():
         console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Under it nothing is said."""
+    was, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = was
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -113,5 +137,5 @@ class Watch:
             self.bar.update(self.task, health=clean["verdict"])
             if not console.is_terminal:  # a log file has no bar: a line with each look at the health instead
                 left = (self.steps - step) * self.images / max(1e-9, self.rate(step)) if step > self.began_at else None
-                told = f", {left / 60:.0f} min left" if left is not None else ""
+                told = f", {duration(left)} left" if left is not None else ""
                 say(f"step {step:,} of {self.steps:,}: {clean['verdict']}{told}")

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from selfsame.errors import NO_LABEL, UserError, missing, unknown
 from selfsame.index import approximate
 from selfsame.index.approximate import Graph
-from selfsame.index.store import (
+from selfsame.index.contract import (
     AT_ONCE,
     FORMAT,
     PRIVATE,

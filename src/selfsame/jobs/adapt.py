@@ -1,10 +1,11 @@
 """Put an encoder to a task: train a head on labelled items, with the encoder frozen or fine-tuned."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
+from selfsame.errors import UserError
 from selfsame.jobs.checked import checked, named
 from selfsame.jobs.runs import Run
 from selfsame.records import Record
@@ -12,7 +13,7 @@ from selfsame.records import Record
 if TYPE_CHECKING:
     from torch import nn
 
-FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "save_every", "keep_states"}
+FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "save_every", "keep_states", "processes"}
 
 
 def task_of(given: Any) -> Any:
@@ -39,8 +40,8 @@ class Fitting(Record):
     """items in one step"""
     lr: Annotated[float | None, Field(gt=0)] = None
     """peak learning rate of the head"""
-    encoder_lr: Annotated[float, Field(gt=0)] = 0.1
-    """the encoder's learning rate as a share of it"""
+    encoder_lr: Annotated[float | None, Field(gt=0)] = None
+    """the encoder's learning rate as a share of it [100 / steps, at least 0.1 and at most 1]"""
     layer_decay: Annotated[float | None, Field(gt=0, le=1)] = None
     """each block of the encoder learns at so much of the rate of the one behind it [0.75 transformers, 0.9 others]"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
@@ -85,6 +86,9 @@ class Adapt(Fitting):
     """items to choose the best weights by [a share of the labelled ones]"""
     val_labels: str | None = None
     """the labels of --val"""
+    groups: str | None = None
+    """items that stay together, as of one patient, when some are set aside: "folders", a pattern as "(patient[0-9]+)_",
+    a CSV path,group (or file.csv::column), or a column [windows of a recording, objects of a picture]"""
     budget: str = "all"
     """labels that are used: all, 10%, 10/class"""
     freeze: bool = False
@@ -95,21 +99,43 @@ class Adapt(Fitting):
     """steps between two saved states"""
     keep_states: Annotated[int, Field(ge=1)] = 2
     """saved states to keep, the newest"""
+    processes: Annotated[int | None, Field(ge=1)] = None
+    """training processes to start on this machine [one a GPU; one without]"""
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.groups is not None and self.val is not None:
+            raise UserError("--groups says how items are divided, and with --val none are. Leave one of them out.")
+        for name, given in (("--encoder-lr", self.encoder_lr), ("--layer-decay", self.layer_decay)):
+            if given is not None and (self.freeze or self.scratch):
+                what = "--freeze, the encoder does not learn" if self.freeze else "--scratch, all learns at one rate"
+                raise UserError(
+                    f"{name} {given:g} is of a pretrained encoder that is fine-tuned; with {what}. Leave one out."
+                )
+        return self
 
     @property
     def folder(self) -> Path:
         return self.out or Path("runs") / f"{self.run_folder.resolve().name}-{type(self.task).name}"
 
     def run(self, encoder: "nn.Module | None" = None) -> Run:
-        """Train, or go on where it stopped. `encoder`: a module of the user's own, where the run has one.
+        """Train, or go on where it stopped, in as many processes as `processes` says.
+
+        `encoder`: a module of the user's own, where the run has one.
 
         Raises:
             UserError: input that cannot be used, a folder of other settings, a full disk.
             TrainingStopped: not a number.
             Interrupted: stopped by a signal, state saved.
         """
+        from selfsame.engine import dist, slurm
         from selfsame.jobs.adapting import Adapting
+        from selfsame.jobs.launching import launch, processes_for
 
+        slurm.take_seat()
+        if not dist.placed() and (count := processes_for(self, encoder)) > 1:
+            launch(self, count)
+            return Run(self.folder)
         return Adapting(self, encoder).run()
 
 

@@ -17,13 +17,11 @@ from selfsame.jobs.encoding import (
     beside,
     keep,
     keep_table,
-    labels_if_any,
     numbers_of,
-    opened,
     show,
     warn_if_behind,
 )
-from selfsame.jobs.evaluating import with_label
+from selfsame.jobs.given import labelled, labels_if_any, opened
 from selfsame.jobs.report import versions
 from selfsame.report.curves import curve
 from selfsame.report.gallery import Tile, tiled
@@ -37,9 +35,9 @@ LOW = 0.1  # a mean silhouette below it shows no groups that stand apart: a choi
 
 
 def run(job: Clusters, module: torch.nn.Module | None = None) -> dict[str, Any]:
-    encoder, data = opened(job, module)
-    labels = labels_if_any(job, data)
-    items = Encoded(job, encoder, data, with_label(data, labels) if labels else range(len(data.source)))
+    given = opened(job, module)
+    labels = labels_if_any(given)
+    items = Encoded(given, labelled(given, labels))
     silhouettes: dict[int, float] = {}
     count = job.count
     if count is None:
@@ -63,14 +61,14 @@ def run(job: Clusters, module: torch.nn.Module | None = None) -> dict[str, Any]:
         show(rows, NAMES)
         warn_if_behind(rows, "nmi", "NMI")
     result = {
-        "run": str(job.run_folder),
-        "data": job.data,
+        "run": str(given.run),
+        "data": given.path,
         "items": len(items),
         "count": count,
         "chosen_by": "silhouette" if job.count is None else "given",
         "silhouettes": {str(tried): score for tried, score in silhouettes.items()},
         "sizes": found.sizes.tolist(),
-        "raw": data.modality.raw_name,
+        "raw": given.modality.raw_name,
         "seed": job.seed,
         "machine": dist.machine(items.on),
         "rows": rows,
@@ -82,12 +80,12 @@ def run(job: Clusters, module: torch.nn.Module | None = None) -> dict[str, Any]:
     }
     if own is not None:
         listed["label"] = list(map(printable, own))
-    keep_table(job.place, NAME, listed)
-    keep(job.place, NAME, result)
+    keep_table(given.place, NAME, listed)
+    keep(given.place, NAME, result)
     page(job, items, found, own, rows, result)
     sizes = found.sizes.tolist()
     say(f"sizes: {', '.join(f'{size:,}' for size in sizes[:20])}{', ...' if len(sizes) > 20 else ''}")
-    say(f"list and report: {job.place / 'clusters.csv'}, {job.place / 'report.html'}")
+    say(f"list and report: {given.place / 'clusters.csv'}, {given.place / 'report.html'}")
     return result
 
 
@@ -106,7 +104,7 @@ def page(
         last = members[CENTRAL:][-FRINGE:]
 
         def tile(k: int) -> Tile:
-            return Tile(k, items.names[k], f"{found.distance[k]:.3f}" + (f" · {labels[k]}" if labels else ""))
+            return Tile(k, items.names[k], f"{found.distance[k]:.3f}" + (f"\n{labels[k]}" if labels else ""))
 
         central = [tile(k) for k in members[:CENTRAL].tolist()]
         if central and len(last):  # set apart from the fringe
@@ -146,7 +144,12 @@ def page(
         ("count", "How many", chart),
     ]
     settings = [*((key, value) for key, value in result.items() if key != "rows"), *versions()]
-    skipped = [(printable(items.data.source.name(i)), why) for i, why in sorted(items.data.skipped.items())]
     write_vector_page(
-        job.place, f"Clusters: {job.run_folder.name} on {job.data}", lead, figures, sections, settings, skipped
+        items.given.place,
+        f"Clusters: {items.given.run.name} on {items.given.path}",
+        lead,
+        figures,
+        sections,
+        settings,
+        items.skipped,
     )

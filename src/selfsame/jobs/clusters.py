@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from selfsame.jobs.checked import checked
-from selfsame.jobs.vectors import OfVectors
+from selfsame.jobs.vectors import OfVectors, values_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +27,11 @@ class Clusters(OfVectors):
         return run(self, encoder)
 
 
-def clusters(run: Any, data: str | Path, encoder: "nn.Module | None" = None, **settings: Any) -> dict[str, Any]:
-    """Group the items of `data`; settings are the fields of `Clusters`."""
-    values = {"run_folder": getattr(run, "folder", run), "data": str(data), **settings}
-    return checked(Clusters, values).run(encoder)
+def clusters(
+    run: Any, data: str | Path | None = None, encoder: "nn.Module | None" = None, **settings: Any
+) -> dict[str, Any]:
+    """Group the items of `data`; an index may stand for `run`, `data` or both.
+
+    Settings are the fields of `Clusters`.
+    """
+    return checked(Clusters, values_of(run, data, settings)).run(encoder)

@@ -130,6 +130,23 @@ def open_like(path: str, encoder: Encoder, labels: str | None = None, **changes:
     return Data(path, *modalities.open_like(path, encoder.spec, labels, **changes))
 
 
+def open_frames(path: str, encoder: Encoder, labels: str | None, fps: float | None) -> Data:
+    """The same, of videos so many frames a second; None for as many as the encoder learned from."""
+    if fps is None:
+        return open_like(path, encoder, labels)
+    data = open_like(path, encoder, labels, fps=fps)
+    check_rate(data.source, path, fps)
+    return data
+
+
+def check_rate(source: Any, path: str, fps: float | None) -> None:
+    """Raise UserError for a rate of frames where there are no videos."""
+    if fps is not None and not hasattr(source, "videos"):
+        raise UserError(
+            f"--fps {fps:g} says how many frames a second are taken of videos; {path} is none. Leave it out."
+        )
+
+
 def check_share(data: Data, most: float, folder: Path | None = None, looked: int | None = None) -> None:
     """Raise UserError, with the list, when of the items, or of those looked at, a larger share is unreadable."""
     if not too_many(data, most, looked):

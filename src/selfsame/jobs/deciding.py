@@ -444,11 +444,3 @@ def changed_line(views: dict[str, Any]) -> str:
     """The strengths given on top of the recipe, as in: one.area 0.2 to 1.0, one.flip 0.0."""
     given = [(name, value if isinstance(value, list | tuple) else [value]) for name, value in flat(views)]
     return ", ".join(f"{name} {' to '.join(map(str, ends))}" for name, ends in given if name != "name")
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

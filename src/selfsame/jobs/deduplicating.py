@@ -1,4 +1,4 @@
-"""What `duplicates` does: fingerprints of all items, vectors if there is an encoder, pairs, and groups of them."""
+"""What `duplicates` does: fingerprints of all items, their vectors, pairs, and groups of them."""
 
 import csv
 import hashlib
@@ -21,7 +21,7 @@ from selfsame.engine import dist
 from selfsame.engine.feed import Batch, feed
 from selfsame.engine.plan import workers_for
 from selfsame.engine.state import write_text
-from selfsame.engine.watch import say
+from selfsame.engine.watch import counted, say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.index.calibration import calibrated, far_of
 from selfsame.index.groups import components, stars
@@ -49,8 +49,11 @@ from selfsame.types import Encoder, Fingerprint
 TABLE, RESULT = "duplicates.csv", "duplicates.json"
 VIEWED = 512  # items of which a view is made, to see how alike it is to its item
 RULE = "largest resolution, then largest file, then first name"
+RULE_WITHOUT = "largest item, then first name"  # where there is no resolution
 RULE_ACROSS = "what lies in the second part is kept"
 BUILT = "{} by their hash are found of images alone. Give --run RUN: an encoder finds near copies of any kind of data."
+FEW = 100  # items, below which vectors of the raw input say little: a choice
+FITTED = 20_000  # items that what is fitted of the raw input is fitted on, and that are read at once
 
 
 def run(job: Duplicates) -> dict[str, Any]:
@@ -118,6 +121,10 @@ class Items:
         data, number = self.at(i)
         return data.modality.fragment(data.source, number)
 
+    def value(self, i: int) -> Any:
+        data, number = self.at(i)
+        return data.source.read(number)
+
     @property
     def skipped(self) -> dict[int, str]:
         return {
@@ -148,20 +155,30 @@ class Deduplicating:
         self.modality = self.items.parts[0].modality
         self.hashes = hasattr(self.modality, "fingerprint")
         self.kinds = self.ways()
-        self.calibration: dict[str, Any] = {}
+        self.calibration: dict[str, dict[str, Any]] = {}  # of each kind of vectors
 
     def ways(self) -> list[str]:
         """By what copies are found. Raises UserError where these data do not allow it."""
         if self.job.by == "auto":
-            has = {"exact": True, "hash": self.hashes, "encoder": self.encoder is not None}
-            if not self.hashes and self.encoder is None:
+            raw = bool(getattr(self.modality, "raw_tells_copies", False))
+            has = {"exact": True, "hash": self.hashes, "raw": raw, "encoder": self.encoder is not None}
+            if not self.hashes and not raw and self.encoder is None:
                 say(f"{self.modality.name}: only exact copies are sought. {BUILT.format('Near copies')}", "yellow")
-            return [kind for kind in KINDS if has[kind]]
+            return self.with_vectors([kind for kind in KINDS if has[kind]])
         if "hash" in self.job.by and not self.hashes:
             raise UserError(
                 f"--by hash: these data are of the kind {self.modality.name}. {BUILT.format('Near copies')}"
             )
-        return [kind for kind in KINDS if kind in self.job.by.split(",")]
+        return self.with_vectors([kind for kind in KINDS if kind in self.job.by.split(",")])
+
+    def with_vectors(self, kinds: list[str]) -> list[str]:
+        """The kinds. Raises UserError where a setting is about vectors, and there are none."""
+        if not {"raw", "encoder"} & set(kinds) and (self.job.far, self.job.threshold) != (None, None):
+            flag = "--far" if self.job.far is not None else "--threshold"
+            raise UserError(
+                f"{flag} is about vectors: give --run RUN for those of an encoder, or --by raw. Hashes have --distance."
+            )
+        return kinds
 
     # What is found
 
@@ -204,7 +221,14 @@ class Deduplicating:
         n = len(unique)
         exact = of_content(prints.content[unique], part) if "exact" in self.kinds else nothing()
         found = [exact, self.by_hash(prints, unique, part)]
-        found.append(self.by_vectors(prints, unique, part, np.concatenate([pairs for pairs, _ in found])))
+        for kind in ("raw", "encoder"):
+            known = np.concatenate([pairs for pairs, _ in found])
+            found.append(self.by_vectors(kind, prints, unique, part, known) if kind in self.kinds else nothing())
+        if part is not None and "exact" in self.kinds:
+            say(f"{counted(len(exact[0]), 'pair')} of the same content, one in each part")
+        named = zip(KINDS, (len(pairs) for pairs, _ in found), strict=True)
+        # Of one source equal items are no pairs: they stand for each other.
+        self.pairs = {k: n for k, n in named if k in self.kinds and (k != "exact" or part is not None)}
         pairs, scores = (np.concatenate(both) for both in zip(*found, strict=True))
         kinds = np.repeat(np.arange(len(KINDS)), [len(pairs) for pairs, _ in found])
         _, first = np.unique(pairs[:, 0] * n + pairs[:, 1], return_index=True)
@@ -223,17 +247,32 @@ class Deduplicating:
             pairs, scores = pairs[keep], scores[keep]
         blank = len(unique) - len(told)
         say(
-            f"{len(pairs):,} pairs by perceptual hash, at most {self.job.distance} of 64 bits apart"
-            + (f"; {blank:,} blank images have no hash" if blank else "")
+            f"{counted(len(pairs), 'pair')} by perceptual hash, at most {self.job.distance} of 64 bits apart"
+            + (f"; {counted(blank, 'blank image')} without a hash" if blank else "")
         )
         return pairs, scores
 
-    def by_vectors(self, prints: "Prints", unique: np.ndarray, part: np.ndarray | None, known: np.ndarray) -> Found:
-        """Pairs whose vectors are near, and their cosines; `known` are the pairs that were found otherwise."""
-        if "encoder" not in self.kinds:
+    def by_vectors(
+        self, kind: str, prints: "Prints", unique: np.ndarray, part: np.ndarray | None, known: np.ndarray
+    ) -> Found:
+        """Pairs whose vectors of a kind are near, and their cosines; `known` are the pairs that were found otherwise.
+
+        Raises UserError where vectors are not finite.
+        """
+        items = prints.items[unique]
+        if kind == "raw" and self.job.by == "auto" and len(items) < FEW:
+            say(
+                f"{len(items):,} items are few to compare unasked by the raw input; --by exact,raw does it all the same"
+            )
             return nothing()
-        vectors = self.vectors(prints.items[unique])
-        threshold = self.threshold(vectors, known, prints.items[unique])
+        found, lost = self.vectors(items) if kind == "encoder" else self.raw(items)
+        if not np.isfinite(found).all():
+            of = f"{self.job.run_folder}: its encoder" if kind == "encoder" else f"{self.job.data}: the raw input"
+            raise UserError(f"{of} gives vectors that are not finite for these data.")
+        self.whitening = Whitening.fitted(found[~lost] if not lost.all() else found)
+        vectors = self.whitening(found)
+        vectors[lost] = 0
+        threshold = self.threshold(kind, vectors, known, items)
         join = near_pairs(vectors, threshold, part, self.job.seed, self.on)
         how = "all pairs compared"
         if not join.exact:
@@ -241,14 +280,38 @@ class Deduplicating:
                 f"{join.recall:.1%} of {join.judged:,} true pairs of a sample"
             )  # fmt: skip
             how = f"{join.cells:,} cells, the nearest {join.probes} of an item looked into; found: {measured}"
-        self.calibration["search"] = {
+        self.calibration[kind]["search"] = {
             key: value for key, value in asdict(join).items() if key not in ("pairs", "scores")
         }
-        say(f"{len(join.pairs):,} pairs by the encoder; {how}")
+        by = "the encoder" if kind == "encoder" else f"the raw input ({self.modality.raw_name})"
+        say(f"{counted(len(join.pairs), 'pair')} by {by}; {how}")
         return join.pairs, join.scores
 
-    def vectors(self, items: Int64[np.ndarray, "u"]) -> Float32[np.ndarray, "u d"]:
-        """Whitened vectors of items; 0 of an item that can no longer be read."""
+    def raw(self, items: Int64[np.ndarray, "u"]) -> tuple[Float32[np.ndarray, "u d"], np.ndarray]:
+        """Vectors of the raw input of items, and of which there is none: bool [u].
+
+        Many items are taken in parts: what is fitted is fitted on some of them, which are then read with each part.
+        """
+        found, part = np.zeros((0, 0), np.float32), self.items.part[items]
+        for number, data in enumerate(self.items.parts):
+            here = np.flatnonzero(part == number)
+            mine = (items[here] - self.items.starts[number]).tolist()
+            if not mine:
+                continue
+            learned = np.flatnonzero(part == part[0])
+            first, start = self.items.parts[int(part[0])], self.items.starts[int(part[0])]
+            drawn = np.sort(np.random.default_rng(self.job.seed).permutation(learned)[:FITTED])
+            fit = (first.source, (items[drawn] - start).tolist())
+            for begin in range(0, len(mine), FITTED):
+                some = mine[begin : begin + FITTED]
+                (_, rows) = self.modality.raw_vectors([fit, (data.source, some)], first.stats)
+                if not found.size:
+                    found = np.zeros((len(items), rows.shape[1]), np.float32)
+                found[here[begin : begin + FITTED]] = rows.numpy()
+        return found, np.zeros(len(items), bool)
+
+    def vectors(self, items: Int64[np.ndarray, "u"]) -> tuple[Float32[np.ndarray, "u d"], np.ndarray]:
+        """Vectors of items by the encoder, and of which there is none, for it can no longer be read: bool [u]."""
         assert self.encoder is not None
         found = np.zeros((len(items), self.encoder.dim), np.float32)
         lost = np.ones(len(items), bool)
@@ -264,18 +327,13 @@ class Deduplicating:
                     at = here[order][np.searchsorted(mine[order], kept)]
                     found[at], lost[at] = some, False
             check_share(data, self.job.max_skipped, self.job.out)
-        if not np.isfinite(found).all():
-            raise UserError(f"{self.job.run_folder}: its encoder gives vectors that are not finite for these data.")
-        self.whitening = Whitening.fitted(found[~lost] if lost.any() else found)
-        vectors = self.whitening(found)
-        vectors[lost] = 0
-        return vectors
+        return found, lost
 
-    def threshold(self, vectors: np.ndarray, known: np.ndarray, items: np.ndarray) -> float:
+    def threshold(self, kind: str, vectors: np.ndarray, known: np.ndarray, items: np.ndarray) -> float:
         """The cosine from which on items are copies: given, or calibrated without the copies known already."""
         n = len(vectors)
-        if self.job.threshold is not None:
-            self.calibration["threshold"] = self.job.threshold
+        if self.job.threshold is not None and (kind == "encoder" or "encoder" not in self.kinds):
+            self.calibration[kind] = {"threshold": self.job.threshold}
             return self.job.threshold
         if n < 3:
             raise UserError(f"{n} items are too few to calibrate a threshold on. Give one with --threshold.")
@@ -283,22 +341,24 @@ class Deduplicating:
         alone[known[:, 1]] = False  # the worse item of each pair that the hash found
         far = self.job.far or far_of(n)
         threshold, others = calibrated(vectors[alone] if alone.sum() > 2 else vectors, far, self.job.seed, self.on)
-        own = self.of_views(vectors, items)
         value = threshold.value
-        self.calibration |= {
+        self.calibration[kind] = {
             "threshold": value,
             "far": far,
             "extrapolated": threshold.extrapolated,
             "compared": threshold.compared,
             "reached": threshold.accepted,
             "false_pairs_expected": far * n * (n - 1) / 2,
-            "views_accepted": float((own >= value).mean()),
             "others": quantiles(others),
-            "views": quantiles(own),
         }
+        seen = ""
+        if kind == "encoder":
+            own = self.of_views(vectors, items)
+            self.calibration[kind] |= {"views_accepted": float((own >= value).mean()), "views": quantiles(own)}
+            seen = f"; {(own >= value).mean():.0%} of random views reach it with their item"
         say(
             f"threshold {value:.4f}, false-accept rate {far:.2g}, so about {far * n * (n - 1) / 2:,.1f} false pairs "
-            f"are to be expected; {(own >= value).mean():.0%} of random views reach it with their item"
+            f"are to be expected{seen}"
         )
         return value
 
@@ -385,6 +445,7 @@ class Deduplicating:
             "copies": len(redundant),
             "bytes_of_copies": sum(stored[item] for item in redundant),
             "divided_chains": self.chains,
+            "pairs": self.pairs,
             **{kind: by_kind.get(kind, 0) for kind in self.kinds},
         }
         return {
@@ -393,9 +454,11 @@ class Deduplicating:
             "across": list(self.job.across) if self.job.across else None,
             "by": self.kinds,
             "distance": self.job.distance if "hash" in self.kinds else None,
-            "kept": RULE_ACROSS if self.job.across else RULE,
+            "kept": RULE_ACROSS if self.job.across else RULE if prints.resolution.any() else RULE_WITHOUT,
             "counts": counts,
-            "encoder": self.calibration or None,
+            "encoder": self.calibration.get("encoder"),
+            "raw": self.calibration.get("raw"),
+            "raw_name": self.modality.raw_name if "raw" in self.kinds else None,
             "skipped": len(self.items.skipped),
             "groups": [
                 [
@@ -416,14 +479,18 @@ class Deduplicating:
         write_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
         path = write_duplicates(
             out, result, [[member.item for member in group] for group in self.groups],
-            self.items.picture, self.items.shown, self.items.fragment,
+            self.items.picture, self.items.shown, self.items.fragment, self.items.value,
         )  # fmt: skip
         counts = result["counts"]
         if self.job.across:
             first, second = self.job.across
-            say(f"{counts['groups']:,} items of {second} have copies in {first}: {counts['copies']:,} of its items")
+            have = "has" if counts["groups"] == 1 else "have"
+            of = f"{counted(counts['groups'], 'item')} of {second} {have} copies in {first}"
+            exact = f", {counts['exact']:,} of them exact" if "exact" in self.kinds else ""
+            say(f"{of}: {counts['copies']:,} of its items{exact}")
         else:
-            say(f"{counts['groups']:,} groups, {counts['copies']:,} copies beside what is kept; nothing was deleted")
+            groups = counted(counts["groups"], "group")
+            say(f"{groups}, {copies_of(counts['copies'])} beside what is kept; nothing was deleted")
         say(f"see {path} and {out / TABLE}")
 
     def table(self) -> str:
@@ -450,6 +517,10 @@ def of_content(content: Int64[np.ndarray, "u"], part: np.ndarray | None) -> Foun
     same = np.flatnonzero(np.diff(content[order]) == 0)
     pairs = np.sort(np.stack([order[same], order[same + 1]], axis=1), axis=1)
     return pairs, np.ones(len(pairs), np.float32)
+
+
+def copies_of(count: int) -> str:
+    return f"{count:,} {'copy' if count == 1 else 'copies'}"
 
 
 def quantiles(scores: np.ndarray) -> dict[str, float]:

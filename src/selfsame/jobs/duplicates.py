@@ -1,4 +1,4 @@
-"""Find copies: exact ones, near ones by perceptual hash, and near ones by an encoder's vectors. Deletes nothing."""
+"""Find copies: exact ones, and near ones by perceptual hash, by the raw input, by an encoder. Deletes nothing."""
 
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -9,7 +9,7 @@ from selfsame.errors import UserError, unknown
 from selfsame.jobs.checked import checked
 from selfsame.records import Record
 
-KINDS = ("exact", "hash", "encoder")
+KINDS = ("exact", "hash", "raw", "encoder")
 
 
 class Duplicates(Record):
@@ -22,11 +22,11 @@ class Duplicates(Record):
     run_folder: Path | None = None
     """folder of a run: its encoder too finds near copies, of any kind of data"""
     by: str = "auto"
-    """of exact, hash, encoder, separated by commas [all that these data and --run allow]"""
+    """of exact, hash, raw, encoder, separated by commas [all that these data and --run allow; raw: of sound]"""
     distance: Annotated[int, Field(ge=0, le=11)] = 4
     """bits of 64 in which perceptual hashes of near copies may differ"""
     far: Annotated[float | None, Field(gt=0, lt=1)] = None
-    """false-accept rate: share of pairs of different items that the encoder calls copies [0.02 / (items - 1)]"""
+    """false-accept rate: share of pairs of different items whose vectors call them copies [0.02 / (items - 1)]"""
     threshold: Annotated[float | None, Field(ge=-1, le=1)] = None
     """cosine from which on items are copies, in place of one calibrated on these data by --far"""
     across: tuple[str, str] | None = None
@@ -60,11 +60,6 @@ class Duplicates(Record):
         wanted = self.by.split(",")
         if "encoder" in wanted and self.run_folder is None:
             raise UserError("--by encoder needs an encoder: give --run RUN, the folder of a run of selfsame pretrain.")
-        if self.run_folder is None and (self.far is not None or self.threshold is not None):
-            flag = "--far" if self.far is not None else "--threshold"
-            raise UserError(
-                f"{flag} is about the vectors of an encoder: give --run RUN with it. Hashes have --distance."
-            )
         if self.far is not None and self.threshold is not None:
             raise UserError("--far and --threshold both say from which cosine on items are copies. Give one of them.")
         if self.run_folder is not None and (self.modality or self.reading):

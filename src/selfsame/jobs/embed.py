@@ -32,6 +32,8 @@ class Embed(Record):
     """folder, glob, list, array, zip, table, shards or address of items"""
     out: Path
     """.parquet (name, vector), .csv (name, v0, v1, ...) or .npy (names in NAME.names.txt)"""
+    fps: Annotated[float | None, Field(gt=0, le=1000)] = None
+    """of videos, frames a second [as the encoder learned; else every frame]"""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """items encoded at once"""
     workers: Annotated[int | None, Field(ge=0)] = None
@@ -101,11 +103,11 @@ def stream(job: Embed, encoder: "Encoder") -> tuple[Any, Vectors]:
     """The opened data, and (names, vectors) chunk by chunk."""
     from selfsame.engine import dist
     from selfsame.engine.plan import workers_for
-    from selfsame.jobs.data import encoded, open_like
+    from selfsame.jobs.data import encoded, open_frames
 
     if job.ray is not None and not all(map(importlib.util.find_spec, ("ray", "pyarrow"))):
         raise missing("ray", "ray[data]", "--ray")
-    data = open_like(job.data, encoder)
+    data = open_frames(job.data, encoder, None, job.fps)
     if job.ray is not None:
         from selfsame.jobs.on_ray import spread
 

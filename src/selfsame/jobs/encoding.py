@@ -1,4 +1,4 @@
-"""From a run and a path to vectors: those of its encoder, of random weights, and of the trivial feature."""
+"""Vectors of items by their encoder, by random weights and as the trivial feature; figures of all three."""
 
 import csv
 import io
@@ -17,16 +17,14 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsame.engine import dist
-from selfsame.engine.plan import workers_for
-from selfsame.engine.state import check_writable, write_text
+from selfsame.engine.state import write_text
 from selfsame.engine.watch import console, say
-from selfsame.errors import NO_LABEL, UserError
-from selfsame.jobs.data import Data, all_vectors, check_share, open_like, printable
-from selfsame.jobs.evaluating import CALIBRATED, PARTS, labels_of, plain, redrawn
-from selfsame.jobs.runs import load
-from selfsame.jobs.vectors import OfVectors
+from selfsame.errors import UnreadableItem, UserError
+from selfsame.jobs.data import printable
+from selfsame.jobs.evaluating import CALIBRATED, redrawn
+from selfsame.jobs.given import Given
 from selfsame.nn.norm import calibrated
+from selfsame.report.vector_page import Form, figure_told
 from selfsame.types import Encoder, mixed
 
 Kind = Literal["encoder", "random", "raw"]
@@ -35,19 +33,15 @@ Row = dict[str, Any]  # {"features": Kind, "seeds": int, "figures": {name: {"mea
 
 
 class Encoded:
-    """Some items of a path and their vectors, by an encoder and whatever stands in its place.
+    """Some of the given items and their vectors, by the encoder and whatever stands in its place.
 
-    `items` are their numbers in the source; vectors, names and labels are in their order.
+    `items` are their numbers among those given; vectors, names and labels are in their order.
     """
 
-    def __init__(self, job: OfVectors, encoder: Encoder, data: Data, items: Sequence[int]) -> None:
+    def __init__(self, given: Given, items: Sequence[int]) -> None:
         """Encode `items`; those that cannot be read are left out. Raises UserError where these are too many."""
-        self.encoder, self.data = encoder, data
-        self.on = dist.device(job.device)
-        self.views = data.modality.recipe("weak", encoder.spec["size"], data.stats)
-        self.workers, _ = workers_for(data.source.array is not None, job.workers)
-        self.items, found = all_vectors(encoder, data, self.views, items, self.on, self.workers)
-        check_share(data, job.max_skipped)
+        self.given, self.on = given, given.on
+        self.items, found = given.vectors(items)
         self.vectors: Float[Tensor, "n d"] = torch.from_numpy(found)
         check_finite(self.vectors)
         check_spread(self.vectors)
@@ -57,69 +51,58 @@ class Encoded:
 
     @cached_property
     def names(self) -> list[str]:
-        return [printable(self.data.source.name(i)) for i in self.items]
+        return [printable(self.given.name(i)) for i in self.items]
 
     def by(self, other: Encoder) -> Float[Tensor, "n d"]:
         """Vectors of the same items by another encoder."""
-        kept, found = all_vectors(other, self.data, self.views, self.items, self.on, self.workers)
-        if kept != self.items:
-            raise UserError(
-                f"{len(self.items) - len(kept)} items of {self.data.path} could be read at first and now cannot. Is "
-                "something changing them? Run the same command again."
-            )
-        return torch.from_numpy(found)
+        return torch.from_numpy(self.given.by(other, self.items))
 
     def untrained(self, seed: int) -> list[Float[Tensor, "n d"]]:
         """Vectors of random weights: with batch-norm statistics as they are made, and with those of some items.
 
         Either can be far better. One, where there is no batch norm.
         """
+        given = self.given
 
         def fresh() -> Encoder:
-            return redrawn(self.encoder, self.data.modality, seed, self.on)
+            return redrawn(given.encoder, given.modality, seed, self.on)
 
         found = [self.by(fresh())]
-        if any(isinstance(part, _BatchNorm) for part in self.encoder.modules()):
+        if any(isinstance(part, _BatchNorm) for part in given.encoder.modules()):
             chosen = np.random.default_rng(mixed(seed, 4)).permutation(self.items)[:CALIBRATED].tolist()
-            met = plain(self.data, self.views, chosen, chunk=-(-len(chosen) // -(-len(chosen) // 128)))
-            found.append(self.by(calibrated(fresh(), (view.to(self.on) for view in met))))
+            found.append(self.by(calibrated(fresh(), (view.to(self.on) for view in given.met(chosen)))))
         return found
 
     def raw(self) -> Float[Tensor, "n d"]:
-        """The trivial feature of the kind; what it fits, without labels, it fits on these items."""
-        (found,) = self.data.modality.raw_vectors([(self.data.source, self.items)], self.data.stats)
-        return found
+        """The trivial feature of the kind."""
+        return self.given.raw(self.items)
 
     def picture(self, k: int) -> Image.Image:
-        return self.data.modality.picture(self.data.source, self.items[k])
+        data, number = self.given.at(self.items[k])
+        return data.modality.picture(data.source, number)
 
     def fragment(self, k: int) -> str:
-        return self.data.modality.fragment(self.data.source, self.items[k])
+        data, number = self.given.at(self.items[k])
+        return data.modality.fragment(data.source, number)
 
     def paths(self) -> list[str] | None:
         """The file of each item; None where some are no files of their own."""
-        root = getattr(self.data.source, "place", None)
-        if not isinstance(root, str):
-            return None
-        found = [Path(root, self.data.source.name(i)) for i in self.items]
-        return [printable(str(path.absolute())) for path in found] if all(map(Path.is_file, found)) else None
+        found = []
+        for i in self.items:
+            try:
+                data, number = self.given.at(i)
+            except UnreadableItem:
+                return None
+            root = getattr(data.source, "place", None)
+            if not isinstance(root, str) or not (path := Path(root, data.source.name(number))).is_file():
+                return None
+            found.append(printable(str(path.absolute())))
+        return found
 
-
-def opened(job: OfVectors, module: torch.nn.Module | None = None) -> tuple[Encoder, Data]:
-    """The encoder of the run, and the data read as it was trained. Raises UserError where no result can be written."""
-    encoder = load(job.run_folder, module)
-    first = job.place.absolute()
-    check_writable(next(place for place in (first, *first.parents) if place.is_dir()))
-    return encoder, open_like(job.data, encoder, job.labels)
-
-
-def labels_if_any(job: OfVectors, data: Data) -> list[str] | None:
-    """The labels that were asked for, or else those that the data bring; None where these are no classes."""
-    if job.labels is not None:
-        return labels_of(data)
-    found = data.source.labels
-    known = set(found or ()) - {NO_LABEL}
-    return None if len(known) < 2 or {name.lower() for name in known} <= PARTS else found
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(name, why) of the items that are left out."""
+        return [(printable(self.given.name(i)), why) for i, why in sorted(self.given.skipped.items())]
 
 
 def numbers_of(labels: Sequence[str]) -> tuple[list[str], Int[np.ndarray, "n"]]:
@@ -156,9 +139,17 @@ def beside(
     and the figures. `steady`: the seed matters to random weights alone, so that others are measured once.
     """
     few = seeds[:1] if steady else seeds
+    own = [measure(items.vectors, seed)[1] for seed in few]
+    if not items.given.whole:
+        say(
+            f"not all items of {items.given.path} are where they came from, so nothing stands beside the encoder: "
+            "random weights and the raw input would have to read them",
+            "yellow",
+        )
+        return [row_of("encoder", own)]
     raw = items.raw()
     found: dict[Kind, list[Figures]] = {
-        "encoder": [measure(items.vectors, seed)[1] for seed in few],
+        "encoder": own,
         "random": [
             max((measure(vectors, seed) for vectors in items.untrained(seed)), key=lambda one: one[0])[1]
             for seed in seeds
@@ -178,19 +169,17 @@ def row_of(kind: str, figures: Sequence[Figures]) -> Row:
     return {"features": kind, "seeds": len(figures), "figures": named}
 
 
-def show(rows: Sequence[Row], names: Mapping[str, str], first: str = "features") -> None:
-    """The rows on the screen. `names` says which figures, and how they are called."""
+def show(
+    rows: Sequence[Row], names: Mapping[str, str], first: str = "features", forms: Mapping[str, Form] | None = None
+) -> None:
+    """The rows on the screen. `names` says which figures and how they are called, `forms` how they are written."""
     table = Table(first, box=None, padding=(0, 2, 0, 0))
     for name in names.values():
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        cells = [told(row["figures"][name], row["seeds"]) for name in names]
+        cells = [figure_told(row["figures"][name], row["seeds"], (forms or {}).get(name, "plain")) for name in names]
         table.add_row(row["features"], *cells, style="bold" if row is rows[0] else None)
     console.print(table)
-
-
-def told(figure: Mapping[str, float], seeds: int) -> str:
-    return f"{figure['mean']:.3f}" + (f" ± {figure['std']:.3f}" if seeds > 1 else "")
 
 
 def warn_if_behind(rows: Sequence[Row], name: str, called: str) -> None:
@@ -199,8 +188,8 @@ def warn_if_behind(rows: Sequence[Row], name: str, called: str) -> None:
     ahead = [row for row in others if row["figures"][name]["mean"] >= own["figures"][name]["mean"]]
     for row in ahead:
         say(
-            f"by {called} the encoder ({told(own['figures'][name], 1)}) is not above {row['features']} "
-            f"({told(row['figures'][name], 1)}): its training does not help here.",
+            f"by {called} the encoder ({figure_told(own['figures'][name], 1)}) is not above {row['features']} "
+            f"({figure_told(row['figures'][name], 1)}): its training does not help here.",
             "yellow",
         )
 

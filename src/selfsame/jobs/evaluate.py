@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 PROTOCOLS = ("knn", "linear", "finetune", "similarity", "frozen")
+OF_TASKS = ("size", "head_samples", "head_batch")  # settings that go with --task alone
+NOT_OF_TASKS = {  # what goes with anything else -> what is meant with --task
+    "epochs": "With --task each head is trained on as many samples whatever the number of labels: give --head-samples, "
+    "the passes times the items",
+    "batch_size": "With --task the items of a step are given by --head-batch",
+    "supervised": "With --task the network is always trained from random weights too: leave it out",
+    "pairs": "It goes with --protocols similarity: leave it out",
+}
 
 
 class Evaluate(Record):
@@ -28,6 +36,8 @@ class Evaluate(Record):
     """CSV path,label, file.npz::y_train or a column [class folders, the list's own column, y_ of the same name]"""
     test_labels: str | None = None
     """the same for --test"""
+    groups: str | None = None
+    """items that stay together, as of one patient, when a part is split off: as of `adapt`"""
     protocols: str = "knn,linear"
     """of knn, linear, finetune, separated by commas; or similarity, of pairs with a score; with --task, of frozen and
     finetune [both]"""
@@ -50,7 +60,7 @@ class Evaluate(Record):
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """share of each class split off for testing where no test part is given"""
     epochs: Annotated[int, Field(ge=1)] = 30
-    """of fine-tuning and of the supervised baseline"""
+    """of fine-tuning and of the supervised baseline; with --task see --head-samples"""
     batch_size: Annotated[int, Field(ge=2)] = 64
     """of fine-tuning and of the supervised baseline"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -95,6 +105,14 @@ class Evaluate(Record):
             )
         if self.task is not None and "protocols" in self.model_fields_set and not asked <= {"frozen", "finetune"}:
             raise UserError(f"--protocols {self.protocols}: with --task, heads are learned frozen, finetune or both.")
+        idle = NOT_OF_TASKS if self.task is not None else OF_TASKS
+        for name in sorted(set(idle) & self.model_fields_set):
+            if getattr(self, name) in (None, False):
+                continue
+            flag, given = f"--{name.replace('_', '-')}", getattr(self, name)
+            told = flag if given is True else f"{flag} {given}"
+            cure = NOT_OF_TASKS.get(name, "It goes with --task NAME: give that too, or leave it out")
+            raise UserError(f"{told} would change nothing here. {cure}.")
         return self
 
     def run(self, encoder: "nn.Module | None" = None) -> dict[str, Any]:
@@ -105,6 +123,11 @@ class Evaluate(Record):
             from selfsame.jobs.scoring import of_task_run
 
             return of_task_run(self, encoder)
+        if (self.run_folder / "job.json").exists():
+            from selfsame.downstream import saved
+
+            if saved.began(self.run_folder):
+                raise saved.unfinished(self.run_folder)
         if self.task is not None:
             from selfsame.jobs.scoring import of_starts
 

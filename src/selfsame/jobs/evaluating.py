@@ -17,7 +17,7 @@ from selfsame.downstream.knn import knn_accuracy
 from selfsame.downstream.metrics import top_k_accuracy
 from selfsame.downstream.protocol import Features, Row, beats, measure
 from selfsame.downstream.protocol import table as table_of
-from selfsame.downstream.split import budget, numbered, read_budget, stratified_split
+from selfsame.downstream.split import budget, grouped_split, numbered, read_budget, stratified_split
 from selfsame.engine import dist
 from selfsame.engine.feed import CUT, VIEW, Order
 from selfsame.engine.plan import workers_for
@@ -26,6 +26,7 @@ from selfsame.engine.watch import console, say
 from selfsame.errors import NO_LABEL, UserError
 from selfsame.jobs.data import Data, all_vectors, check_share, open_like
 from selfsame.jobs.evaluate import Evaluate
+from selfsame.jobs.grouping import groups_of
 from selfsame.jobs.runs import EVALUATION, JOB, load
 from selfsame.nn.norm import calibrated
 from selfsame.records import ViewPlan
@@ -185,12 +186,19 @@ def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:
     if test_path is None:
         items, everything = labelled_items(train)
         names, numbers, _ = numbered(everything, [])
-        kept, held = stratified_split(numbers, job.test_share, job.seed)
+        if job.groups is None:
+            kept, held = stratified_split(numbers, job.test_share, job.seed)
+        else:
+            of_items = [train.source.name(i) for i in items]
+            groups = groups_of(job.groups, train_path, job.labels, encoder.spec, train.source, of_items, of_items)
+            kept, held = grouped_split(numbers, groups, job.test_share, job.seed)
         some, others = ([items[k] for k in side.tolist()] for side in (kept, held))
         if not len(held):
             raise UserError(f"{job.labelled} has one item of each class, so none can be split off. Give --test PATH.")
         say(f"no test part: {job.test_share:.0%} of each class split off by seed {job.seed}")
         return Part(train, some, numbers[kept]), Part(train, others, numbers[held]), names
+    if job.groups is not None:
+        raise UserError("--groups says how a test part is split off, and there is one already. Leave it out.")
     test = open_like(test_path, encoder, test_labels)
     items, first = labelled_items(train)
     others, second = labelled_items(test, "--test-labels")
@@ -228,17 +236,21 @@ def with_label(data: Data, labels: list[str]) -> list[int]:
 
 
 def labels_of(data: Data, flag: str = "--labels") -> list[str]:
-    labels = data.source.labels
+    return classes(data.source.labels, data.path, flag)
+
+
+def classes(labels: list[str] | None, path: str, flag: str = "--labels") -> list[str]:
+    """The labels of the items of a path. Raises UserError where there are none, or they are no classes."""
     if labels is None:
         raise UserError(
-            f"{data.path} has no labels. Accepted: one folder a class, {flag} FILE.csv with the columns path,label, "
+            f"{path} has no labels. Accepted: one folder a class, {flag} FILE.csv with the columns path,label, "
             f"or {flag} FILE.npz::y."
         )
     found = set(labels) - {NO_LABEL}
     if len(found) > 1 and {name.lower() for name in found} <= PARTS:
         named = " and ".join(sorted(found))
         raise UserError(
-            f"{data.path}: {named} are parts of a set, not classes. Give the part to learn from, and --test the other; "
+            f"{path}: {named} are parts of a set, not classes. Give the part to learn from, and --test the other; "
             "a folder with train/ and test/ is taken apart by itself."
         )
     return labels

@@ -11,7 +11,7 @@ from selfsame.records import Record
 if TYPE_CHECKING:
     from torch import nn
 
-    from selfsame.index.store import Index
+    from selfsame.index.contract import Index
 
 
 class IndexItems(Record):
@@ -27,6 +27,8 @@ class IndexItems(Record):
     """to an index that is there: the items of the data that it does not hold yet"""
     labels: str | None = None
     """CSV path,label, file.npz::y_train or a column [class folders, the list's own column, y_ of the same name]"""
+    fps: Annotated[float | None, Field(gt=0, le=1000)] = None
+    """of videos, frames a second [as the encoder learned; else every frame]"""
     approximate_above: Annotated[int | None, Field(ge=2)] = None
     """items from which on search is approximate; its recall is measured and printed [never: search is exact]"""
     batch_size: Annotated[int, Field(ge=1)] = 128

@@ -10,10 +10,11 @@ import numpy as np
 
 from selfsame.engine import dist
 from selfsame.engine.plan import workers_for
-from selfsame.engine.watch import say
+from selfsame.engine.watch import counted, say
 from selfsame.errors import UserError
-from selfsame.index.store import Index, Made, Origin, created, exists, not_there, opened, shown
-from selfsame.jobs.data import Data, check_share, encoded, open_like, printable
+from selfsame.index.contract import Index, Made, Origin, not_there
+from selfsame.index.store import created, exists, opened, shown
+from selfsame.jobs.data import Data, check_share, encoded, open_frames, printable
 from selfsame.jobs.index import IndexItems
 from selfsame.jobs.remove import Remove
 from selfsame.jobs.runs import load
@@ -36,7 +37,7 @@ def built(job: IndexItems, encoder: Encoder | None = None, module: Any = None) -
             raise UserError(f"{index.place} is an index already. Add to it with --add, or choose another --out.")
     elif job.add:
         raise UserError(f"--add: there is no index at {shown(job.out)} yet. Leave --add out to make it.")
-    data = open_like(job.data, encoder, job.labels)
+    data = open_frames(job.data, encoder, job.labels, job.fps)
     on = dist.device(job.device)
     if index is None:
         index = created(job.out, made)
@@ -60,10 +61,9 @@ def built(job: IndexItems, encoder: Encoder | None = None, module: Any = None) -
             index.mark(None)
     skipped = {printable(data.source.name(i)): why for i, why in sorted(data.skipped.items())}
     known = len(data.source) - len(items)
-    there = f", {known:,} were there already" if known else ""
-    say(
-        f"{len(index) - before:,} items added{there}; {index.place} holds {len(index):,} vectors of width {encoder.dim}"
-    )
+    there = f", {known:,} {'was' if known == 1 else 'were'} there already" if known else ""
+    holds = f"{index.place} holds {counted(len(index), 'vector')} of width {encoder.dim}"
+    say(f"{counted(len(index) - before, 'item')} added{there}; {holds}")
     if job.approximate_above is not None and len(index) >= job.approximate_above:
         graph = index.approximate()
         say(
@@ -122,7 +122,7 @@ def removed(job: Remove) -> dict[str, Any]:
     index = opened(job.index)
     names = named(index, job.items)
     count = index.remove(names)
-    say(f"{count:,} items removed; {index.place} holds {len(index):,}")
+    say(f"{counted(count, 'item')} removed; {index.place} holds {len(index):,}")
     return {"index": index.place, "removed": count, "items": len(index)}
 
 

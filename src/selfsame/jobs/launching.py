@@ -1,4 +1,4 @@
-"""Several processes on this machine for one `pretrain`: how many, their start, their signals, how they ended.
+"""Several processes on this machine for one job: how many, their start, their signals, how they ended.
 
 Each process runs this file. It is a small torchrun that never restarts: one that is asked to stop may take as long as
 saving takes (torchrun kills after 30 s), and errors and exit codes come back as those of one process.
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as td
+from torch import nn
 
 from selfsame.engine import dist
 from selfsame.engine.loop import Interrupted, stopping
@@ -28,24 +29,27 @@ from selfsame.engine.plan import cores
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import TrainingStopped, UserError
+from selfsame.jobs.adapt import Adapt
 from selfsame.jobs.checked import checked
 from selfsame.jobs.pretrain import Pretrain
 
 GRACE = 60  # seconds that the others have to end by themselves when one has failed
 HERE = "127.0.0.1"
+JOBS: dict[str, type[Pretrain] | type[Adapt]] = {"Pretrain": Pretrain, "Adapt": Adapt}
 KINDS: dict[str, type[UserError]] = {"UserError": UserError, "TrainingStopped": TrainingStopped}
 
 
-def processes_for(job: Pretrain) -> int:
+def processes_for(job: Pretrain | Adapt, module: nn.Module | None = None) -> int:
     """How many processes to start: as many as asked for, else one a GPU where there are several, else one.
 
-    Raises UserError for more than the device can serve, and for several where the job cannot be handed to them.
+    `module` is an encoder of the user's own. Raises UserError for more than the device can serve, and for several where
+    the job cannot be handed to them.
     """
     gpus = torch.cuda.device_count() if job.device in ("auto", "cuda") and torch.cuda.is_available() else 0
     count = max(1, gpus) if job.processes is None else job.processes
     if count == 1:
         return 1
-    if (why := unsendable(job)) is not None:
+    if (why := unsendable(job, module)) is not None:
         if job.processes is None:
             say(f"one of {gpus} GPUs is used: {why}", "yellow")
             return 1
@@ -60,13 +64,20 @@ def processes_for(job: Pretrain) -> int:
     return count
 
 
-def unsendable(job: Pretrain) -> str | None:
+def unsendable(job: Pretrain | Adapt, module: nn.Module | None = None) -> str | None:
     """Why the job cannot be written down for other processes; None where it can."""
-    if not isinstance(job.encoder, str):
+    if module is not None or (isinstance(job, Pretrain) and not isinstance(job.encoder, str)):
         return (
             "an encoder given in Python stays in its process. Give the name of a function that makes it "
             "(encoder='package.module:factory')."
         )
+    if isinstance(job, Adapt):
+        if not type(job.task).name:
+            return (
+                f"the task {type(job.task).__qualname__} is known here alone. Put it into a module of its own and give "
+                "its dotted name."
+            )
+        return None
     name = type(job.method).name
     if not name:
         return (
@@ -76,7 +87,7 @@ def unsendable(job: Pretrain) -> str | None:
     return None
 
 
-def launch(job: Pretrain, count: int) -> None:
+def launch(job: Pretrain | Adapt, count: int) -> None:
     """Do the job in `count` processes on this machine, to its end.
 
     Raises what the processes raise: UserError, TrainingStopped, Interrupted, KeyboardInterrupt. UserError also where
@@ -84,7 +95,7 @@ def launch(job: Pretrain, count: int) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="selfsame-") as name:
         folder = Path(name)
-        write_text(folder / "job.json", json.dumps(job.model_dump(mode="json")))
+        write_text(folder / "job.json", json.dumps({"kind": type(job).__name__, **job.model_dump(mode="json")}))
         store = td.TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
         processes: list[subprocess.Popen[bytes]] = []
         with forwarded(processes) as got:
@@ -210,7 +221,8 @@ def main(folder: Path) -> int:
     threading.Thread(target=watch_over, daemon=True).start()
     outcome: dict[str, Any]
     try:
-        checked(Pretrain, json.loads((folder / "job.json").read_text())).run()
+        given = json.loads((folder / "job.json").read_text())
+        checked(JOBS[given.pop("kind")], given).run()
         return 0
     except Interrupted as stop:
         outcome, code = {"kind": "Interrupted", "step": stop.step, "signal": stop.signal_number}, 128

@@ -20,7 +20,7 @@ from selfsame.engine.feed import feed
 from selfsame.engine.plan import workers_for
 from selfsame.engine.watch import say
 from selfsame.errors import UserError
-from selfsame.jobs.data import Chunks, Data, check_share, open_like, printable
+from selfsame.jobs.data import Chunks, Data, check_share, open_frames, printable
 from selfsame.jobs.maps import Maps
 from selfsame.jobs.runs import load
 from selfsame.types import Encoder
@@ -40,7 +40,7 @@ def run(job: Maps, module: nn.Module | None = None) -> dict[str, Any]:
             "or give yours a method maps(x)."
         )
     encoder = encoder.to(on).eval()
-    data = open_like(job.data, encoder)
+    data = open_frames(job.data, encoder, None, job.fps)
     facts: list[dict[str, Any]] = []
     drawn: list[tuple[np.ndarray, Image.Image]] = []
     count = 0
@@ -142,7 +142,10 @@ def story(job: Maps, encoder: Encoder, facts: list[dict[str, Any]], count: int) 
     """maps.json: what wrote the files, and how to read them."""
     return {
         "format": FORMAT,
-        "encoder": {key: encoder.spec.get(key) for key in ("modality", "name", "library", "size", "stats")},
+        "encoder": {
+            "name": encoder.called,
+            **{key: encoder.spec.get(key) for key in ("modality", "library", "size", "stats")},
+        },
         "run": str(job.run_folder),
         "data": job.data,
         "items": count,

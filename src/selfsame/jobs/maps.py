@@ -29,6 +29,8 @@ class Maps(Record):
     """write 16-bit floats"""
     sheet: Annotated[int, Field(ge=0, le=200)] = 0
     """so many items as a picture, sheet.png: their map by its three main directions as red, green and blue"""
+    fps: Annotated[float | None, Field(gt=0, le=1000)] = None
+    """of videos, frames a second [as the encoder learned; else every frame]"""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """items encoded at once"""
     workers: Annotated[int | None, Field(ge=0)] = None

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from jaxtyping import Float32
 
 from selfsame.engine import dist
 from selfsame.engine.plan import cores
-from selfsame.engine.watch import say
+from selfsame.engine.watch import counted, say
 from selfsame.errors import UserError
 from selfsame.jobs.data import Data, encoded, open_like
 from selfsame.types import Encoder
@@ -67,7 +67,13 @@ def spread(
         machines = sum(node["Alive"] for node in ray.nodes())
         say(f"Ray: {counted(seats, 'process', 'es')} on {counted(machines, 'machine')}, {counted(blocks, 'block')}")
         share = Share(
-            data.path, data.fingerprint(), block, batch, "cuda" if each["num_gpus"] else "cpu", each["num_cpus"]
+            data.path,
+            data.fingerprint(),
+            block,
+            batch,
+            "cuda" if each["num_gpus"] else "cpu",
+            each["num_cpus"],
+            data.reading.model_dump(),
         )
         numbers = ray.data.range(blocks, override_num_blocks=blocks)
         numbers.context.execution_options.preserve_order = True
@@ -106,10 +112,6 @@ def received(rows: Iterable[dict[str, Any]], data: Data) -> Iterator[tuple[list[
                 "each, and what the encoder is made of."
             ) from error
         raise
-
-
-def counted(number: int, word: str, plural: str = "s") -> str:
-    return f"{number:,} {word}{plural if number != 1 else ''}"
 
 
 def blocking(items: int, batch: int, seats: int) -> int:
@@ -216,6 +218,8 @@ class Share:
     batch: int
     device: str
     cores: int
+    reading: dict[str, Any] = field(default_factory=dict)
+    """fields of the modality's way of reading, where it is another than the encoder's"""
 
 
 class Process:
@@ -232,7 +236,7 @@ class Process:
     @cached_property
     def data(self) -> Data:
         """Opened here by its path. Raises UserError where other items lie there than where the job was given."""
-        data = open_like(self.share.path, self.encoder)
+        data = open_like(self.share.path, self.encoder, **self.share.reading)
         if (found := data.fingerprint()) != self.share.fingerprint:
             raise UserError(
                 f"{self.share.path} on {platform.node()} is not what it is where the job was started ({found} "

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
-from selfsame.jobs.vectors import OfVectors
+from selfsame.jobs.vectors import OfVectors, values_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,11 @@ class Outliers(OfVectors):
         return run(self, encoder)
 
 
-def outliers(run: Any, data: str | Path, encoder: "nn.Module | None" = None, **settings: Any) -> dict[str, Any]:
-    """List the items of `data` by how strange they are; settings are the fields of `Outliers`."""
-    values = {"run_folder": getattr(run, "folder", run), "data": str(data), **settings}
-    return checked(Outliers, values).run(encoder)
+def outliers(
+    run: Any, data: str | Path | None = None, encoder: "nn.Module | None" = None, **settings: Any
+) -> dict[str, Any]:
+    """List the items of `data` by how strange they are; an index may stand for `run`, `data` or both.
+
+    Settings are the fields of `Outliers`.
+    """
+    return checked(Outliers, values_of(run, data, settings)).run(encoder)

@@ -10,9 +10,9 @@ from selfsame.downstream.outliers import found_by, kth_distances, reference
 from selfsame.engine import dist
 from selfsame.engine.watch import say
 from selfsame.errors import UserError, unknown
-from selfsame.jobs.data import Data, printable
-from selfsame.jobs.encoding import Encoded, Figures, beside, keep, keep_table, opened, show, warn_if_behind
-from selfsame.jobs.evaluating import labels_of, with_label
+from selfsame.jobs.data import printable
+from selfsame.jobs.encoding import Encoded, Figures, beside, keep, keep_table, show, warn_if_behind
+from selfsame.jobs.given import Given, classes_of, labelled, opened
 from selfsame.jobs.outliers import Outliers
 from selfsame.jobs.report import versions
 from selfsame.report.curves import curve, short
@@ -25,9 +25,9 @@ ASKED, FURTHER, ORDINARY, A_STRIP = 12, 36, 9, 9  # items in the report
 
 
 def run(job: Outliers, module: torch.nn.Module | None = None) -> dict[str, Any]:
-    encoder, data = opened(job, module)
-    labels, strange_labels = strange_of(job, data)
-    items = Encoded(job, encoder, data, with_label(data, labels) if labels else range(len(data.source)))
+    given = opened(job, module)
+    labels, strange_labels = strange_of(job, given)
+    items = Encoded(given, labelled(given, labels))
     among = reference(len(items), job.seed)
     whole = len(among) == len(items)
     distances = kth_distances(items.vectors, job.neighbour, None if whole else among)
@@ -46,14 +46,14 @@ def run(job: Outliers, module: torch.nn.Module | None = None) -> dict[str, Any]:
         show(rows, NAMES)
         warn_if_behind(rows, "auroc", "AUROC")
     result = {
-        "run": str(job.run_folder),
-        "data": job.data,
+        "run": str(given.run),
+        "data": given.path,
         "items": len(items),
         "k": job.neighbour,
         "neighbours_among": len(among),
         "strangest": [[items.names[k], float(distances[k])] for k in order[:10].tolist()],
         "anomalies": job.anomalies,
-        "raw": data.modality.raw_name,
+        "raw": given.modality.raw_name,
         "seed": job.seed,
         "machine": dist.machine(items.on),
         "rows": rows,
@@ -61,22 +61,22 @@ def run(job: Outliers, module: torch.nn.Module | None = None) -> dict[str, Any]:
     listed = {"name": [items.names[k] for k in order], "distance": [f"{distances[k]:.6f}" for k in order]}
     if own is not None:
         listed["label"] = [printable(own[k]) for k in order]
-    keep_table(job.place, NAME, listed)
-    keep(job.place, NAME, result)
+    keep_table(given.place, NAME, listed)
+    keep(given.place, NAME, result)
     page(job, items, distances, order, own, rows, result)
     of = "" if whole else f" among {len(among):,} drawn ones"
     say(f"{len(items):,} items by the distance to their neighbour {job.neighbour}{of}; the strangest: ")
     for k in order[:5].tolist():
         say(f"  {distances[k]:.3f}  {items.names[k]}")
-    say(f"list and report: {job.place / 'outliers.csv'}, {job.place / 'report.html'}")
+    say(f"list and report: {given.place / 'outliers.csv'}, {given.place / 'report.html'}")
     return result
 
 
-def strange_of(job: Outliers, data: Data) -> tuple[list[str] | None, list[str]]:
+def strange_of(job: Outliers, given: Given) -> tuple[list[str] | None, list[str]]:
     """The labels, and those of strange items; (None, []) where none were named. Raises UserError."""
     if job.anomalies is None:
         return None, []
-    labels = labels_of(data)
+    labels = classes_of(given)
     wanted = [name.strip() for name in job.anomalies.split(",") if name.strip()]
     for name in wanted:
         if name not in labels:
@@ -97,8 +97,7 @@ def page(
 ) -> None:
     def tiles(some: np.ndarray) -> str:
         made = [
-            Tile(k, items.names[k], f"{distances[k]:.3f}" + (f" · {labels[k]}" if labels else ""))
-            for k in some.tolist()
+            Tile(k, items.names[k], f"{distances[k]:.3f}" + (f"\n{labels[k]}" if labels else "")) for k in some.tolist()
         ]
         return tiled([made[k : k + A_STRIP] for k in range(0, len(made), A_STRIP)], items.picture, items.fragment)
 
@@ -137,7 +136,12 @@ def page(
         ("distances", "Distances", drop),
     ]
     settings = [*((key, value) for key, value in result.items() if key not in ("rows", "strangest")), *versions()]
-    skipped = [(printable(items.data.source.name(i)), why) for i, why in sorted(items.data.skipped.items())]
     write_vector_page(
-        job.place, f"Outliers: {job.run_folder.name} on {job.data}", lead, figures, sections, settings, skipped
+        items.given.place,
+        f"Outliers: {items.given.run.name} on {items.given.path}",
+        lead,
+        figures,
+        sections,
+        settings,
+        items.skipped,
     )

@@ -11,10 +11,10 @@ from selfsame.engine.cost import SHARE, Cost, Counted, Job, priced, times
 from selfsame.engine.feed import CUT, VIEW, Patient
 from selfsame.engine.plan import Line
 from selfsame.engine.rehearse import rehearsed
-from selfsame.engine.watch import say
+from selfsame.engine.watch import duration, say
 from selfsame.errors import UserError
 from selfsame.jobs.data import describe, lines_of_columns
-from selfsame.jobs.deciding import count, duration, show_lines
+from selfsame.jobs.deciding import count, show_lines
 from selfsame.jobs.pretrain import Pretrain
 from selfsame.jobs.pretraining import Pretraining
 from selfsame.jobs.profiling import timed_reading

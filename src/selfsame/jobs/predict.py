@@ -21,6 +21,8 @@ class Predict(Record):
     """folder, glob, list, array, ... of items; no labels needed"""
     out: Path
     """file or folder, by task: classes .csv .json; masks, depth a folder; boxes, keypoints .json .csv"""
+    fps: Annotated[float | None, Field(gt=0, le=1000)] = None
+    """of videos, frames a second [as the encoder learned; else every frame]"""
     workers: Annotated[int | None, Field(ge=0)] = None
     """reading processes [cores - 1]"""
     device: str = "auto"

@@ -11,7 +11,7 @@ from selfsame.engine import dist
 from selfsame.engine.watch import say
 from selfsame.errors import UserError
 from selfsame.jobs.adapting import workers_of
-from selfsame.jobs.data import printable
+from selfsame.jobs.data import check_rate, printable
 from selfsame.jobs.predict import Predict
 
 
@@ -25,8 +25,14 @@ def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
             f"--out {job.out}: predictions of --task {type(model.task).name} are written to {shown}. Give that."
         )
 
+    whole: set[str] = set()  # pictures, of which several examples may be parts
+    parts = 0
+
     def named() -> Iterator[tuple[str, Any]]:
+        nonlocal parts
         for i, found in predicted(job, model, examples):
+            whole.add(examples.part_of(i))
+            parts += model.task.count(found)
             yield printable(examples.name(i)), found
         check(job, examples)  # before anything takes the place of what is there
 
@@ -34,7 +40,11 @@ def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
     skipped = {printable(examples.name(i)): why for i, why in examples.skipped.items()}
     if skipped:
         say(f"{len(skipped)} unreadable item{'s' if len(skipped) > 1 else ''} left out: {next(iter(skipped))}, ...")
-    say(f"{len(examples) - len(skipped):,} predictions are in {job.out}", "green")
+    count = f"{parts:,} prediction{'s' if parts != 1 else ''}"
+    if model.task.parts[1]:
+        pictures = f"{len(whole):,} picture{'s' if len(whole) != 1 else ''}"
+        count = f"{parts:,} {model.task.parts[parts != 1]} in {pictures}"
+    say(f"{count} {'is' if parts == 1 else 'are'} in {job.out}", "green")
     return {"files": [str(path) for path in files], "items": len(examples) - len(skipped), "skipped": skipped}
 
 
@@ -48,7 +58,15 @@ def in_memory(job: Predict, module: nn.Module | None = None) -> list[tuple[str, 
 
 def opened(job: Predict, module: nn.Module | None) -> tuple[Model, Examples]:
     model = saved.load(job.run_folder, module).to(dist.device(job.device))
+    spec = model.encoder.spec
+    if job.fps is not None:
+        if spec["modality"] != "image":
+            raise UserError(
+                f"--fps {job.fps:g} is of videos; {job.run_folder} is for {spec['modality']}. Leave it out."
+            )
+        model.encoder.spec = {**spec, "reading": {**spec.get("reading", {}), "fps": job.fps}}
     examples = model.task.open(job.data, None, model.encoder, model.facts, labelled=False)
+    check_rate(getattr(examples, "source", None), job.data, job.fps)
     return model, examples
 
 

@@ -52,7 +52,7 @@ class Training(Record):
     precision: Literal["bf16", "fp32"] | None = None
     """[bf16 where the device computes it]"""
     compile: bool | None = None
-    """have torch compile networks and views, a minute at the start [long runs on a GPU]; --compile=false for never"""
+    """compile networks and views first [long runs on a GPU]"""
     checkpoint_activations: bool = False
     """keep the input of each block only and run it again in the backward pass: less memory, same result"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

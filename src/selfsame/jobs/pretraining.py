@@ -2,8 +2,6 @@
 
 import functools
 import json
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,7 +16,8 @@ from selfsame.engine.health import ADVICE, Health
 from selfsame.engine.loop import train
 from selfsame.engine.plan import Line
 from selfsame.engine.state import claimed, saved, step_of, write_text, writing
-from selfsame.engine.watch import say
+from selfsame.engine.stopwatch import peak
+from selfsame.engine.watch import duration, say
 from selfsame.errors import UserError
 from selfsame.jobs.data import (
     all_vectors,
@@ -29,7 +28,7 @@ from selfsame.jobs.data import (
     warn_skipped,
     write_skipped,
 )
-from selfsame.jobs.deciding import Deciding, differing, duration, show_lines
+from selfsame.jobs.deciding import Deciding, differing, show_lines
 from selfsame.jobs.expected import MEASURES, curve_of, standing
 from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
 from selfsame.records import ViewPlan
@@ -253,12 +252,8 @@ class Pretraining(Deciding):
         dist.by_first(lambda: self.found(met))
         learner.load_state_dict(before)
         learner.zero_grad(set_to_none=True)
-        if self.on.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.on)
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         working = min(taken)
-        return max(working, reading) if self.workers else working + reading, peak
+        return max(working, reading) if self.workers else working + reading, peak(self.on)
 
     def keep(self, encoder: Encoder, health: Health, seconds: float, first: int) -> None:
         """The encoder, the result, the report and the model card."""

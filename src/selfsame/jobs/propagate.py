@@ -18,11 +18,15 @@ class Propagate(Record):
     run_folder: Path
     """folder of a run, or of a task run"""
     data: str
-    """folder of frames; they follow each other by name, numbers in it counted as such"""
+    """a video, or a folder of frames, which follow each other by name, numbers in it counted as such"""
     mask: Path
     """mask of the first frame: palette or grey PNG, 0 is no object, each other value is one"""
     out: Path
     """folder of the masks, a palette PNG of the frame's name each, with overview.png and propagation.json"""
+    fps: Annotated[float | None, Field(gt=0, le=1000)] = None
+    """of a video, frames a second [every frame]"""
+    overlay: bool = False
+    """write overlay.mp4 too: the frames as a video, their objects in colours"""
     truth: Path | None = None
     """folder of masks of the frames' names, to score against; 255 is not counted"""
     size: Annotated[int | None, Field(ge=16)] = None
@@ -52,6 +56,6 @@ class Propagate(Record):
 def propagate(
     run: Any, data: str | Path, mask: str | Path, out: str | Path, encoder: "nn.Module | None" = None, **settings: Any
 ) -> dict[str, Any]:
-    """Carry a mask through the frames of a folder; settings are the fields of `Propagate`."""
+    """Carry a mask through the frames of a video or a folder; settings are the fields of `Propagate`."""
     given = {"run_folder": getattr(run, "folder", run), "data": str(data), "mask": mask, "out": out, **settings}
     return checked(Propagate, given).run(encoder)

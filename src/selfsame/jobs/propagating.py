@@ -1,5 +1,6 @@
 """What `propagate` does: features of each frame, labels carried from frame to frame, masks written, scores."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -10,20 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsame.downstream import masks
 from selfsame.downstream.outputs import beside, into_folder
+from selfsame.downstream.overlay import Overlay
 from selfsame.downstream.propagation import hard, one_hot, propagated
 from selfsame.downstream.regions import VOID, RegionScores
 from selfsame.downstream.trunk import shapes_of
 from selfsame.engine import dist
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
-from selfsame.jobs.data import Data, open_like, printable
+from selfsame.jobs.data import Data, check_rate, open_like, printable
 from selfsame.jobs.encoding import row_of, show
 from selfsame.jobs.evaluating import redrawn
 from selfsame.jobs.propagate import Propagate
@@ -33,19 +35,35 @@ from selfsame.nn.norm import calibrated
 from selfsame.types import Encoder
 
 SHORT, STRIDE, PLACES = 480, 8, 24  # defaults: shorter side in pixels, pixels a place, least places of that side
+RATE = 24.0  # frames a second of the overlay of a folder, as DAVIS has
 SHOWN, SIDE = 8, 192  # frames of the overview, and the width of each
 MET = 8  # frames by which batch norms of random weights are calibrated
+LINE = 120  # parts of the shorter side that the line around an object is wide
+OVERLAY = "overlay.mp4"
 Mask = UInt8[np.ndarray, "h w"]
 
 
 class Film:
-    """The frames of a folder in order, as an encoder sees them."""
+    """The frames of a video, or of a folder, in order, as an encoder sees them."""
 
     def __init__(self, job: Propagate, encoder: Encoder, data: Data, on: torch.device) -> None:
         self.data, self.on = data, on
-        names = [data.source.name(i) for i in range(len(data.source))]
+        source: Any = data.source
+        names = [source.name(i) for i in range(len(source))]
         self.order = sorted(range(len(names)), key=lambda i: by_number(names[i]))
         self.names = [names[i] for i in self.order]
+        self.rate = RATE
+        """frames a second"""
+        self.of_video = hasattr(source, "videos")
+        if self.of_video:
+            if len(source.videos) > 1:
+                raise UserError(f"{job.data}: {len(source.videos)} videos there. Give one of them: {source.videos[0]}")
+            self.names = [PurePosixPath(name).name for name in self.names]
+            self.rate = float(source.rates[0]) or RATE
+            try:
+                source.header(0)
+            except UnreadableItem as error:
+                raise UserError(f"{job.data} cannot be read: {error}.") from None
         if len(self.order) < 2:
             raise UserError(f"{job.data}: {len(self.order)} frame there; a film has 2 or more.")
         self.height, self.width = self.read(0).shape[:2]
@@ -61,11 +79,17 @@ class Film:
         else:
             self.size = (own, own)
         wanted = job.stride or min(STRIDE, max(1, min(self.size) // PLACES))
+        self.white = False  # whether its masks are black and white
         self.level = min(range(len(strides)), key=lambda k: (abs(np.log(strides[k] / wanted)), k))
         self.stride = strides[self.level]
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def stem(self, name: str) -> str:
+        """By which a mask meets its frame. Frames of a video have numbers for names: 00012 is 000012."""
+        stem = PurePosixPath(name).stem
+        return stem.lstrip("0") or "0" if self.of_video and stem.isdecimal() else stem
 
     def read(self, k: int) -> np.ndarray:
         """Frame k [h w c] as it is stored. Raises UserError: a film with a hole cannot be followed."""
@@ -100,22 +124,29 @@ def run(job: Propagate, module: nn.Module | None = None) -> dict[str, Any]:
             f"for {encoder.spec['modality']} data."
         )
     encoder = encoder.to(on).eval()
-    film = Film(job, encoder, open_like(job.data, encoder), on)
+    # How many frames an encoder learned from says nothing about how a film is followed.
+    data = open_like(job.data, encoder, fps=job.fps)
+    check_rate(data.source, job.data, job.fps)
+    film = Film(job, encoder, data, on)
     first, palette, values = first_mask(job, film)
     truths = truth_files(job, film) if job.truth else {}
     places = f"map of {film.stride} pixels a place, frames of {film.size[1]} x {film.size[0]}"
-    say(f"{len(film):,} frames, {len(values)} object{'s' if len(values) > 1 else ''}; {places}")
+    rate = f" at {film.rate:.4g} a second" if film.of_video else ""
+    say(f"{len(film):,} frames{rate}, {len(values)} object{'s' if len(values) > 1 else ''}; {places}")
     scores = RegionScores(values)
     shown = set(np.linspace(0, len(film) - 1, min(SHOWN, len(film))).round().astype(int).tolist())
     panels: dict[int, list[Image.Image]] = {}
+    overlay = Overlay(film.rate) if job.overlay else None
 
     def written() -> Iterator[tuple[str, Any]]:
         for k, mask in enumerate(carried(job, film, encoder, first, values)):
             truth = truth_of(truths[k], film, k) if k in truths else None
             if truth is not None and 0 < k < last_scored(film):
                 scores.add(mask, truth)
+            if overlay is not None:
+                overlay.add(painted(film.read(k), mask, palette))
             if k in shown:
-                panels[k] = [painted(film.read(k), one, palette) for one in (mask, truth) if one is not None]
+                panels[k] = [small(painted(film.read(k), one, palette)) for one in (mask, truth) if one is not None]
             yield film.names[k], partial(save_mask, mask=mask, palette=palette)
 
     rows: list[dict[str, Any]] = []
@@ -124,25 +155,33 @@ def run(job: Propagate, module: nn.Module | None = None) -> dict[str, Any]:
         if what == "overview.png":
             overview(panels, film).save(draft, format="PNG")
             return
+        if overlay is not None and what == OVERLAY:
+            overlay.copy(draft)
+            return
         if truths:
             rows.append(row_of("encoder", [scores.found()]))
             rows.extend(baselines(job, film, encoder, first, values, truths))
         draft.write_text(json.dumps(story(job, film, values, rows), indent=1) + "\n", encoding="utf-8")
 
-    more: dict[str, Any] = {what: partial(finished, what=what) for what in ("overview.png", "propagation.json")}
-    into_folder(written(), ".png", job.out, more)
+    extra = ("overview.png", *((OVERLAY,) if job.overlay else ()), "propagation.json")
+    more: dict[str, Any] = {what: partial(finished, what=what) for what in extra}
+    with overlay or contextlib.nullcontext():
+        into_folder(written(), ".png", job.out, more)
     if rows:
         show(rows, {name: name for name in ("J&F", "J", "F")})
         for row in rows[1:]:
             if row["figures"]["J&F"]["mean"] >= rows[0]["figures"]["J&F"]["mean"]:
                 say(f"the encoder is not above {row['features']}: its training does not help here.", "yellow")
-    say(f"{len(film):,} masks are in {job.out}, with overview.png", "green")
+    beside = f"overview.png and {OVERLAY}" if job.overlay else "overview.png"
+    say(f"{len(film):,} masks are in {job.out}, with {beside}", "green")
     return story(job, film, values, rows)
 
 
 def story(job: Propagate, film: Film, values: Sequence[int], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     settings = {name: getattr(job, name) for name in ("context", "radius", "top", "temperature")}
     seen = {"size": list(film.size), "stride": film.stride, **settings}
+    if film.of_video:
+        seen["fps"] = film.rate
     return {"out": str(job.out), "frames": len(film), "objects": list(values), **seen, "rows": list(rows)}
 
 
@@ -235,21 +274,34 @@ def read_mask(path: Path, film: Film, what: str) -> masks.Stored:
 
 def first_mask(job: Propagate, film: Film) -> tuple[Mask, list[int], list[int]]:
     """(mask of the first frame, its palette or that of DAVIS, the values of its objects). Raises UserError."""
-    stems = [PurePosixPath(name).stem for name in film.names]
-    if job.mask.stem in stems[1:] and job.mask.stem != stems[0]:
+    stems, own = [film.stem(name) for name in film.names], film.stem(job.mask.name)
+    if own in stems[1:] and own != stems[0]:
         raise UserError(
-            f"--mask {job.mask} is called as frame {stems.index(job.mask.stem) + 1}, and the first is {film.names[0]}. "
+            f"--mask {job.mask} is called as frame {stems.index(own) + 1}, and the first is {film.names[0]}. "
             "Give the mask of the first, or leave out the frames before it."
         )
     stored = read_mask(job.mask, film, "--mask")
     mask = stored.values.astype(np.uint8)
+    film.white = black_and_white(stored)
+    if film.white:
+        mask[mask == VOID] = 1
     values = [value for value in np.unique(mask).tolist() if value not in (0, VOID)]
     if not values:
         held = " or 255, which is not counted" if mask.any() else ""
         raise UserError(f"--mask {job.mask}: no object in it: all pixels are 0{held}. Save objects as 1, 2, ....")
     mask[mask == VOID] = 0
-    palette = [part for colour in stored.palette for part in colour] if stored.palette else davis_palette()
+    colours = () if film.white else stored.palette
+    palette = [part for colour in colours for part in colour] if colours else davis_palette()
     return mask, palette, values
+
+
+def black_and_white(stored: masks.Stored) -> bool:
+    """Whether a mask has 0 and 255 alone: 255 is then the object, and not what does not count.
+
+    Unless a palette gives it the colour that VOC gives to what does not count.
+    """
+    there = np.unique(stored.values).tolist()
+    return there == [0, VOID] and int(stored.colours.max()) != masks.VOID
 
 
 def truth_files(job: Propagate, film: Film) -> dict[int, Path]:
@@ -257,8 +309,9 @@ def truth_files(job: Propagate, film: Film) -> dict[int, Path]:
     assert job.truth is not None
     if not job.truth.is_dir():
         raise UserError(f"--truth {job.truth}: no such folder. Give one of masks with the frames' names.")
-    there = {path.stem: path for path in sorted(job.truth.iterdir()) if path.suffix.lower() in masks.MASKS.suffixes}
-    found = {k: there[stem] for k, name in enumerate(film.names) if (stem := PurePosixPath(name).stem) in there}
+    files = sorted(path for path in job.truth.iterdir() if path.suffix.lower() in masks.MASKS.suffixes)
+    there = {film.stem(path.name): path for path in files}
+    found = {k: there[stem] for k, name in enumerate(film.names) if (stem := film.stem(name)) in there}
     if not any(0 < k < last_scored(film) for k in found):
         raise UserError(
             f"--truth {job.truth}: no mask of a frame between the first and the last in it, as "
@@ -268,7 +321,11 @@ def truth_files(job: Propagate, film: Film) -> dict[int, Path]:
 
 
 def truth_of(path: Path, film: Film, k: int) -> Mask:
-    return read_mask(path, film, f"--truth of {film.names[k]}:").values.astype(np.uint8)
+    stored = read_mask(path, film, f"--truth of {film.names[k]}:")
+    mask = stored.values.astype(np.uint8)
+    if film.white and black_and_white(stored):
+        mask[mask == VOID] = 1
+    return mask
 
 
 def davis_palette() -> list[int]:
@@ -289,15 +346,37 @@ def save_mask(draft: Path, mask: Mask, palette: list[int]) -> None:
     image.save(draft, format="PNG")
 
 
-def painted(pixels: np.ndarray, mask: Mask, palette: list[int]) -> Image.Image:
-    """A frame, its objects in their colours over it."""
+def painted(pixels: np.ndarray, mask: Mask, palette: list[int]) -> UInt8[np.ndarray, "h w 3"]:
+    """A frame, its objects in their colours over it, each within a white line with a black one around.
+
+    Whatever the colours of object and ground, one of the two lines is seen.
+    """
     low, high = (0, 255) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
     grey = ((pixels[..., :3].astype(np.float32) - low) * (255 / max(1, high - low))).clip(0, 255)
     rgb = grey if grey.shape[2] == 3 else grey[..., :1].repeat(3, axis=2)
     table = np.zeros((256, 3), dtype=np.float32)
     table[: len(palette) // 3] = np.array(palette[: len(palette) // 3 * 3], dtype=np.float32).reshape(-1, 3)[:256]
     over = np.where((mask > 0)[..., None], 0.45 * rgb + 0.55 * table[mask], rgb)
-    shown = Image.fromarray(over.astype(np.uint8))
+    wide, ground = max(1, min(mask.shape) // LINE), mask == 0
+    white = edges(mask, wide) & ground | edges(mask, 1) & ~ground
+    over[edges(mask, 2 * wide) & ground & ~white] = 0
+    over[white] = 255
+    return over.astype(np.uint8)
+
+
+def edges(mask: Mask, wide: int) -> Bool[np.ndarray, "h w"]:
+    """Where another object or the ground is at most `wide` pixels away, across or down."""
+    padded = np.pad(mask, wide, mode="edge")
+    found = np.zeros(mask.shape, dtype=bool)
+    height, width = mask.shape
+    for step in range(1, wide + 1):
+        for down, across in ((step, 0), (-step, 0), (0, step), (0, -step)):
+            found |= padded[wide + down : wide + down + height, wide + across : wide + across + width] != mask
+    return found
+
+
+def small(picture: UInt8[np.ndarray, "h w 3"]) -> Image.Image:
+    shown = Image.fromarray(picture)
     return shown.resize((SIDE, max(1, round(SIDE * shown.height / shown.width))), Image.Resampling.BILINEAR)
 
 
@@ -307,7 +386,7 @@ def overview(panels: dict[int, list[Image.Image]], film: Film) -> Image.Image:
     for row, word in enumerate(("carried", "known")):
         some = {k: of_frame[row] for k, of_frame in sorted(panels.items()) if len(of_frame) > row}
         if some:
-            lines.append(beside(list(some.values()), [f"{word}: {printable(film.names[k])}" for k in some]))
+            lines.append(beside(list(some.values()), [f"{printable(film.names[k])}, {word}" for k in some]))
     page = Image.new("RGB", (max(line.width for line in lines), sum(line.height for line in lines)), "#ffffff")
     top = 0
     for line in lines:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from selfsame.index.store import Found, Index
+    from selfsame.index.contract import Found, Index
 
 
 class Search(Record):
@@ -46,10 +46,16 @@ class Search(Record):
         return given
 
     def run(self) -> dict[str, Any]:
-        from selfsame.jobs.searching import searched, shown
+        from selfsame.jobs.searching import searched, told
 
         index, queries, found = searched(self)
-        return shown(self, index, queries, found)
+        return told(self, index, queries, found)
+
+    def show(self, result: dict[str, Any]) -> None:
+        """What `run` found as a table on the screen, where it is not printed as JSON."""
+        from selfsame.jobs.searching import show
+
+        show(result)
 
 
 def search(
@@ -65,7 +71,8 @@ def search(
     `run` says where the run that made the index is now, where it was moved, or is the encoder itself; `encoder` is a
     module of its architecture, where it was given one in Python. Settings are the fields of `Search`. Raises UserError.
     """
-    from selfsame.index.store import Index, opened
+    from selfsame.index.contract import Index
+    from selfsame.index.store import opened
     from selfsame.jobs.searching import drawn, searched
     from selfsame.types import Encoder
 

@@ -17,7 +17,8 @@ from selfsame.engine import dist
 from selfsame.engine.state import write_whole
 from selfsame.engine.watch import say
 from selfsame.errors import NO_LABEL, UnreadableItem, UserError
-from selfsame.index.store import Found, Index, not_there, opened
+from selfsame.index.contract import Found, Index, not_there
+from selfsame.index.store import opened
 from selfsame.jobs.data import Data, all_vectors, open_like, printable
 from selfsame.jobs.runs import load
 from selfsame.jobs.search import Search
@@ -47,6 +48,8 @@ def searched(
     if index.unfinished is not None:
         say(f"{index.place} is not finished: of {index.unfinished} it holds {len(index):,} items so far.", "yellow")
     if index.known([job.query]):
+        if job.run_folder is not None or encoder is not None:  # not needed, but another one is a mistake
+            encoder = made_by(index, job.run_folder, encoder, module)
         queries, found = of_item(job, index)
         queries.encoder = encoder
         return index, queries, found
@@ -109,15 +112,15 @@ def check_query(query: str, index: Index) -> None:
     if not there(query):
         if wanted == "text":
             return
-        advice = f"Give {wanted} in a file, or the name of an item of {index.place}."
+        advice = f"Give a path of {wanted} data, or the name of an item of {index.place}."
         raise not_there(index, query, advice, "file or item")
     if modalities.load(wanted).reads(query):
         return
     held = [name for name in modalities.names() if name != wanted and modalities.load(name).reads(query)]
     if held:
         raise UserError(
-            f"{query} is {' or '.join(held)}; {index.place} holds {wanted}. Give a query of {wanted}, or search an "
-            f"index of {held[0]}."
+            f"{query} is {' or '.join(held)} data; {index.place} holds {wanted} data. Give a query of that kind, or "
+            f"search an index of {held[0]} data."
         )
 
 
@@ -141,38 +144,49 @@ def made_by(index: Index, given: Path | None, encoder: Encoder | None, module: A
     return encoder
 
 
-def shown(job: Search, index: Index, queries: Queries, found: Found) -> dict[str, Any]:
-    """What was found, for --json; shown as a table."""
+def told(job: Search, index: Index, queries: Queries, found: Found) -> dict[str, Any]:
+    """What was found, as --json prints it; drawn where that is asked for."""
     result = []
-    tables: list[Table | Text] = []
     for q, query in enumerate(queries.names):
-        table = Table(box=None, pad_edge=False)
-        table.add_column("", justify="right")
-        table.add_column("cosine", justify="right")
-        table.add_column("name", overflow="fold")
-        if found.labels is not None:
-            table.add_column("label")
         rows = []
         for place, name in enumerate(found.names[q]):
             row = {"name": printable(name), "cosine": round(float(found.cosines[q, place]), 6)}
-            cells = [str(place + 1), f"{row['cosine']:.4f}", str(row["name"])]
             if found.labels is not None:
                 label = found.labels[q][place]
                 row["label"] = None if label == NO_LABEL else label
-                cells.append("" if label == NO_LABEL else label)
             rows.append(row)
-            table.add_row(*cells)
-        tables += [Text(printable(query), style="bold"), table]
         result.append({"query": printable(query), "found": rows})
-    if dist.first():
-        Console(stderr=True, highlight=False, markup=False).print(Group(*tables))
-    told: dict[str, Any] = {"index": index.place, "k": job.k, "label": job.label, "exact": True, "queries": result}
+    said: dict[str, Any] = {"index": index.place, "k": job.k, "label": job.label, "exact": True, "queries": result}
     if index.graph is not None and not job.exact and job.label is None:
-        told |= {"exact": False, "recall": index.graph.recall}
+        said |= {"exact": False, "recall": index.graph.recall}
     if job.picture is not None:
         drawn(job, index, queries, found)
-        told["picture"] = str(job.picture)
-    return told
+        said["picture"] = str(job.picture)
+    return said
+
+
+def show(result: dict[str, Any]) -> None:
+    """What was found, as a table."""
+    if not dist.first():
+        return
+    queries = result["queries"]
+    several = len(queries) > 1
+    labelled = any("label" in row for one in queries for row in one["found"])
+    table = Table(box=None, pad_edge=False)
+    if several:
+        table.add_column("query", overflow="fold")
+    table.add_column("", justify="right")
+    table.add_column("cosine", justify="right")
+    table.add_column("name", overflow="fold")
+    if labelled:
+        table.add_column("label")
+    for one in queries:
+        for place, row in enumerate(one["found"]):
+            cells = [str(place + 1), f"{row['cosine']:.4f}", row["name"]]
+            cells += [row["label"] or ""] if labelled else []
+            table.add_row(*([one["query"] if place == 0 else ""] if several else []), *cells)
+    heading = [] if several else [Text(queries[0]["query"], style="bold")]
+    Console(stderr=True, highlight=False, markup=False).print(Group(*heading, table))
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------
@@ -207,7 +221,8 @@ def pictures_of(job: Search, index: Index, names: list[str], encoder: Encoder | 
     for path, some in wanted.items():
         try:
             encoder = made_by(index, job.run_folder, encoder, None)  # it knows how its items are read
-            data = open_like(path, encoder)
+            # Of videos all frames, whichever are in the index.
+            data = open_like(path, encoder, **({"fps": None} if index.made.modality == "image" else {}))
         except UserError as error:
             say(f"no pictures of the items of {path}: {error}", "yellow")
             continue

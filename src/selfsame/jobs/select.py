@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from selfsame.errors import unknown
 from selfsame.jobs.checked import checked
-from selfsame.jobs.vectors import OfVectors
+from selfsame.jobs.vectors import OfVectors, values_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +19,7 @@ class Select(OfVectors):
     """Choose a diverse subset of items, and measure how well it covers all."""
 
     FOLDER: ClassVar[str] = "selection"
+    BY_FLAG: ClassVar[tuple[str, ...]] = ("count",)
 
     count: Annotated[int, Field(ge=1)]
     """of items to choose"""
@@ -40,8 +41,15 @@ class Select(OfVectors):
 
 
 def select(
-    run: Any, data: str | Path, count: int, encoder: "nn.Module | None" = None, **settings: Any
+    run: Any,
+    data: str | Path | None = None,
+    count: int | None = None,
+    encoder: "nn.Module | None" = None,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """Choose `count` items of `data`; settings are the fields of `Select`."""
-    values = {"run_folder": getattr(run, "folder", run), "data": str(data), "count": count, **settings}
-    return checked(Select, values).run(encoder)
+    """Choose `count` items of `data`; an index may stand for `run`, `data` or both.
+
+    Settings are the fields of `Select`.
+    """
+    chosen = {} if count is None else {"count": count}
+    return checked(Select, values_of(run, data, {**chosen, **settings})).run(encoder)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from selfsame.downstream import saved
-from selfsame.downstream.task import Examples, Model
+from selfsame.downstream.task import Examples, Model, Panel
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem
@@ -42,14 +42,29 @@ def write_pictures(folder: Path, model: Model, examples: Examples, items: list[i
             drawn = model.task.picture(examples, i, prediction, truth)
         except UnreadableItem:
             continue
-        shown = f'<img src="{data_uri(drawn)}" alt=""/>' if isinstance(drawn, Image.Image) else drawn
         said = escape(model.task.caption(prediction, truth, model.facts))
         name = escape(printable(examples.name(i)))
-        wide = isinstance(drawn, Image.Image) and drawn.width > 1.5 * drawn.height  # panels in a row
-        kind = ' class="wide"' if wide else ""
-        tiles.append(f'<figure{kind} title="{name}">{shown}<figcaption>{said or name}</figcaption></figure>')
+        broad = isinstance(drawn, Image.Image) and drawn.width > 1.5 * drawn.height
+        kind = ' class="broad"' if broad else ""
+        tiles.append(f'<figure{kind} title="{name}">{shown(drawn)}<figcaption>{said or name}</figcaption></figure>')
     lead = '<p class="lead">Predictions for some of the items that were measured last, drawn by chance.</p>'
-    write_text(folder / "report" / PICTURES, f'{lead}<div class="predictions">{"".join(tiles)}</div>' if tiles else "")
+    legend = "".join(
+        f'<li><i class="swatch" style="--colour:{colour}"></i>{escape(word)}</li>'
+        for word, colour in model.task.legend(model.facts)
+    )
+    legend = f'<ul class="legend">{legend}</ul>' if legend else ""
+    made = f'{lead}{legend}<div class="predictions">{"".join(tiles)}</div>' if tiles else ""
+    write_text(folder / "report" / PICTURES, made)
+
+
+def shown(drawn: Image.Image | list[Panel] | str) -> str:
+    """HTML of what a task drew of an item."""
+    if isinstance(drawn, str):
+        return drawn
+    if isinstance(drawn, Image.Image):
+        return f'<img src="{data_uri(drawn)}" alt=""/>'
+    panels = (f'<div><img src="{data_uri(p.picture)}" alt=""/><span>{escape(p.words)}</span></div>' for p in drawn)
+    return f'<div class="panels">{"".join(panels)}</div>'
 
 
 def write_standings(place: Path, found: dict[str, Any]) -> Path:
@@ -88,6 +103,7 @@ def refresh(folder: Path, evaluation: dict[str, Any] | None = None) -> None:
         summary=run.verdict,
         log=run.log,
         score=result["score"],
+        best=result.get("best_step"),
         pictures=fragment(folder / "report" / PICTURES),
         standings=found.get("rows", ()),
         verdicts=found.get("verdicts", ()),
@@ -101,7 +117,10 @@ def refresh(folder: Path, evaluation: dict[str, Any] | None = None) -> None:
     write_task_card(
         folder,
         title=title,
-        task=[("task", story["task"]), *((key, value) for key, value in story["settings"].items())],
+        task=[
+            ("task", story["task"]),
+            *((key, value) for key, value in story["settings"].items() if value is not None),
+        ],
         data=[("labelled", run.job["labelled"]), ("items", result["items"]), ("labels", summary(lines))],
         training=[
             ("encoder from", run.job["run_folder"]),
@@ -131,7 +150,7 @@ def command(run: Run) -> str:
     words = ["selfsame", "adapt", job["run_folder"], job["labelled"], "--out", str(run.folder)]
     words += ["--task", job["task"]["name"]]
     words += [word for key, value in job["task"].items() if key != "name" for word in flags(f"--task.{key}", value)]
-    standard = {"encoder_lr": 0.1, "weight_decay": 0.05, "clip": 1.0, "val_share": 0.2, "budget": "all"}
+    standard = {"weight_decay": 0.05, "clip": 1.0, "val_share": 0.2, "budget": "all"}
     standard |= {"seed": 0, "device": "auto", "max_skipped": 0.01, "keep_states": 2}
     for key, value in job.items():
         if key in ("run_folder", "labelled", "out", "task") or value in (None, False) or value == standard.get(key):

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
-from selfsame.jobs.vectors import OfVectors
+from selfsame.jobs.vectors import OfVectors, values_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,10 +17,10 @@ class Verify(OfVectors):
     """Choose a threshold for same or different, and measure it; with two items, say which they are."""
 
     FOLDER: ClassVar[str] = "verification"
-    BY_PLACE: ClassVar[tuple[str, ...]] = ("other",)
+    BY_PLACE: ClassVar[tuple[str, ...]] = ("data", "other")
 
-    data: str
-    """labelled items to choose the threshold on and to measure it with; or a file with one item"""
+    data: str | None = None
+    """labelled items, or an index, to choose the threshold on and to measure it with; or a file with one item"""
     other: str | None = None
     """a second file with one item: says whether both are the same, by the threshold that was chosen before"""
     out: Path | None = None
@@ -51,15 +51,15 @@ class Verify(OfVectors):
 
 def verify(
     run: Any,
-    data: str | Path,
+    data: str | Path | None = None,
     other: str | Path | None = None,
     encoder: "nn.Module | None" = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Choose and measure a threshold on labelled `data`; with `other`, whether two files hold the same.
 
-    Settings are the fields of `Verify`. `encoder` is a module of the architecture that was trained, where the run was
-    given one in Python.
+    An index may stand for `run`, `data` or both. Settings are the fields of `Verify`. `encoder` is a module of the
+    architecture that was trained, where the run was given one in Python.
     """
-    values = {"run_folder": getattr(run, "folder", run), "data": str(data), **settings}
-    return checked(Verify, {**values, "other": None if other is None else str(other)}).run(encoder)
+    two = {"other": None if other is None else str(other)}
+    return checked(Verify, values_of(run, data, {**two, **settings})).run(encoder)

@@ -14,7 +14,7 @@ from selfsame.downstream.verification import Pairs, Rates, Roc, Same, Scores
 from selfsame.engine import dist
 from selfsame.engine.watch import say
 from selfsame.errors import UserError
-from selfsame.jobs.data import Data, all_vectors, open_like, printable
+from selfsame.jobs.data import all_vectors, open_like
 from selfsame.jobs.encoding import (
     Encoded,
     Figures,
@@ -23,17 +23,16 @@ from selfsame.jobs.encoding import (
     keep,
     keep_table,
     numbers_of,
-    opened,
     show,
     warn_if_behind,
 )
-from selfsame.jobs.evaluating import labels_of, with_label
+from selfsame.jobs.given import Given, classes_of, encoder_of, labelled, opened
 from selfsame.jobs.report import versions
-from selfsame.jobs.runs import load, read_json
+from selfsame.jobs.runs import read_json
 from selfsame.jobs.verify import Verify
 from selfsame.report.curves import curve
 from selfsame.report.gallery import Tile, tiled
-from selfsame.report.vector_page import beside_html, write_vector_page
+from selfsame.report.vector_page import Form, beside_html, write_vector_page
 from selfsame.storage.encoders import fingerprint
 from selfsame.storage.tables import Finder, some, table
 from selfsame.types import Encoder
@@ -49,6 +48,7 @@ BINS = 60  # of the histogram of scores
 PRIORS = {"min_dcf_01": 0.01, "min_dcf_05": 0.05}
 NAMES = {"auc": "AUC", "eer": "EER", "tar": "TAR", "far": "FAR"}
 NAMES |= {name: f"minDCF, P {prior}" for name, prior in PRIORS.items()}
+FORMS: dict[str, Form] = {"eer": "percent", "tar": "percent", "far": "percent"}
 SHORTLY = ("auc", "eer", "tar", "far")  # of them on the screen
 
 
@@ -83,18 +83,18 @@ def run(job: Verify, module: torch.nn.Module | None = None) -> dict[str, Any]:
 
 
 def measured(job: Verify, module: torch.nn.Module | None) -> dict[str, Any]:
-    encoder, data = opened(job, module)
+    given = opened(job, module)
     seeds = range(job.seed, job.seed + job.seeds)
     if job.pairs is not None:
-        given, same = read_pairs(job.pairs, data)
-        items, unread = Encoded(job, encoder, data, np.unique(given).tolist()), len(given)
-        given, same = placed(given, same, items)
-        unread -= len(given)
-        identities = verification.identities_of(given, same, len(items))
-        parts = {seed: parts_of_pairs(given, same, identities, seed) for seed in seeds}
+        pairs, same = read_pairs(job.pairs, given)
+        items, unread = Encoded(given, np.unique(pairs).tolist()), len(pairs)
+        pairs, same = placed(pairs, same, items)
+        unread -= len(pairs)
+        identities = verification.identities_of(pairs, same, len(items))
+        parts = {seed: parts_of_pairs(pairs, same, identities, seed) for seed in seeds}
     else:
-        labels = labels_of(data)
-        items, unread = Encoded(job, encoder, data, with_label(data, labels)), 0
+        labels = classes_of(given)
+        items, unread = Encoded(given, labelled(given, labels)), 0
         _, identities = numbers_of([labels[i] for i in items.items])
         parts = {seed: parts_of_labels(identities, job.most, seed) for seed in seeds}
     first = parts[job.seed]
@@ -102,7 +102,7 @@ def measured(job: Verify, module: torch.nn.Module | None) -> dict[str, Any]:
 
     rows = beside(items, lambda vectors, seed: figures_of(judged(vectors, parts[seed], job.far)), seeds, steady=False)
     own = judged(items.vectors, first, job.far)
-    show(rows, {name: NAMES[name] for name in SHORTLY})
+    show(rows, {name: NAMES[name] for name in SHORTLY}, forms=FORMS)
     warn_if_behind(rows, "auc", "AUC")
     rates = own.rates
     say(
@@ -112,10 +112,10 @@ def measured(job: Verify, module: torch.nn.Module | None) -> dict[str, Any]:
     )
     dev_same = first.development[1]
     result = {
-        "run": str(job.run_folder),
-        "data": job.data,
+        "run": str(given.run),
+        "data": given.path,
         "pairs": None if job.pairs is None else str(job.pairs),
-        "encoder": fingerprint(encoder),
+        "encoder": fingerprint(given.encoder),
         "threshold": own.threshold,
         "false_accept_rate": job.far,
         "development": {"same": int(dev_same.sum()), "different": int((~dev_same).sum())},
@@ -124,16 +124,16 @@ def measured(job: Verify, module: torch.nn.Module | None) -> dict[str, Any]:
         "pairs_across_parts": first.lost,
         "unread_pairs": unread,
         "figures": own.figures,
-        "raw": data.modality.raw_name,
+        "raw": given.modality.raw_name,
         "seed": job.seed,
         "machine": dist.machine(items.on),
         "rows": rows,
     }
-    keep(job.place, NAME, result)
+    keep(given.place, NAME, result)
     if job.pairs is not None:
-        keep_scores(job, items, parts[job.seed], own)
+        keep_scores(items, parts[job.seed], own)
     page(job, items, parts[job.seed], own, rows, result)
-    say(f"threshold and report: {job.place / (NAME + '.json')}, {job.place / 'report.html'}")
+    say(f"threshold and report: {given.place / (NAME + '.json')}, {given.place / 'report.html'}")
     return result
 
 
@@ -225,7 +225,7 @@ def complete(parts: Parts) -> Parts:
     return parts
 
 
-def read_pairs(path: Path, data: Data) -> tuple[Pairs, Same]:
+def read_pairs(path: Path, given: Given) -> tuple[Pairs, Same]:
     """The items of each row of a CSV a,b,same, and whether they are the same. Raises UserError."""
     path = path.expanduser()
     if path.suffix.lower() != ".csv":
@@ -245,16 +245,14 @@ def read_pairs(path: Path, data: Data) -> tuple[Pairs, Same]:
     wrong = [same for _, _, same in cells if same.lower() not in WORDS]
     if wrong:
         raise UserError(f"{path}: {some(wrong, len(cells), 'rows')} do not say 1 or 0 in the column same.")
-    source = data.source
-    root = getattr(source, "place", None)
-    names = [source.name(i) for i in range(len(source))]
-    find = Finder(path, names, root if isinstance(root, str) else None, data.path)
+    names = [given.name(i) for i in range(len(given))]
+    find = Finder(path, names, given.root, given.path)
     found = [[find.item(cell) for cell in (a, b)] for a, b, _ in cells]
     missing = [
         cell for row, pair in zip(cells, found, strict=True) for cell, i in zip(row, pair, strict=False) if i is None
     ]
     if missing:
-        raise UserError(f"{path}: {some(missing, 2 * len(cells), 'cells')} name no item of {data.path}.")
+        raise UserError(f"{path}: {some(missing, 2 * len(cells), 'cells')} name no item of {given.path}.")
     pairs = np.array(found, dtype=np.int64).reshape(-1, 2)
     if (selfs := np.flatnonzero(pairs[:, 0] == pairs[:, 1])).size:
         raise UserError(f"{path}: {len(selfs)} pairs are an item and itself, the first is {cells[selfs[0]][0]}.")
@@ -268,7 +266,7 @@ def placed(pairs: Pairs, same: Same, items: Encoded) -> tuple[Pairs, Same]:
     return np.searchsorted(kept, pairs[readable]), same[readable]
 
 
-def keep_scores(job: Verify, items: Encoded, parts: Parts, own: Judged) -> None:
+def keep_scores(items: Encoded, parts: Parts, own: Judged) -> None:
     """scores.csv: the given pairs of the test part."""
     pairs, same = parts.test
     columns: dict[str, Sequence[Any]] = {
@@ -278,7 +276,7 @@ def keep_scores(job: Verify, items: Encoded, parts: Parts, own: Judged) -> None:
         "cosine": [f"{score:.6f}" for score in own.scores],
         "accepted": (own.scores >= own.threshold).astype(int).tolist(),
     }
-    keep_table(job.place, "scores", columns)
+    keep_table(items.given.place, "scores", columns)
 
 
 def interval(ends: tuple[float, float]) -> str:
@@ -307,38 +305,50 @@ def page(
     )
     lead = (
         "An accepted pair has a cosine of at least the threshold. It was chosen on the pairs of "
-        f"{parts.identities[0]} identities; the figures are those of {parts.identities[1]} others: {rates.same:,} same "
-        f"and {rates.different:,} different pairs. The intervals are Wilson's, which take pairs as independent; pairs "
+        f"{parts.identities[0]} identities; the figures here are those of {parts.identities[1]} others: "
+        f"{rates.same:,} same and {rates.different:,} different pairs"
+        + (f", of the first of {job.seeds} splits. The table below has the mean of all. " if job.seeds > 1 else ". ")
+        + "The intervals are Wilson's, which take pairs as independent; pairs "
         "that share an item are not, so the truth is less certain than they say."
     )
+    first = ", first split" if job.seeds > 1 else ""
     sections = [
-        ("beside", "Beside random weights and raw input", beside_html(rows, NAMES, note)),
-        ("curves", "Curves of the test part", charts(own, same)),
+        ("beside", "Beside random weights and raw input", beside_html(rows, NAMES, note, forms=FORMS)),
+        ("curves", f"Curves of the test part{first}", charts(own, same)),
         ("accepted", "Different, but most alike", pair_strips(items, pairs, same, own, False)),
         ("rejected", "The same, but least alike", pair_strips(items, pairs, same, own, True)),
     ]
     about = {key: value for key, value in result.items() if key not in ("rows", "figures", "test")}
     settings = [*about.items(), *versions()]
-    title = f"Same or different: {job.run_folder.name} on {job.data}"
-    skipped = [(printable(items.data.source.name(i)), why) for i, why in sorted(items.data.skipped.items())]
-    write_vector_page(job.place, title, lead, figures, sections, settings, skipped)
+    title = f"Same or different: {items.given.run.name} on {items.given.path}"
+    write_vector_page(items.given.place, title, lead, figures, sections, settings, items.skipped)
 
 
 def charts(own: Judged, same: Same) -> str:
     """ROC, errors by threshold, and where scores lie."""
     far, tar = own.curve.far, own.curve.tar
-    roc = curve("ROC", {"TAR": (far.tolist(), tar.tolist())}, "false-accept rate", "TAR", note="Area: AUC.")
+    area = f"AUC {own.figures['auc']:.3f}"
+    roc = curve(
+        "ROC", {"TAR": (far.tolist(), tar.tolist())}, "false-accept rate", "true-accept rate",
+        note="Pairs of either kind that pass as the threshold falls. A diagonal is chance.", said=area,
+    )  # fmt: skip
     seen = np.isfinite(own.curve.threshold)
     at = own.curve.threshold[seen][::-1].tolist()
     errors = {"FAR": (at, far[seen][::-1].tolist()), "FRR": (at, (1 - tar[seen])[::-1].tolist())}
-    by = curve("Errors by threshold", errors, "cosine", note=f"The threshold is {own.threshold:.4f}.")
+    by = curve(
+        "Errors by threshold", errors, "cosine", said=f"EER {own.figures['eer']:.1%}",
+        note=f"FAR: different pairs that are accepted; FRR: same ones that are not. The threshold is "
+        f"{own.threshold:.4f}.",
+    )  # fmt: skip
     edges = np.linspace(own.scores.min(), own.scores.max() + 1e-9, BINS + 1)
     middles = ((edges[:-1] + edges[1:]) / 2).tolist()
     shares = {}
     for name, kind in (("same", same), ("different", ~same)):
         count, _ = np.histogram(own.scores[kind], edges)
         shares[name] = (middles, (count / kind.sum()).tolist())
-    where = curve("Scores", shares, "cosine", note="Share of the pairs of a kind. The less they overlap, the better.")
+    where = curve(
+        "Scores", shares, "cosine", said="", note="Share of the pairs of a kind. The less they overlap, the better."
+    )
     return f'<div class="curves">{roc}{by}{where}</div>'
 
 
@@ -356,7 +366,8 @@ def pair_strips(items: Encoded, pairs: Pairs, same: Same, own: Judged, kind: boo
         passed = own.scores[k] >= own.threshold
         said = f"{own.scores[k]:.3f} · {'accepted' if passed else 'rejected'}"
         right = " same" if passed == kind else ""
-        tiles += [Tile(one, items.names[one], items.names[one]), Tile(two, items.names[two], said, f"end{right}")]
+        of = items.names[one].rpartition("/")[2]
+        tiles += [Tile(one, items.names[one], of), Tile(two, items.names[two], said, f"end{right}")]
         if len(tiles) == 2 * SHOWN:
             break
     lead = (
@@ -372,11 +383,12 @@ def pair_strips(items: Encoded, pairs: Pairs, same: Same, own: Judged, kind: boo
 
 def compared(job: Verify, module: torch.nn.Module | None) -> dict[str, Any]:
     """Whether two files hold the same, by the threshold that was kept."""
-    encoder = load(job.run_folder, module)
-    path = job.place / f"{NAME}.json"
+    encoder, run, _ = encoder_of(job, module)
+    place = job.out or run / job.FOLDER
+    path = place / f"{NAME}.json"
     if not path.is_file():
         raise UserError(
-            f"there is no threshold in {job.place}. Choose one first, on labelled items: selfsame verify "
+            f"there is no threshold in {place}. Choose one first, on labelled items: selfsame verify "
             f"{job.run_folder} LABELLED"
         )
     kept = read_json(path)
@@ -385,7 +397,7 @@ def compared(job: Verify, module: torch.nn.Module | None) -> dict[str, Any]:
             f"the threshold in {path} was chosen for another encoder than that of {job.run_folder}. Choose one for it: "
             f"selfsame verify {job.run_folder} LABELLED"
         )
-    assert job.other is not None
+    assert job.data is not None and job.other is not None
     vectors = torch.cat([alone(path, encoder, job.device) for path in (job.data, job.other)])
     check_finite(vectors)
     cosine, threshold = float(verification.cosines(vectors, np.array([[0, 1]]))[0]), float(kept["threshold"])

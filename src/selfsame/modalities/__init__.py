@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from selfsame.errors import UserError, unknown
 from selfsame.records import Record
 from selfsame.storage.disk import disk_of, is_address
-from selfsame.storage.folders import listed, suffix_of
+from selfsame.storage.folders import arrays_apart, converted, listed, suffix_of
 from selfsame.types import Modality, Source
 
 FIRST = 10_000  # files that are counted where nothing is read
@@ -65,7 +65,7 @@ def open_like(path: str, spec: dict[str, Any], labels: str | None = None, **chan
     """
     known = load(str(spec["modality"]))
     stats = known.Stats.model_validate(spec["stats"])
-    way = known.Reading.model_validate(spec.get("reading", {}))
+    way = reading_of(spec)
     if changes:
         odd = [name for name in changes if name not in known.Reading.model_fields]
         if odd:
@@ -76,19 +76,25 @@ def open_like(path: str, spec: dict[str, Any], labels: str | None = None, **chan
     return Opened(known, source, stats, way)
 
 
+def reading_of(spec: dict[str, Any]) -> Record:
+    """How the items are read that the encoder learned from which `spec` describes."""
+    return load(str(spec["modality"])).Reading.model_validate(spec.get("reading", {}))
+
+
 def nothing(path: str) -> UserError:
     """The error for a path that no modality reads: what is there, and what is read."""
     where = path if is_address(path) else str(Path(path).expanduser())
     disk = disk_of(where)
     if not disk.exists(where) and not any(sign in where for sign in "*?[{"):
         return disk.nowhere(where.split("::")[0])
-    held = ""
+    held = converted([suffix_of(where)])
     if disk.exists(where) and not disk.is_folder(where) and disk.cut(where, 0, 2) in (b"\xff\xfe", b"\xfe\xff"):
         suffix = suffix_of(where) or ".txt"
         return UserError(f"{path}: text in UTF-16. Write it anew: iconv -f UTF-16 -t UTF-8 {path} > new{suffix}")
     if disk.is_folder(where):
         counts = Counter(suffix_of(name) for name in islice(chain.from_iterable(disk.runs(where)), FIRST))
-        held = f" It holds {listed(counts)}." if counts else " The folder is empty."
+        cures = arrays_apart(counts) + converted(counts)
+        held = f" It holds {listed(counts)}.{cures}" if counts else " The folder is empty."
     return UserError(
         f"{path}: nothing here that selfsame reads.{held} It reads: {', '.join(names())}. If it is one of these after "
         "all, say which with --modality."

@@ -203,6 +203,15 @@ def summed(x: Tensor) -> Tensor:
     return _across(x) if td.is_initialized() else x
 
 
+def mean_total(total: Tensor) -> Tensor:
+    """The mean over the processes of what each counts in its own rows, without gradient.
+
+    A sum over own rows that is divided by it is, after DDP's mean, the sum over all rows divided by the count in all:
+    so rows weigh as in one process, where the counts of processes differ.
+    """
+    return summed(total.detach().float()) / world()
+
+
 @torch.compiler.disable  # as WholeBatch
 def _across(x: Tensor) -> Tensor:
     return _Sum.apply(x)

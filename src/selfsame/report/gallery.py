@@ -34,7 +34,7 @@ class Tile(NamedTuple):
 
     item: int
     name: str
-    below: str  # stands under its picture
+    below: str  # stands under its picture, in lines
     kind: str = ""  # words: query (stands out), same (underlined), end (a gap behind it)
     about: str = ""  # shows with the name under the pointer
 
@@ -92,7 +92,9 @@ def neighbours(
     gives HTML that shows an item in place of its picture, or "" where the picture is to stand.
     """
     if len(vectors) < 2 or not len(queries):
-        return _note(f"No neighbours to show: {len(vectors)} item(s), {len(queries)} of them asked about.")
+        return _note(
+            f"No neighbours to show: {len(vectors)} item{'' if len(vectors) == 1 else 's'}, {len(queries)} asked about."
+        )
     found, cosines = nearest(vectors, queries, k)
     rows = [[int(query), *(int(i) for i in row)] for query, row in zip(queries, found, strict=True)]
     shown = []
@@ -218,7 +220,8 @@ def _note(text: str) -> str:
 
 
 def _tile(inner: str, title: str, below: str, kind: str) -> str:
-    return f'<div class="tile {kind}" title="{escape(title)}">{inner}<span>{escape(below)}</span></div>'
+    lines = "".join(f"<span>{escape(line)}</span>" for line in below.split("\n"))
+    return f'<div class="tile {kind}" title="{escape(title)}">{inner}{lines}</div>'
 
 
 def _fragment(fragment: Callable[[int], str] | None, i: int) -> str:

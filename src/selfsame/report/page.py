@@ -31,6 +31,7 @@ __all__ = [
     "pairs_html",
     "settings_html",
     "skipped_html",
+    "worded",
     "write_page",
     "written",
 ]
@@ -65,6 +66,20 @@ TITLES = {
     "spread": "Spread of projections",
     "knn": "k-NN accuracy",
     "health/length": "Vector length",
+    "nll": "Negative log-likelihood",
+    "ece": "Calibration error (ECE)",
+    "bbox_regression": "Places of boxes",
+    "bbox_ctrness": "Centre-ness of boxes",
+    "loss_objectness": "Object or not",
+    "loss_rpn_box_reg": "Places of proposals",
+    "loss_classifier": "Classes of boxes",
+    "loss_box_reg": "Places of boxes",
+    "APs": "AP of small boxes",
+    "APm": "AP of middling boxes",
+    "APl": "AP of large boxes",
+    "AR1": "AR, 1 box a picture",
+    "AR10": "AR, 10 boxes a picture",
+    "AR100": "AR, 100 boxes a picture",
 }
 FIGURES = ("loss", "knn", "health/agreement", "health/spread", "health/rank")
 SPEED = "items_per_second"
@@ -184,9 +199,9 @@ def _figures(columns: Mapping[str, Mapping[float, float | None]], log: Sequence[
     tiles = [("Steps", f"{max(row.get('step', number) for number, row in enumerate(log)):,}", "")]
     for name in FIGURES:
         if values := _finite(columns.get(name, {})):
-            tiles.append((_title(name), short(values[-1]), f"from {short(values[0])}" if len(values) > 1 else ""))
+            tiles.append((worded(name), short(values[-1]), f"from {short(values[0])}" if len(values) > 1 else ""))
     if values := _finite(columns.get(SPEED, {})):
-        tiles.append((_title(SPEED), short(median(values)), "median"))
+        tiles.append((worded(SPEED), short(median(values)), "median"))
     return '<div class="tiles">{}</div>'.format(
         "".join(
             f'<div class="figure"><span>{escape(name)}</span><b>{escape(value)}</b><small>{escape(below)}</small></div>'
@@ -195,17 +210,27 @@ def _figures(columns: Mapping[str, Mapping[float, float | None]], log: Sequence[
     )
 
 
-def _title(name: str) -> str:
-    words = name.removeprefix("health/").removeprefix("val/").replace("_", " ")
-    return TITLES.get(name) or words[:1].upper() + words[1:]
+def worded(name: str) -> str:
+    """A column of the log, or a score, as a title."""
+    name = name.removeprefix("val/")
+    words = name.removeprefix("health/")
+    if " " not in words:  # else what follows may be a name of the user's
+        words = words.replace("_", " ")
+    first = words.partition(" ")[0]
+    # mIoU and the like keep their letters.
+    return TITLES.get(name) or (words[:1].upper() + words[1:] if first.islower() else words)
 
 
 def curves_html(
     columns: Mapping[str, Mapping[float, float | None]],
     headed: Mapping[str, Mapping[str, str]] = CHARTS,
     rest: str = "Of this method",
+    kept: float | None = None,
 ) -> str:
-    """A chart for each column, under headings: {heading: {column: what is said under it}}, all others under `rest`."""
+    """A chart for each column, under headings: {heading: {column: what is said under it}}, all others under `rest`.
+
+    `kept` is the step whose weights were kept: scores (`val/...`) are marked there, and told as they were there.
+    """
     if not columns:
         return '<p class="note">There is nothing to draw yet.</p>'
     placed = {name for charts in headed.values() for name in charts}
@@ -213,7 +238,12 @@ def curves_html(
     parts = []
     for heading, charts in {**headed, rest: own}.items():
         drawn = [
-            curve(_title(name), {_title(name): (list(columns[name]), list(columns[name].values()))}, note=note)
+            curve(
+                worded(name),
+                {worded(name): (list(columns[name]), list(columns[name].values()))},
+                note=note,
+                kept=kept if name.startswith("val/") else None,
+            )
             for name, note in charts.items()
             if name in columns
         ]

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from selfsame.storage.captions import shortened
+
 SIDE = 128  # of a picture, pixels
 GAP, WORDS = 8, 18  # between pictures; height of the words below
 PAPER, INK, LOST, FRAME = (255, 255, 255), (30, 30, 30), (128, 128, 128), (200, 60, 40)
@@ -27,7 +29,9 @@ def strips(rows: Sequence[Sequence[tuple[Image.Image | None, str]]]) -> Image.Im
             page.paste(shown, (x + (SIDE - size[0]) // 2, y + (SIDE - size[1]) // 2))
             if c == 0:
                 draw.rectangle((x - 3, y - 3, x + SIDE + 2, y + SIDE + 2), outline=FRAME, width=2)
-            draw.text((x, y + SIDE + 3), cut(words, font), fill=INK, font=font)
+            # A query is a path, which differs from others at its end; words of what was found begin with the cosine.
+            told = shortened(words, SIDE, font) if c == 0 else cut(words, font)
+            draw.text((x, y + SIDE + 3), told, fill=INK, font=font)
     return page
 
 

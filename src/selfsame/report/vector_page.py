@@ -6,12 +6,13 @@ Raises: UserError where the file cannot be written.
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from selfsame.report.page import Pairs, pairs_html, skipped_html, written
 
-__all__ = ["beside_html", "tiles_html", "write_vector_page"]
+__all__ = ["Form", "beside_html", "figure_told", "tiles_html", "write_vector_page"]
 
+Form = Literal["plain", "percent", "count"]
 Row = Mapping[str, Any]  # {"features": str, "seeds": int, "figures": {name: {"mean": float, "std": float}}}
 
 
@@ -42,14 +43,27 @@ def tiles_html(figures: Sequence[tuple[str, str, str]]) -> str:
     )
 
 
-def beside_html(rows: Sequence[Row], names: Mapping[str, str], note: str, first: str = "features") -> str:
-    """A table of figures: the first row is the encoder's or the choice's, the others its baselines."""
+def beside_html(
+    rows: Sequence[Row],
+    names: Mapping[str, str],
+    note: str,
+    first: str = "features",
+    forms: Mapping[str, Form] | None = None,
+) -> str:
+    """A table of figures: the first row is the encoder's or the choice's, the others its baselines.
+
+    `forms` says which figures are no plain shares: see `figure_told`.
+    """
     if not rows:
         return ""
     head = "".join(f"<th>{escape(name)}</th>" for name in (first, *names.values(), "seeds"))
+    forms = forms or {}
     body = []
     for row in rows:
-        cells = "".join(f'<td class="value">{_told(row["figures"][name], row["seeds"])}</td>' for name in names)
+        cells = "".join(
+            f'<td class="value">{figure_told(row["figures"][name], row["seeds"], forms.get(name, "plain"))}</td>'
+            for name in names
+        )
         kind = "encoder" if row is rows[0] else "baseline"
         body.append(f'<tr class="{kind}"><td>{escape(row["features"])}</td>{cells}<td>{row["seeds"]}</td></tr>')
     return (
@@ -58,5 +72,14 @@ def beside_html(rows: Sequence[Row], names: Mapping[str, str], note: str, first:
     )
 
 
-def _told(figure: Mapping[str, float], seeds: int) -> str:
-    return f"{figure['mean']:.3f}" + (f" ± {figure['std']:.3f}" if seeds > 1 else "")
+def figure_told(figure: Mapping[str, float], seeds: int, form: Form = "plain") -> str:
+    """A figure as text, with its deviation where there are several seeds.
+
+    "plain" has three places, "percent" is a share times 100, "count" is whole of one seed and has a place of several.
+    """
+    mean, std = figure["mean"], figure["std"]
+    if form == "percent":
+        return f"{mean:.2%}" if seeds < 2 else f"{100 * mean:.2f} ± {std:.2%}"
+    if form == "count":
+        return f"{mean:,.0f}" if seeds < 2 else f"{mean:,.1f} ± {std:.1f}"
+    return f"{mean:.3f}" + (f" ± {std:.3f}" if seeds > 1 else "")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from selfsame.errors import UserError, missing, unknown
 from selfsame.types import Encoder
 
+METADATA = "selfsame"  # the key, in a file of a whole task, of the JSON that says what it gives
 SUFFIX = {  # none: a folder
     "timm": ".safetensors",
     "torchvision": ".safetensors",
@@ -45,6 +46,25 @@ FACTS = "selfsame.json"  # beside what is in a folder
 
 
 @dataclass(frozen=True)
+class Behind:
+    """What stands behind the encoder in a file that does a whole task: then it gives predictions, and no vector."""
+
+    module: nn.Module
+    """(encoder, views, height, width) -> a tensor for each of `outputs`, of any batch; height and width of what the
+    file is fed with, None where that is no picture"""
+    outputs: dict[str, str]
+    """name of each output and what it is, in words"""
+    facts: dict[str, Any]
+    """of the task: what its numbers stand for. Goes into the file too"""
+    whole: bool = False
+    """whether a picture is squeezed to the view as a whole, in place of its middle square"""
+    needs: tuple[str, ...] = ()
+    """packages whose operations are in the file, which torch must find when it loads it"""
+    apart: Callable[[Sequence[Tensor], Sequence[Tensor]], float] | None = None
+    """how far outputs are from what is expected, in place of `apart` of each"""
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What an export is to have beyond the vector of a view of one size in full precision."""
 
@@ -56,9 +76,16 @@ class Wanted:
     """views of other sizes too, from half of the usual on"""
     half: bool = False
     """weights, and what is done with them, in 16 bits"""
+    behind: Behind | None = None
+    """a head"""
 
     def __str__(self) -> str:
-        return ", ".join(name.replace("_", "-") for name, value in vars(self).items() if value)
+        return ", ".join(name.replace("_", "-") for name, value in vars(self).items() if value and name != "behind")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the file is to hold the encoder as it is."""
+        return not str(self) and self.behind is None
 
 
 @dataclass(frozen=True)
@@ -105,8 +132,8 @@ class Exporter:
     """what is written beside the file about an encoder"""
     writers: dict[str, Writer] = field(default_factory=dict)
     """targets beside onnx and torch"""
-    prepared: Callable[[Any, str], tuple[nn.Module, Fed]] | None = None
-    """of an encoder and a layout: what makes views of stored values inside a file, and what that is fed with"""
+    prepared: Callable[[Any, Wanted], tuple[nn.Module, Fed]] | None = None
+    """of an encoder: what makes views of stored values inside a file, and what that is fed with"""
 
     def export(self, encoder: Any, to: str, out: str | Path, **options: Any) -> dict[str, Any]:
         """Write the encoder to `out`, with its facts beside it: x.json of a file x, selfsame.json in a folder.
@@ -115,7 +142,8 @@ class Exporter:
         those of `Wanted`; they alone take all of them. The facts are returned: files, input, what `facts` gives,
         `snippet` (the Python that loads what was written, which was run) and `difference`, the largest absolute
         difference of outputs in units of the largest output: at most 1e-5, of onnx, torch and ultralytics 1e-4, with
-        maps 1e-5. In half precision it is told, and vectors have a cosine of 0.999 or more (`cosine`).
+        maps 1e-5. With a head `behind` the encoder, the file gives its outputs, and holds what they are as JSON. In
+        half precision the difference is told, and vectors have a cosine of 0.999 or more (`cosine`).
         `difference` is None where the library is not installed; `compared` then says so in words.
         """
         wanted = Wanted(**options)
@@ -139,6 +167,8 @@ class Exporter:
                 for key, value in facts.items()
             }
             described = {"to": to, "name": encoder.spec["name"], **facts, **self.facts(encoder), "dim": encoder.dim}
+            if wanted.behind is not None:
+                described |= self._told(encoder, wanted)
             if str(wanted):
                 described["options"] = str(wanted)
             told = json.dumps(described, indent=2) + "\n"
@@ -158,6 +188,16 @@ class Exporter:
     def _check(self, encoder: Encoder, to: str, wanted: Wanted) -> None:
         """Refuse options that this target, modality or encoder cannot have."""
         name = encoder.spec["name"]
+        if wanted.behind is not None:
+            if to not in WHOLE:
+                raise UserError(f"--to {to} holds no head: a whole task is written to {' and '.join(WHOLE)}.")
+            if wanted.maps:
+                raise UserError("--maps are of the encoder alone: give --encoder-only too.")
+            if wanted.any_size:
+                raise UserError(
+                    "--any-size: a head is made for views of one size. --preprocessing takes pictures of any size; "
+                    "--encoder-only gives the encoder."
+                )
         if to not in WHOLE:
             given = str(
                 Wanted(wanted.maps, wanted.preprocessing, wanted.any_size, wanted.half and to != "transformers")
@@ -205,35 +245,50 @@ class Exporter:
                 raise missing("onnx", package, "export to onnx")
         whole, fed, reference = self._whole(encoder, wanted)
         names = [f"map_{k}" for k, _ in enumerate(encoder.map_widths, 1)] if wanted.maps else []
+        told = None if wanted.behind is None else json.dumps(self._told(encoder, wanted))
         load = (
-            "import onnxruntime\nimport torch\n\n"
+            f"{'import json' + chr(10) * 2 if told else ''}import onnxruntime\nimport torch\n\n"
             f"session = onnxruntime.InferenceSession({str(file)!r}, providers=['CPUExecutionProvider'])\n"
         )
+        load += f"facts = json.loads(session.get_modelmeta().custom_metadata_map[{METADATA!r}])\n" if told else ""
         run = f"session.run(None, {{'{fed.name}': {fed.name}.numpy()}})"
-        use = f"vectors, *maps = {run}\n" if wanted.maps else f"vectors = {run}[0]\n"
+        into = named_outputs(wanted)
+        use = f"{into} = {run}\n" if "," in into else f"{into} = {run}[0]\n"
         with understood(to, encoder, wanted):
-            torch.onnx.export(
+            program = torch.onnx.export(
                 whole,
                 (fed.example(2),),
-                str(file),
                 dynamo=True,
                 dynamic_shapes=(varying(fed, wanted, named=True),),
                 input_names=[fed.name],
-                output_names=["vectors", *names],
-                external_data=False,
+                output_names=["vectors", *names] if wanted.behind is None else list(wanted.behind.outputs),
                 verbose=False,
             )
+        assert program is not None
+        if told:
+            program.model.metadata_props[METADATA] = told
+        program.save(str(file), external_data=False)
+        with understood(to, encoder, wanted):
             return {"input": fed.told, **compared(reference, fed, load, use, wanted)}
 
     def _torch(self, encoder: Encoder, to: str, file: Path, wanted: Wanted) -> dict[str, Any]:
         whole, fed, reference = self._whole(encoder, wanted)
-        load = f"import torch\n\nmodel = torch.export.load({str(file)!r}).module()\n"
-        into = "vectors, *maps" if wanted.maps else "vectors"
+        load, held = f"import torch\n\nmodel = torch.export.load({str(file)!r}).module()\n", {}
+        if wanted.behind is not None:
+            held[METADATA] = json.dumps(self._told(encoder, wanted))
+            more = "".join(f"import {package}  # its operations are in the file\n" for package in wanted.behind.needs)
+            load = (
+                f"import json\n\nimport torch\n{more}\nheld = {{{METADATA!r}: ''}}\n"
+                f"model = torch.export.load({str(file)!r}, extra_files=held).module()\n"
+                f"facts = json.loads(held[{METADATA!r}])\n"
+            )
+        into = named_outputs(wanted)
+        into += "," if wanted.behind is not None and "," not in into else ""
         use = f"with torch.inference_mode():\n    {into} = model({fed.name})\n"
         with understood(to, encoder, wanted):
             axes = varying(fed, wanted, named=False)
             program = torch.export.export(whole, (fed.example(2),), dynamic_shapes=(axes,), strict=False)
-        torch.export.save(program, file)  # not within: a full disk is another matter
+        torch.export.save(program, file, extra_files=held)  # not within: a full disk is another matter
         with understood(to, encoder, wanted):
             return {"input": fed.told, **compared(reference, fed, load, use, wanted)}
 
@@ -242,25 +297,50 @@ class Exporter:
         prepare, fed = None, self.fed(encoder)
         if wanted.preprocessing:
             assert self.prepared is not None
-            prepare, fed = self.prepared(encoder, wanted.preprocessing)
-        reference = Whole(encoder, prepare, wanted.maps)
-        held = Whole(copy.deepcopy(encoder).half(), prepare, wanted.maps) if wanted.half else reference
-        return (encoder if not str(wanted) else held), fed, reference
+            prepare, fed = self.prepared(encoder, wanted)
+        reference = Whole(encoder, prepare, wanted)
+        held = reference
+        if wanted.half:
+            held = Whole(copy.deepcopy(encoder).half(), prepare, wanted)
+            held.behind = copy.deepcopy(reference.behind).half() if reference.behind is not None else None
+        return (encoder if wanted.plain else held), fed, reference
+
+    def _told(self, encoder: Encoder, wanted: Wanted) -> dict[str, Any]:
+        """What a file of a whole task says of itself: facts of the task and the encoder, its input and outputs."""
+        assert wanted.behind is not None
+        fed = self._whole(encoder, wanted)[1]
+        return {**self.facts(encoder), **wanted.behind.facts, "input": fed.told, "outputs": wanted.behind.outputs}
 
 
 class Whole(nn.Module):
-    """An encoder with what stands before it; gives the vector, or the vector and the maps, in float32."""
+    """An encoder with what stands before and behind it; gives the vector, the vector and the maps, or a head's outputs.
 
-    def __init__(self, encoder: Encoder, prepare: nn.Module | None, maps: bool) -> None:
+    In float32, but for outputs of a head that are whole numbers.
+    """
+
+    def __init__(self, encoder: Encoder, prepare: nn.Module | None, wanted: Wanted) -> None:
         super().__init__()
-        self.encoder, self.prepare, self.with_maps = encoder, prepare, maps
+        self.encoder, self.prepare, self.with_maps = encoder, prepare, wanted.maps
+        self.behind = None if wanted.behind is None else wanted.behind.module
+        self.tall = {"hwc": 1, "chw": 2, None: 2}[wanted.preprocessing]
+        """which axis of a picture is its height"""
 
     def forward(self, given: Tensor) -> Tensor | tuple[Tensor, ...]:
         view = given if self.prepare is None else self.prepare(given)
+        if self.behind is not None:
+            height, width = given.shape[self.tall : self.tall + 2] if given.ndim == 4 else (None, None)
+            return tuple(self.behind(self.encoder, view, height, width))
         if not self.with_maps:
             return self.encoder(view).float()
         vector, maps = self.encoder.with_maps(view)
         return vector.float(), *(one.float() for one in maps)
+
+
+def named_outputs(wanted: Wanted) -> str:
+    """The outputs of a file as the snippet unpacks them."""
+    if wanted.behind is not None:
+        return ", ".join(wanted.behind.outputs)
+    return "vectors, *maps" if wanted.maps else "vectors"
 
 
 def varying(fed: Fed, wanted: Wanted, named: bool) -> dict[int, Any]:
@@ -298,9 +378,15 @@ def understood(to: str, encoder: Encoder, wanted: Wanted) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except Exception as error:
-        if not str(wanted):
+        if wanted.plain:
             raise
         reason = " ".join(str(error.__cause__ or error).split())[:200]
+        if not str(wanted):
+            other = "torch" if to == "onnx" else "onnx"
+            raise UserError(
+                f"{encoder.spec['name']} and its head cannot be exported to {to}: {reason}. Try --to {other}, or "
+                "--encoder-only."
+            ) from error
         raise UserError(
             f"{encoder.spec['name']} cannot be exported to {to} with {wanted}: {reason}. Leave that out."
         ) from error
@@ -335,7 +421,12 @@ def compared(reference: nn.Module, fed: Fed, load: str, use: str, wanted: Wanted
             if batch is not None:
                 names[fed.name] = batch
                 exec(use, names)
-            outputs = [torch.as_tensor(one) for one in (names["vectors"], *names.get("maps", []))]
+            found = (
+                (names["vectors"], *names.get("maps", []))
+                if wanted.behind is None
+                else [names[name] for name in wanted.behind.outputs]
+            )
+            outputs = [torch.as_tensor(one) for one in found]
             expected = reference(names[fed.name])
             expected = [expected] if isinstance(expected, Tensor) else list(expected)
             if [one.shape for one in outputs] != [one.shape for one in expected]:
@@ -343,8 +434,13 @@ def compared(reference: nn.Module, fed: Fed, load: str, use: str, wanted: Wanted
                     f"what was exported gives {[list(one.shape) for one in outputs]}, "
                     f"the encoder {[list(one.shape) for one in expected]}."
                 )
+            if wanted.behind is not None and wanted.behind.apart is not None:
+                difference = max(difference, wanted.behind.apart(outputs, expected))
             for one, other in zip(outputs, expected, strict=True):
-                difference = max(difference, apart(one, other))
+                if not one.is_floating_point():
+                    continue
+                if wanted.behind is None or wanted.behind.apart is None:
+                    difference = max(difference, apart(one, other))
                 cosine = min(cosine, float(F.cosine_similarity(one.flatten(1), other.flatten(1)).min()))
     facts: dict[str, Any] = {"snippet": snippet, "difference": difference}
     if wanted.half:

@@ -95,8 +95,35 @@ def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
 
 
+MEDICAL = {
+    ".nii": "NIfTI", ".nii.gz": "NIfTI", ".dcm": "DICOM", ".dicom": "DICOM", ".mha": "MetaImage", ".mhd": "MetaImage",
+    ".nrrd": "NRRD",
+}  # fmt: skip
+
+
 def suffix_of(name: str) -> str:
-    return posixpath.splitext(name)[1].lower()
+    """The suffix with its dot, in small letters; of NIfTI's packed files both."""
+    suffix = posixpath.splitext(name)[1].lower()
+    return ".nii.gz" if suffix == ".gz" and name.lower().endswith(".nii.gz") else suffix
+
+
+def converted(suffixes: Iterable[str]) -> str:
+    """A sentence for medical images, which nothing here reads: how to convert them. "" where there are none."""
+    kinds = sorted({MEDICAL[suffix] for suffix in suffixes if suffix in MEDICAL})
+    if not kinds:
+        return ""
+    return (
+        f" {' and '.join(kinds)} files are not read: write each slice as a 16-bit PNG or TIFF, and its mask as a PNG "
+        "of the same name (SimpleITK, nibabel and pydicom read them)."
+    )
+
+
+def arrays_apart(suffixes: Iterable[str]) -> str:
+    """A sentence for arrays in a folder, which are items by themselves: how to give them. "" where there are none."""
+    there = set(suffixes)
+    ways = {".npz": "FILE.npz::ARRAY", ".npy": "FILE.npy"}
+    given = [way for suffix, way in ways.items() if suffix in there]
+    return f" Arrays are given by their file: {' or '.join(given)}." if given else ""
 
 
 def listed(ignored: dict[str, int]) -> str:

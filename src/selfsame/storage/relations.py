@@ -18,12 +18,12 @@ from selfsame.storage.tables import Finder, paths_and_columns, some
 __all__ = ["groups_of_folders", "groups_of_list", "ranks"]
 
 
-def groups_of_folders(names: Sequence[str], where: str) -> Int64[np.ndarray, "n"]:
-    """A number for the folder each item lies in."""
+def groups_of_folders(names: Sequence[str], where: str, option: str = "--related") -> Int64[np.ndarray, "n"]:
+    """A number for the folder each item lies in; `option` asked for it."""
     folders = [posixpath.dirname(name) for name in names]
     if not any(folders):
         raise UserError(
-            f"--related folders: the items of {where} lie in no folders below it. Give a CSV with the columns path, "
+            f"{option} folders: the items of {where} lie in no folders below it. Give a CSV with the columns path, "
             "group and, if there is one, time."
         )
     return np.unique(folders, return_inverse=True)[1].astype(np.int64)

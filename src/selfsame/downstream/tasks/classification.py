@@ -8,6 +8,7 @@ Sources: linear head on the pooled vector with a batch norm without weights in f
 import csv
 import io
 import json
+import posixpath
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -74,6 +75,11 @@ class Classification(task.Task):
             return Labelled(self, found, encoder, range(len(found.source)), [], facts, False)
         given = found.source.labels
         if given is None:
+            folders = {posixpath.dirname(found.source.name(i)) for i in range(len(found.source))}
+            if len(folders) == 1 and (only := folders.pop()):
+                raise UserError(
+                    f"{path} holds only one class ({posixpath.basename(only)}); classification needs two or more."
+                )
             raise UserError(f"{path} has no labels for --task classification. Accepted: {self.accepts}.")
         items = [i for i, label in enumerate(given) if label not in (NO_LABEL, "")]
         several = facts.several if facts else self.several
@@ -109,20 +115,28 @@ class Classification(task.Task):
         return Scores(facts)
 
     def trivial(self, examples: task.Examples, items: Sequence[int]) -> Callable[[task.Examples, int], Any]:
+        """The share of these items that each class has, or each tag: of classes the most frequent is said."""
         shares = np.mean([np.asarray(examples.truth(i)) for i in items], axis=0, dtype=np.float64)
         return lambda _, __: shares
+
+    def baseline(self, facts: Classes) -> str:
+        return "tag frequencies" if facts.several else "most frequent class"
 
     def suffixes(self) -> tuple[str, ...]:
         return (".csv", ".json")
 
     def write(self, predictions: Iterable[tuple[str, Float[np.ndarray, "k"]]], facts: Classes, out: Path) -> list[Path]:
-        """CSV: name, label, probability, then the probability of each class; or the same as a JSON list."""
+        """CSV: name, label, probability, then the probability of each class; or the same as a JSON list.
+
+        `probability` is that of the likeliest class or tag: of the label, where there is one.
+        """
         rows = [(name, self.caption_of(p, facts), p) for name, p in predictions]
         if out.suffix == ".json":
-            found = [
-                {"name": name, "label": label, **{c: float(f"{v:.6g}") for c, v in zip(facts.classes, p, strict=True)}}
-                for name, label, p in rows
-            ]
+            found = []
+            for name, label, p in rows:
+                told = {"name": name, "label": label, "probability": rounded(max(p, default=0.0))}
+                each = {c: rounded(v) for c, v in zip(facts.classes, p, strict=True)}
+                found.append({**told, **each, **told})  # a class that is called name or label takes no place of theirs
             write_text(out, json.dumps(found, indent=1) + "\n")
             return [out]
         text = io.StringIO()
@@ -149,13 +163,19 @@ class Classification(task.Task):
         return modality.fragment(source, item) or modality.picture(source, item, side)
 
     def caption(self, prediction: Float[np.ndarray, "k"], truth: Any, facts: Classes) -> str:
-        says = self.caption_of(prediction, facts) or "no tag"
+        """As in: said 0 (0.41), is 1."""
+        says = f"said {self.caption_of(prediction, facts) or 'no tag'}"
         if not facts.several:
-            says += f" {prediction.max():.2f}"
+            says += f" ({prediction.max():.2f})"
         if truth is None:
             return says
         right = self.caption_of(np.asarray(truth, dtype=np.float64), facts) or "no tag"
-        return f"{says}; is {right}"
+        return f"{says}, is {right}"
+
+
+def rounded(value: float) -> float:
+    """To six digits, as they are written."""
+    return float(f"{value:.6g}")
 
 
 class Labelled(task.Examples):
@@ -192,8 +212,20 @@ class Labelled(task.Examples):
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def source(self) -> Any:
+        return self.opened.source
+
     def name(self, i: int) -> str:
         return self.opened.source.name(int(self.items[i]))
+
+    def part_of(self, i: int) -> str:
+        """Of a window the recording or record, of a frame the video."""
+        source: Any = self.opened.source
+        if hasattr(source, "video_of"):
+            return source.videos[source.video_of(int(self.items[i]))]
+        name = self.name(i)
+        return name.rpartition("@")[0] or name if getattr(self.opened.reading, "window", None) else name
 
     @property
     def strata(self) -> Int[Tensor, "n"]:
@@ -272,6 +304,8 @@ class Standing:
 class Linear(task.Head):
     """A linear layer on the normalised vector."""
 
+    gives: ClassVar = {"probabilities": "float32 [b, k]: of each of `classes`; of tags each for itself"}
+
     def __init__(self, dim: int, facts: Classes, smoothing: float, dropout: float) -> None:
         super().__init__()
         self.several, self.smoothing = facts.several, smoothing
@@ -292,8 +326,12 @@ class Linear(task.Head):
 
     def decoded(self, outputs: Float[Tensor, "b k"]) -> list[Float[np.ndarray, "k"]]:
         """Probabilities of the classes."""
-        p = outputs.sigmoid() if self.several else outputs.softmax(dim=1)
-        return list(p.double().cpu().numpy())
+        return list(self.portable(outputs)[0].double().cpu().numpy())
+
+    def portable(
+        self, outputs: Float[Tensor, "b k"], height: int | None = None, width: int | None = None
+    ) -> tuple[Float[Tensor, "b k"]]:
+        return ((outputs.sigmoid() if self.several else outputs.softmax(dim=1)),)
 
 
 class Scores(task.Scores):
@@ -316,13 +354,13 @@ class Scores(task.Scores):
 
 
 def of_classes(p: Float[np.ndarray, "n k"], y: Float[np.ndarray, "n k"]) -> dict[str, float]:
-    """Scores of one class an item."""
+    """Scores of one class an item; top 5 where there are more than five classes, or it would be 1."""
     scores, labels = torch.from_numpy(p), torch.from_numpy(y.argmax(axis=1))
     said = scores.argmax(dim=1)
     return {
         "balanced accuracy": metrics.balanced_accuracy(said, labels),
         "accuracy": metrics.top_k_accuracy(scores, labels),
-        "top 5": metrics.top_k_accuracy(scores, labels, 5),
+        **({"top 5": metrics.top_k_accuracy(scores, labels, 5)} if p.shape[1] > 5 else {}),
         "macro F1": metrics.macro_f1(said, labels),
         "nll": float(-np.log(np.maximum(p[np.arange(len(p)), labels.numpy()], 1e-12)).mean()),
         "ece": calibration_error(p.max(axis=1), (said == labels).numpy()),

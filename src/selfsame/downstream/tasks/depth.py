@@ -27,11 +27,12 @@ from selfsame import modalities
 from selfsame.downstream import depths, pairs
 from selfsame.downstream.decoders import MultiScale, roomy
 from selfsame.downstream.depths import DEPTHS, Closeness, Range
-from selfsame.downstream.outputs import beside, into_folder
+from selfsame.downstream.outputs import into_folder
 from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask, enlarged
-from selfsame.downstream.task import Examples, Head
+from selfsame.downstream.task import Examples, Head, Panel
 from selfsame.engine.state import write_whole
 from selfsame.errors import UnreadableItem, UserError
+from selfsame.nn.sync import mean_total
 from selfsame.types import Encoder
 
 SCALES = 4  # of the gradient: every pixel, every 2nd, 4th and 8th
@@ -67,14 +68,16 @@ class Depth(PictureTask):
     """weight of the difference of gradients in the loss, at four scales: it sharpens borders"""
 
     def open(self, path: str, labels: str | None, encoder: Encoder, facts: Any = None, labelled: bool = True) -> "Deep":
-        found = pairs.find(path, labels, DEPTHS, labelled)
+        found = pairs.find(path, labels, DEPTHS, labelled, modalities.reading_of(encoder.spec))
         found.source.fit(modalities.load("image").Stats.model_validate(encoder.spec["stats"]))
         if not labelled:
             return Deep(self, found.source, found.items, facts, encoder, False)
-        facts, broken, empty = depths.understood(found.files, self.scale, self.cap, facts)
+        here, broken, empty = depths.understood(found.files, self.scale, self.cap)
         kept = pairs.usable(found, broken, depths.size_of, DEPTHS, path, empty)
         items, files = [found.items[k] for k in kept], [found.files[k] for k in kept]
-        return Deep(self, found.source, items, facts, encoder, True, files)
+        deep = Deep(self, found.source, items, facts or here, encoder, True, files)
+        deep.here = here
+        return deep
 
     def default_size(self, encoder: Encoder, examples: Examples) -> int:
         """The encoder's, at least 128 px where it takes any size and the pictures are as large."""
@@ -103,6 +106,9 @@ class Depth(PictureTask):
         median = np.float32(np.median(np.concatenate(some)))
         return lambda others, i: np.full(others.size_of(i), median)  # type: ignore[attr-defined]
 
+    def baseline(self, facts: Range) -> str:
+        return "median depth"
+
     def suffixes(self) -> tuple[str, ...]:
         return ("", ".npz", ".npy")
 
@@ -111,6 +117,7 @@ class Depth(PictureTask):
     ) -> list[Path]:
         """A folder of 16-bit PNG in the unit of the labelled files, with depth.json that tells it; or metres, float32.
 
+        A PNG is called as its picture, without what marks that as the colour picture: 7.color.png gives 7.png.
         .npz: an array a picture, by its name. .npy: one array [n h w], where all pictures have one size.
         """
         if out.suffix.lower() == ".npz":
@@ -133,18 +140,22 @@ class Depth(PictureTask):
         def tell(draft: Path) -> None:
             draft.write_text(json.dumps({"units_per_metre": facts.scale}) + "\n", encoding="utf-8")
 
-        named = ((name, partial(save, depth=depth)) for name, depth in predictions)
+        named = ((pairs.unmarked(name), partial(save, depth=depth)) for name, depth in predictions)
         return into_folder(named, ".png", out, {"depth.json": tell})
 
-    def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> Image.Image:
+    def picture(self, examples: Examples, i: int, prediction: Any, truth: Any, side: int = 256) -> list[Panel]:
         """The picture, the truth, the prediction: near is yellow, far is blue, not known is black."""
         assert isinstance(examples, PictureExamples)
         shown = examples.shown(i, side)
         layers = [*([] if truth is None else [("truth", truth)]), ("prediction", prediction)]
         known = layers[0][1][layers[0][1] > 0]
         near, far = np.percentile(known, [1, 99]) if known.size else (1.0, 2.0)
-        drawn = [coloured(depth, float(near), float(far), shown.size) for _, depth in layers]
-        return beside([shown, *drawn], [f"{near:.3g} to {far:.3g} m", *(name for name, _ in layers)])
+        drawn = [Panel(coloured(depth, float(near), float(far), shown.size), name) for name, depth in layers]
+        return [Panel(shown, f"{near:.3g} to {far:.3g} m away"), *drawn]
+
+    def legend(self, facts: Range) -> list[tuple[str, str]]:
+        far, near = (f"rgb({r} {g} {b})" for r, g, b in (FAR_TO_NEAR[0], FAR_TO_NEAR[-1]))
+        return [("near", near), ("far", far), ("not known", "#000000")]
 
     def caption(self, prediction: Any, truth: Any, facts: Range) -> str:
         if truth is None or not (truth > 0).any():
@@ -191,6 +202,8 @@ class Deep(PictureExamples):
 class PixelDepth(Head):
     """The natural logarithm of the depth in metres at each place. Before learning it is near the median."""
 
+    gives: ClassVar = {"depth": "float32 [b, h, w], as large as what is given: metres"}
+
     def __init__(self, encoder: Encoder, facts: Range, size: int, task: Depth) -> None:
         super().__init__()
         self.decoder = MultiScale(encoder, size, 1)
@@ -216,6 +229,12 @@ class PixelDepth(Head):
         """Logarithms, as coarse as the head gives them."""
         return list(outputs[:, 0].clamp(*self.limits).cpu())
 
+    def portable(
+        self, outputs: Float[Tensor, "b 1 g v"], height: int | None, width: int | None
+    ) -> tuple[Float[Tensor, "b h w"]]:
+        assert height is not None and width is not None
+        return (enlarged(outputs.clamp(*self.limits), (height, width))[:, 0].exp(),)
+
 
 def scale_invariant(apart: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"], share: float) -> Float[Tensor, ""]:
     """mean(d^2) - share * mean(d)^2 of each picture's known pixels, d = ln predicted - ln true; the mean over pictures.
@@ -226,7 +245,7 @@ def scale_invariant(apart: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"],
     d = apart * known
     mean = d.sum(dim=(1, 2)) / count.clamp_min(1)
     each = (d**2).sum(dim=(1, 2)) / count.clamp_min(1) - share * mean**2
-    return each.sum() / (count > 0).sum().clamp_min(1)
+    return each.sum() / mean_total((count > 0).sum()).clamp_min(1)
 
 
 def gradients(apart: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"]) -> Float[Tensor, ""]:
@@ -237,7 +256,7 @@ def gradients(apart: Float[Tensor, "b h w"], known: Bool[Tensor, "b h w"]) -> Fl
         for axis in (1, 2):
             pairs_known = there.narrow(axis, 1, there.shape[axis] - 1) & there.narrow(axis, 0, there.shape[axis] - 1)
             step = d.diff(dim=axis).abs() * pairs_known
-            total = total + step.sum() / pairs_known.sum().clamp_min(1)
+            total = total + step.sum() / mean_total(pairs_known.sum()).clamp_min(1)
     return total
 
 

@@ -23,7 +23,7 @@ from selfsame import modalities
 from selfsame.downstream import boxfiles, task
 from selfsame.downstream.boxes import COUNTED, Detections, Truth, clipped, overlaps, target_of
 from selfsame.downstream.detectors import HEADS, BoxHead
-from selfsame.downstream.outputs import beside, into_folder
+from selfsame.downstream.outputs import into_folder
 from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask
 from selfsame.downstream.precision import BoxScores, boxes_of, check_installed
 from selfsame.engine.state import write_text
@@ -62,6 +62,7 @@ class Detection(PictureTask):
     score: ClassVar = "AP"
     worth: ClassVar = 6_000
     batch: ClassVar = 16
+    parts: ClassVar = ("box", "boxes")
     accepts: ClassVar = boxfiles.FORMS
     Facts: ClassVar = Kinds
 
@@ -82,11 +83,11 @@ class Detection(PictureTask):
             check_installed()
             found = boxfiles.box_set(path, labels, facts.classes if facts else None)
             if found.notes:
-                say(found.notes, "yellow")
+                say(f"{path}: {found.notes}", "yellow")
             facts = facts or Kinds(classes=tuple(found.classes), ids=tuple(found.ids))
             source, items, truths = found.source, found.items, found.truths
         else:
-            source, listed = boxfiles.pictures_at(path)
+            source, listed = boxfiles.pictures_at(path, modalities.reading_of(encoder.spec))
             items, truths = list(range(len(source))) if listed is None else listed, []
         if labelled and not any((truth.standing == COUNTED).any() for truth in truths):
             raise UserError(
@@ -110,6 +111,9 @@ class Detection(PictureTask):
 
     def scores(self, facts: Kinds) -> BoxScores:
         return BoxScores(facts.classes)
+
+    def count(self, prediction: Detections) -> int:
+        return len(prediction)
 
     def trivial(self, examples: task.Examples, items: Sequence[int]) -> Callable[[task.Examples, int], Detections]:
         """The same boxes in every picture: of each class as many as pictures have on average, where most of them lie.
@@ -142,6 +146,9 @@ class Detection(PictureTask):
 
         return guess
 
+    def baseline(self, facts: Kinds) -> str:
+        return "usual boxes"
+
     def suffixes(self) -> tuple[str, ...]:
         return ".json", ".csv", ""
 
@@ -167,19 +174,22 @@ class Detection(PictureTask):
 
     def picture(
         self, examples: task.Examples, i: int, prediction: Detections, truth: Truth | None, side: int = 256
-    ) -> Image.Image:
-        """The picture with the known boxes, and with those found."""
+    ) -> list[task.Panel]:
+        """The picture with the known boxes, and with those found and their scores."""
         assert isinstance(examples, Boxed)
         shown = examples.shown(i, 2 * side)
         found = prediction.above(PICTURED)
         names = examples.facts.classes
         scale = shown.width / prediction.size[1]
-        panels = [with_boxes(shown, found.xyxy * scale, found.classes, names, found.scores)]
-        captions = [f"found, score from {PICTURED:g}"]
+        drawn = with_boxes(shown, found.xyxy * scale, found.classes, names, found.scores)
+        panels = [task.Panel(drawn, f"found, score from {PICTURED:g}")]
         if truth is not None:
-            panels.insert(0, with_boxes(shown, truth.xyxy * scale, truth.classes, names))
-            captions.insert(0, "known")
-        return beside(panels, captions)
+            panels.insert(0, task.Panel(with_boxes(shown, truth.xyxy * scale, truth.classes, names), "known"))
+        return panels
+
+    def legend(self, facts: Kinds) -> list[tuple[str, str]]:
+        """The classes in the colours of their boxes, which carry names where there are fewer colours than classes."""
+        return list(zip(facts.classes, COLOURS, strict=False)) if len(facts.classes) <= len(COLOURS) else []
 
     def caption(self, prediction: Detections, truth: Truth | None, facts: Kinds) -> str:
         """How many of each class are found and, where that is known, are there."""
@@ -271,6 +281,7 @@ def results(name: str, found: Detections, facts: Kinds) -> list[dict[str, Any]]:
             "image_id": number,
             "file_name": name,
             "category_id": facts.ids[kind],
+            "category": facts.classes[kind],
             "bbox": [round(value, 2) for value in box],
             "score": round(score, 5),
         }
@@ -307,15 +318,30 @@ def with_boxes(
     names: Sequence[str],
     scores: np.ndarray | None = None,
 ) -> Image.Image:
-    """A picture with boxes (in its own pixels) in the colours of their classes, named; best scores on top."""
+    """A picture with boxes (in its own pixels) in the colours of their classes, with their scores; the best on top.
+
+    They are named where classes share colours. Words are a twentieth of the picture high, so that they are read where
+    it is shown at half its size.
+    """
     drawn = shown.copy()
-    draw, font = ImageDraw.Draw(drawn), ImageFont.load_default(size=12)
+    width = max(2, max(shown.size) // 170)
+    draw, font = ImageDraw.Draw(drawn), ImageFont.load_default(size=max(11, max(shown.size) // 20))
     for n in reversed(range(len(boxes))):
         colour = COLOURS[int(classes[n]) % len(COLOURS)]
         left, top, right, bottom = boxes[n].tolist()
-        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=2)
-        said = names[int(classes[n])] + (f" {scores[n]:.2f}" if scores is not None else "")
-        at = (left + 2, top + 1)
-        draw.rectangle(draw.textbbox(at, said, font=font), fill=colour)
-        draw.text(at, said, fill="#ffffff", font=font)
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=width)
+    for n in reversed(range(len(boxes))):
+        kind = int(classes[n])
+        left, top = boxes[n, :2].tolist()
+        words = [names[kind]] if len(names) > len(COLOURS) else []
+        words += [f"{scores[n]:.2f}"] if scores is not None else []
+        if not words:
+            continue
+        said = " ".join(words)
+        _, _, wide, high = draw.textbbox((0, 0), said, font=font)
+        wide, high = wide + 6, high + 4
+        # Above its box where there is room, else within; never beyond the edge of the picture.
+        at = (min(left, max(0, shown.width - wide)), top - high if top >= high else top)
+        draw.rectangle((*at, at[0] + wide, at[1] + high), fill=COLOURS[kind % len(COLOURS)])
+        draw.text((at[0] + 3, at[1] + 1), said, fill="#ffffff", font=font)
     return drawn

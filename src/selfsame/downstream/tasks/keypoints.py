@@ -27,7 +27,6 @@ from torch import Tensor
 from selfsame import modalities
 from selfsame.downstream import heatmaps, pointfiles
 from selfsame.downstream.decoders import LEAST_SIZE, MultiScale, roomy
-from selfsame.downstream.outputs import beside
 from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask, enlarged
 from selfsame.downstream.points import (
     Found,
@@ -40,10 +39,11 @@ from selfsame.downstream.points import (
     pairs_given,
     swapped,
 )
-from selfsame.downstream.task import Examples, Head
+from selfsame.downstream.task import Examples, Head, Panel
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError, unknown
+from selfsame.nn.sync import mean_total
 from selfsame.types import Encoder
 
 MARGIN = 1.25  # side of what is shown of an object, for the longer side of its box
@@ -61,6 +61,7 @@ class Keypoints(PictureTask):
     score: ClassVar = "PCK@0.1"
     worth: ClassVar = 6_000
     batch: ClassVar = 16
+    parts: ClassVar = ("object", "objects")
     accepts: ClassVar = pointfiles.FORMS
     Facts: ClassVar = Skeleton
 
@@ -95,7 +96,10 @@ class Keypoints(PictureTask):
         image: Any = modalities.load("image")
         stats = image.Stats.model_validate(encoder.spec["stats"])
         if not labelled:
-            source, objects = pointfiles.boxes_at(path) if facts.boxed else (pointfiles.pictures_at(path)[0], None)
+            way = modalities.reading_of(encoder.spec)
+            source, objects = (
+                pointfiles.boxes_at(path, way) if facts.boxed else (pointfiles.pictures_at(path, way)[0], None)
+            )
             source.fit(stats)
             if objects is None:
                 if facts.boxed:
@@ -107,7 +111,7 @@ class Keypoints(PictureTask):
             return Posed(self, source, objects, facts, encoder, False)
         found = pointfiles.point_set(path, labels, self.category)
         if found.notes:
-            say("; ".join(found.notes), "yellow")
+            say(f"{path}: {'; '.join(found.notes)}", "yellow")
         boxed = found.objects[0].box is not None
         if boxed:
             check_installed()
@@ -169,6 +173,9 @@ class Keypoints(PictureTask):
 
         return guess
 
+    def baseline(self, facts: Skeleton) -> str:
+        return "mean places"
+
     def suffixes(self) -> tuple[str, ...]:
         return ".json", ".csv"
 
@@ -197,7 +204,7 @@ class Keypoints(PictureTask):
 
     def picture(
         self, examples: Examples, i: int, prediction: Found, truth: Pose | None, side: int = 256
-    ) -> Image.Image:
+    ) -> list[Panel]:
         """The object with the known points (rings where hidden), and with those found."""
         assert isinstance(examples, Posed)
         frame = examples.whole(i, side)
@@ -206,12 +213,15 @@ class Keypoints(PictureTask):
         )
         shown = as_shown(np.asarray(pixels))
         facts = examples.facts
-        panels = [with_points(shown, frame.points(prediction.xy), np.full(len(prediction.xy), 2), facts)]
-        captions = ["found"]
-        if truth is not None:
-            panels.insert(0, with_points(shown, frame.points(truth.xyv[:, :2]), truth.xyv[:, 2], facts))
-            captions.insert(0, "known")
-        return beside(panels, captions)
+        found = with_points(shown, frame.points(prediction.xy), np.full(len(prediction.xy), 2), facts)
+        if truth is None:
+            return [Panel(found, "found")]
+        known = with_points(shown, frame.points(truth.xyv[:, :2]), truth.xyv[:, 2], facts)
+        return [Panel(known, "known, rings where hidden" if (truth.xyv[:, 2] == 1).any() else "known"),
+                Panel(found, "found")]  # fmt: skip
+
+    def legend(self, facts: Skeleton) -> list[tuple[str, str]]:
+        return [(name, COLOURS[k % len(COLOURS)]) for k, name in enumerate(facts.points)]
 
 
 class Posed(PictureExamples):
@@ -242,6 +252,9 @@ class Posed(PictureExamples):
         """The picture's name, and where it has several objects, which of them it is, from 1."""
         name = super().name(i)
         return f"{name}#{self.places[i]}" if self.items[i] in self.several else name
+
+    def part_of(self, i: int) -> str:
+        return super().name(i)
 
     def size_of(self, i: int) -> tuple[int, int]:
         if self.items[i] not in self.sizes:
@@ -308,6 +321,11 @@ class HeatMaps(Head):
     cross-entropy of the map's softmax to that Gaussian, brought to a sum of 1.
     """
 
+    gives: ClassVar = {
+        "points": "float32 [b, k, 2]: x and y of each point in pixels of what is given; pixel i covers i to i + 1",
+        "scores": "float32 [b, k], 0 to 1",
+    }
+
     def __init__(self, encoder: Encoder, facts: Skeleton, size: int, task: Keypoints) -> None:
         super().__init__()
         self.decoder = MultiScale(encoder, size, len(facts.points))
@@ -336,11 +354,17 @@ class HeatMaps(Head):
         else:
             share = goal.flatten(2) / goal.sum(dim=(2, 3)).clamp_min(heatmaps.LEAST)[..., None]
             each = -(share * outputs.flatten(2).log_softmax(dim=2)).sum(dim=2)
-        loss = (each * weight).sum() / weight.sum().clamp_min(1)
+        loss = (each * weight).sum() / mean_total(weight.sum()).clamp_min(1)
         return loss, {}
 
     def decoded(self, outputs: Float[Tensor, "b k g g"]) -> list[tuple[np.ndarray, np.ndarray, int]]:
         """(points [k 2] in pixels of the view, their scores [k], size of the view)"""
+        xy, scores = self.located(outputs)
+        places, shares = xy.double().cpu().numpy(), scores.double().cpu().numpy()
+        return [(places[n], share, self.size) for n, share in enumerate(shares)]
+
+    def located(self, outputs: Float[Tensor, "b k g g"]) -> tuple[Float[Tensor, "b k 2"], Float[Tensor, "b k"]]:
+        """Points in pixels of the view, and their scores."""
         b, k, side, _ = outputs.shape
         maps = outputs.reshape(b * k, side, side)
         if self.kind == "cross-entropy":  # as a map whose peak is 1 where it is as sharp as what was learned
@@ -352,8 +376,17 @@ class HeatMaps(Head):
         else:
             xy = heatmaps.expected(maps)
         scores = heatmaps.peaks(maps)[2].clamp(0, 1)
-        places = (xy * (self.size / side)).view(b, k, 2).double().cpu().numpy()
-        return [(places[n], score, self.size) for n, score in enumerate(scores.view(b, k).double().cpu().numpy())]
+        return (xy * (self.size / side)).view(b, k, 2), scores.view(b, k)
+
+    def portable(
+        self, outputs: Float[Tensor, "b k g g"], height: int | None, width: int | None
+    ) -> tuple[Float[Tensor, "b k 2"], Float[Tensor, "b k"]]:
+        assert height is not None and width is not None
+        xy, scores = self.located(outputs)
+        return torch.stack([xy[..., 0] * (width / self.size), xy[..., 1] * (height / self.size)], dim=2), scores
+
+    def told(self) -> dict[str, Any]:
+        return {"margin": MARGIN}
 
 
 def within(middle: float, side: float, most: int) -> tuple[int, int]:
@@ -392,6 +425,7 @@ def result(found: Found, facts: Skeleton) -> dict[str, Any]:
         "image_id": int(stem) if stem.isascii() and stem.isdecimal() else found.picture,
         "file_name": found.picture,
         "category_id": facts.category_id,
+        "category": facts.category,
         "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
         "keypoints": [round(value, 4) for value in rows.ravel().tolist()],
         "score": round(found.score, 5),

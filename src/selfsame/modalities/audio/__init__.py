@@ -28,6 +28,7 @@ _PLACES = {
     "fragment": "sheet",
     "contact_sheet": "sheet",
     "raw_name": "raw",
+    "raw_tells_copies": "raw",
     "raw_vectors": "raw",
 }
 

@@ -14,9 +14,10 @@ from selfsame.modalities.audio import front
 from selfsame.modalities.audio.reading import Stats
 from selfsame.modalities.audio.source import WHOLE, AudioSource
 
-__all__ = ["raw_name", "raw_vectors"]
+__all__ = ["raw_name", "raw_tells_copies", "raw_vectors"]
 
 raw_name = "log-mel mean and std"
+raw_tells_copies = True  # whitened: docs/duplicates.md has what it finds
 
 
 @torch.no_grad()

@@ -70,12 +70,13 @@ def fragment(source: AudioSource, i: int) -> str:
     stats = fitted(source)
     sound = middle(source, i, stats, PLAYED)
     image = io.BytesIO()
-    drawn(spectrogram(sound, stats), stats, 112, 70).save(image, "WEBP", quality=60)
+    drawn(spectrogram(sound, stats), stats, 192, 120).save(image, "WEBP", quality=60)
     player = base64.b64encode(playable(sound, stats.rate)).decode()
     shown = base64.b64encode(image.getvalue()).decode()
     return (
         f'<img src="data:image/webp;base64,{shown}" alt="spectrogram"/>'
-        f'<audio controls preload="none" style="width:112px;height:28px" src="data:audio/wav;base64,{player}"></audio>'
+        '<audio controls controlslist="nodownload noplaybackrate" preload="metadata" '
+        f'src="data:audio/wav;base64,{player}"></audio>'
     )
 
 

@@ -59,9 +59,10 @@ def fed(encoder: ImageEncoder) -> Fed:
     )
 
 
-def prepared(encoder: ImageEncoder, layout: str) -> tuple[nn.Module, Fed]:
-    """The cut of stored images of any size, and such images: noise with some structure, of two shapes."""
-    spec = encoder.spec
+def prepared(encoder: ImageEncoder, wanted: Wanted) -> tuple[nn.Module, Fed]:
+    """The way from stored images of any size to views, and such images: noise with some structure, of two shapes."""
+    spec, layout = encoder.spec, wanted.preprocessing or "hwc"
+    squeezed = wanted.behind is not None and wanted.behind.whole
     channels, size, deep = spec["channels"], spec["size"], spec["stats"]["bits"] == 16
     white, kind = (spec["stats"]["white"], "uint16") if deep else (255, "uint8")
     before = layout == "chw"
@@ -73,25 +74,24 @@ def prepared(encoder: ImageEncoder, layout: str) -> tuple[nn.Module, Fed]:
     shape = (2, channels, size + 5, size + 9) if before else (2, size + 5, size + 9, channels)
     made = f"torch.randint(0, {white + 1}, {shape}, dtype=torch.int32).to(torch.{kind})  # your images, of any size"
     axes = {2: Axis("rows"), 3: Axis("columns")} if before else {1: Axis("rows"), 2: Axis("columns")}
-    told = (
-        f"{kind} [{'b, c, h, w' if before else 'b, h, w, c'}] of any height and width, as stored: the file cuts the "
-        "middle square, resizes and normalises it"
+    told = f"{kind} [{'b, c, h, w' if before else 'b, h, w, c'}] of any height and width, as stored: the file " + (
+        "squeezes it to the view and normalises it" if squeezed else "cuts the middle square, resizes and normalises it"
     )
-    return Cut(size, layout, float(white)), Fed(
+    return Cut(size, layout, float(white), squeezed), Fed(
         "pixels", made, example, told, axes, lambda lengths: example(1, lengths)
     )
 
 
 class Cut(nn.Module):
-    """The plain view of stored images: the middle square (`views.plain_box`), resized, in [0, 1].
+    """The plain view of stored images: the middle square (`views.plain_box`), or all of it, resized, in [0, 1].
 
     Two products with matrices, which every runtime has, and of any size; a cut that views are made of is rounded to
     stored values too, which this is not.
     """
 
-    def __init__(self, size: int, layout: str, white: float) -> None:
+    def __init__(self, size: int, layout: str, white: float, squeezed: bool = False) -> None:
         super().__init__()
-        self.size, self.layout, self.white = size, layout, white
+        self.size, self.layout, self.white, self.squeezed = size, layout, white, squeezed
 
     def forward(self, stored: Integer[Tensor, "b ..."]) -> Float[Tensor, "b c s s"]:
         pixels = stored.to(torch.float32)
@@ -99,6 +99,12 @@ class Cut(nn.Module):
             pixels = pixels.permute(0, 3, 1, 2)
         height, width = pixels.shape[2], pixels.shape[3]
         sides = torch.stack([torch.full((1,), height), torch.full((1,), width)])  # numbers in the graph, not in Python
+        if self.squeezed:
+            down, across = (
+                resize_matrices(torch.zeros_like(side), side, length, self.size)
+                for side, length in zip(sides, (height, width), strict=True)
+            )
+            return ((down @ (pixels @ across.transpose(1, 2))) / self.white).clamp(0, 1)
         short = sides.amin(dim=0)
         side = short
         if self.size > SMALL:

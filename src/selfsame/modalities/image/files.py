@@ -1,7 +1,10 @@
-"""Which files of a folder, a glob or an archive are images: by suffix, and those without one by their content."""
+"""Which files of a folder, a glob or an archive are images or videos: by suffix, and images also by their content."""
+
+from collections.abc import Iterable
 
 from selfsame.errors import UnreadableItem
 from selfsame.modalities.image.decode import Picture, readable, suffixes
+from selfsame.storage.folders import arrays_apart, converted
 from selfsame.storage.opening import Kind, Opened
 
 
@@ -14,4 +17,13 @@ def holds_image(opened: Opened, name: str) -> bool:
     return True
 
 
-IMAGE_FILES = Kind("images", "photos/**/*.jpg", suffixes, holds_image)
+def cure(others: Iterable[str]) -> str:
+    """How files of other suffixes are read all the same, or converted."""
+    others = list(others)
+    return arrays_apart(others) + converted(others)
+
+
+IMAGE_FILES = Kind("images", "photos/**/*.jpg", suffixes, holds_image, cure)
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm")
+VIDEO_FILES = Kind("videos", "films/**/*.mp4", lambda: VIDEO_SUFFIXES)

@@ -7,11 +7,13 @@ Raises: UserError where the library has no network like the encoder's, or its ou
 import importlib.util
 import json
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from timm.models.resnet import BasicBlock, Bottleneck
 from timm.models.resnet import ResNet as TimmResNet
@@ -27,6 +29,7 @@ from selfsame.modalities.image.views import WHOLE
 from selfsame.storage.exports import Fed, Wanted, compared, uncompared
 
 BLOCKS = BasicBlock | Bottleneck | VisionBasicBlock | VisionBottleneck
+PICTURE = "photo.jpg"  # in the snippet
 PARTS = {"conv": "convolution", "bn": "normalization"}
 
 
@@ -101,13 +104,6 @@ def write(encoder: ImageEncoder, fed: Fed, folder: Path, wanted: Wanted) -> dict
         (folder / "preprocessor_config.json").write_text(
             json.dumps(processor(encoder.spec), indent=2) + "\n", encoding="utf-8"
         )
-        described["pixels_of"] = (
-            "from PIL import Image\n"
-            "from transformers import AutoImageProcessor\n\n"
-            f"processor = AutoImageProcessor.from_pretrained({str(folder)!r})\n"
-            'images = [Image.open("a.jpg"), Image.open("b.png")]  # yours\n'
-            'pixel_values = processor(images, return_tensors="pt")["pixel_values"]  # (pixels - mean) / std\n'
-        )
     full = ".float()" if wanted.half else ""
     stats = encoder.spec["stats"]
     load = (
@@ -118,9 +114,41 @@ def write(encoder: ImageEncoder, fed: Fed, folder: Path, wanted: Wanted) -> dict
     )
     use = f"with torch.inference_mode():\n    vectors = model((pixels - mean) / std).{vector}\n"
     if importlib.util.find_spec("transformers") is None:
-        snippet = f"{load}{fed.name} = {fed.made}\n{use}"
-        return {**described, "snippet": snippet, **uncompared("transformers")}
-    return {**described, **compared(encoder, fed, load, use, wanted)}
+        facts = {"snippet": f"{load}{fed.name} = {fed.made}\n{use}", **uncompared("transformers")}
+    else:
+        facts = compared(encoder, fed, load, use, wanted)
+    if encoder.spec["channels"] in (1, 3):
+        facts["snippet"] = with_processor(folder, full, vector)
+        if importlib.util.find_spec("transformers") is not None:
+            check_snippet(facts["snippet"], encoder)
+    return {**described, **facts}
+
+
+def with_processor(folder: Path, full: str, vector: str) -> str:
+    """Python that makes `vectors` of picture files, by the processor in the folder."""
+    return (
+        "import torch\n"
+        "from PIL import Image\n"
+        "from transformers import AutoImageProcessor, AutoModel\n\n"
+        f"model = AutoModel.from_pretrained({str(folder)!r}){full}.eval()\n"
+        f"processor = AutoImageProcessor.from_pretrained({str(folder)!r})\n"
+        f"images = [Image.open({PICTURE!r})]  # yours\n"
+        'pixel_values = processor(images, return_tensors="pt")["pixel_values"]\n'
+        f"with torch.inference_mode():\n    vectors = model(pixel_values).{vector}\n"
+    )
+
+
+def check_snippet(snippet: str, encoder: ImageEncoder) -> None:
+    """Run the snippet on a picture of some size. Raises UserError where no vectors come of it."""
+    mode, names = "RGB" if encoder.spec["channels"] == 3 else "L", dict[str, Any]()
+    with tempfile.TemporaryDirectory(prefix="selfsame-") as place:
+        file = Path(place) / "photo.png"
+        size = encoder.spec["size"]
+        Image.radial_gradient("L").resize((size + 9, size + 32)).convert(mode).save(file)
+        exec(snippet.replace(repr(PICTURE), repr(str(file))), names)
+    found = names["vectors"]
+    if found.shape != (1, encoder.dim) or not found.isfinite().all():
+        raise UserError(f"the folder's image processor and network give no vector [1 {encoder.dim}] of a picture.")
 
 
 Found = tuple[dict[str, Any], dict[str, Tensor], str]  # configuration, tensors, and the vector as Python says it

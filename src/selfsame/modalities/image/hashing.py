@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt
 
 from selfsame.modalities.image.decode import Form, Picture, readable, resized
 from selfsame.modalities.image.source import ArraySource, ImageSource
+from selfsame.modalities.image.video import VideoSource
 from selfsame.types import Fingerprint
 
 __all__ = ["codes", "fingerprint", "luma"]
@@ -34,8 +35,8 @@ MIRRORED = np.where(ACROSS % 2, -1.0, 1.0)  # a mirror turns the sign of odd hor
 
 
 def fingerprint(source: ImageSource, i: int) -> Fingerprint:
-    """The bytes of the file, or the pixels of an array's item; height x width; the codes, if it is no blank image."""
-    if isinstance(source, ArraySource):
+    """The bytes of the file, or the pixels of an array's item or a video's frame; height x width; the codes, if any."""
+    if isinstance(source, ArraySource | VideoSource):
         picture = source.open(i)
         values = picture.pixels()
         content = str((values.shape, values.dtype)).encode() + values.tobytes()

@@ -26,6 +26,7 @@ from selfsame.storage.folders import folder_labels, listed, opened_zip
 
 LOOKED = 500_000  # items whose headers are read at opening: all, or of more than these as many, drawn by the seed
 LOOKED_FAR = 20_000  # the same, where each is a request over a network
+COUNTED = 2000  # items whose pixels are counted
 REQUESTS = 16  # at a time to a network
 
 
@@ -36,6 +37,7 @@ class ImageSource:
     """
 
     looks = LOOKED
+    counted = COUNTED
     blocks: Int64[np.ndarray, "k"] | None = None
     """the first items of runs that can only be read together; `window` of these are held at once"""
     window = 1

@@ -62,17 +62,17 @@ class Sums:
     largest: int
 
 
-def measure(source: "ImageSource", seed: int = 0, most: int = 2000) -> tuple[Stats, dict[int, str]]:
+def measure(source: "ImageSource", seed: int = 0, most: int | None = None) -> tuple[Stats, dict[int, str]]:
     """Statistics of the images, and the unreadable ones {item: reason}.
 
-    All headers are opened, or of more than `source.looks` items as many, drawn with `seed`; and `most` images are
-    decoded: damage behind a header is found in these only. JPEGs of more than 1024 pixels a side are counted at a
-    reduced scale of at least 512. The sizes that were seen are noted on the source. Raises UserError where nothing can
-    be read, or where channel counts other than 1 and 3 are mixed.
+    All headers are opened, or of more than `source.looks` items as many, drawn with `seed`; and `most` images
+    (`source.counted`) are decoded: damage behind a header is found in these only. JPEGs of more than 1024 pixels a side
+    are counted at a reduced scale of at least 512. The sizes that were seen are noted on the source. Raises UserError
+    where nothing can be read, or where channel counts other than 1 and 3 are mixed.
     """
     looked = range(len(source)) if len(source) <= source.looks else source.drawn(seed, source.looks)
     known = set(looked) if len(source) > source.looks else looked
-    sample = [i for i in source.drawn(seed, most) if i in known]
+    sample = [i for i in source.drawn(seed, most or source.counted) if i in known]
     # Threads share the list of warning filters: while this holds, what each sets and resets is the same.
     threads = min(8, 2 * (os.cpu_count() or 1), source.window if source.blocks is not None else 8)
     with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=threads) as pool:
