@@ -1,7 +1,7 @@
 """Retrieval: other views of an object, and copies made by known edits, by an encoder and by what needs none.
 
-    python bench/retrieval.py views --runs /tmp/runs
-    python bench/retrieval.py copies --runs /tmp/runs
+    python bench/retrieval.py views --runs runs
+    python bench/retrieval.py copies --runs runs
 
 `views`: ../shared/data/coil_turntable_a, 8 objects on a turntable in 72 views each; each view asks for the other
 views of its object. The encoder learns from the same views: a view and one at most 15 degrees away in the same film
