@@ -19,6 +19,7 @@ from selfsame.types import Encoder
 
 __all__ = ["able", "as_it_is", "compiled", "tried_out"]
 
+BACKEND = "inductor"
 PASSES = ("both",)  # of an encoder, beside its forward pass, that methods take views through
 
 
@@ -35,9 +36,9 @@ def compiled(learner: nn.Module) -> nn.Module:
     """
     for part in learner.modules():
         if isinstance(part, Encoder):
-            part.compile(dynamic=False)
+            part.compile(dynamic=False, backend=BACKEND)
             for name in PASSES:
-                setattr(part, name, torch.compile(getattr(part, name), dynamic=False))
+                setattr(part, name, torch.compile(getattr(part, name), dynamic=False, backend=BACKEND))
     return learner
 
 
