@@ -86,6 +86,7 @@ def cards() -> list[str]:
                     for case, row in found["steps"].items()
                 ],
             ),
+            *(f"\n{case}: {row['note']}." for case, row in found["steps"].items() if "note" in row),
             "\nThe device half of two views of a batch, uint8 pixels on the card, and the time of compiling:\n",
             *table(
                 ["pixels, batch", "step by step, ms", "one graph, ms", "compiling, s"],

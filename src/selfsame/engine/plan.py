@@ -112,7 +112,8 @@ def plan_loop(
     compiling = large and simple and steps >= LONG and able() if wishes.compile is None else wishes.compile
     if compiling:
         why = "given" if wishes.compile else f"at least {LONG:,} steps on a GPU"
-        lines.append(Line(name="compiled", value="networks, views", why=why))
+        value = "networks, views of images" if large else "networks"
+        lines.append(Line(name="compiled", value=value, why=why))
     loop = Loop(
         steps=steps,
         batch=batch,

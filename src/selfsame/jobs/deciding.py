@@ -283,7 +283,7 @@ class Deciding:
         return Wishes(**given)
 
     def continued(self, begun: Begun, fresh: Loop) -> Loop:
-        """The loop of the run in the folder; only its length may change."""
+        """The loop of the run in the folder; only its length may change, and what goes by the device."""
         same = same_stats(begun.stats, self.data.stats)
         if begun.fingerprint != self.fingerprint or not same:
             weights = self.folder / "encoder.safetensors"
@@ -299,7 +299,7 @@ class Deciding:
                 f"{self.folder} was planned for {before.steps:,} steps; --epochs now asks for {fresh.steps:,}. "
                 "A run can be extended, not shortened. Choose another --out."
             )
-        free = ("steps", "save_every", "keep_states", "health_every", "shard", "checkpoint_activations")
+        free = ("steps", "save_every", "keep_states", "health_every", "shard", "checkpoint_activations", "compile")
         return before.changed(**{field: getattr(fresh, field) for field in free})
 
     def planned_cache(self) -> tuple[Any, Line]:
