@@ -433,3 +433,12 @@ def test_the_four_commands_work_on_every_kind_of_data(kind, tmp_path, capsys):
     for folder in ("verification", "outliers", "clusters", "selection"):
         page = (run / folder / "report.html").read_text()
         assert 'class="tile' in page and 'src=""' not in page
+
+
+@pytest.mark.parametrize("command", ["verify", "outliers", "clusters", "select"])
+def test_a_folder_that_is_not_there_may_have_been_a_run_or_an_index(command, capsys):
+    given = ["--count", "3"] if command == "select" else []
+    assert main([command, "none.index", *given]) == 2
+    assert "there is no folder none.index. Give the folder of a run, or of an index." in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -256,6 +256,8 @@ def opened(job: OfVectors, module: torch.nn.Module | None = None) -> Given:
 def encoder_of(job: OfVectors, module: torch.nn.Module | None = None) -> tuple[Encoder, Path, Index | None]:
     """The encoder of a run or of an index, the folder of the run, and the index where one is given in its place."""
     if not exists(job.run_folder):
+        if not Path(job.run_folder).exists():
+            raise UserError(f"there is no folder {job.run_folder}. Give the folder of a run, or of an index.")
         return load(job.run_folder, module), Path(job.run_folder), None
     index = opened_index(job.run_folder)
     places = index.runs
