@@ -337,16 +337,18 @@ def learned(args: argparse.Namespace) -> None:
             with Path(folder, f"{name}.txt").open("w") as out:
                 running[name] = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         torch.manual_seed(0)
+        rows = {"epochs": args.epochs, "batch": args.batch_size, "encoder": args.encoder}
         untrained = image.make_encoder(args.encoder, 32, stats_of(32))
-        for name, run in {"random weights": None, **running}.items():
-            if run is not None and run.wait():
-                print(f"{name}: {Path(folder, f'{name}.txt').read_text()[-800:]}", flush=True)
-                continue
-            encoder = untrained if run is None else ss.load(Path(folder, name))
-            told = {} if run is None else ss.Run(Path(folder, name)).result
-            some = {key: told.get(key) for key in ("steps", "seconds", "items_per_second", "verdict", "seed")}
-            rows = {"epochs": args.epochs, "batch": args.batch_size, "encoder": args.encoder}
-            kept("methods", name, {**judged(encoder, args.data), **rows, **(some if run is not None else {})})
+        kept("methods", "random weights", judged(untrained, args.data) | rows)
+        while running:
+            time.sleep(0.5)
+            for name in [name for name, run in running.items() if run.poll() is not None]:
+                if running.pop(name).returncode:
+                    print(f"{name}: {Path(folder, f'{name}.txt').read_text()[-800:]}", flush=True)
+                    continue
+                told = ss.Run(Path(folder, name)).result
+                some = {key: told.get(key) for key in ("steps", "seconds", "items_per_second", "verdict", "seed")}
+                kept("methods", name, judged(ss.load(Path(folder, name)), args.data) | rows | some)
 
 
 def judged(encoder: nn.Module, data: Path) -> dict[str, float]:
