@@ -9,6 +9,7 @@ from PIL import Image
 
 import selfsame as ss
 from selfsame.cli import main
+from selfsame.jobs import data as room
 from tests.conftest import paint
 
 
@@ -67,8 +68,6 @@ def test_neither_workers_nor_the_size_of_a_chunk_change_names_or_order(in_memory
 
 
 def test_never_more_than_a_chunk_is_held(finished, pictures, tmp_path, monkeypatch):
-    from selfsame.jobs import data as room
-
     sizes, encoded = [], room.encoded
 
     def watched(*given, **named):
@@ -79,6 +78,30 @@ def test_never_more_than_a_chunk_is_held(finished, pictures, tmp_path, monkeypat
     monkeypatch.setattr(room, "encoded", watched)
     ss.embed(finished, pictures, out=tmp_path / "x.csv", workers=0, batch_size=20)
     assert sizes == [20, 20, 20, 4]
+
+
+def test_samples_that_fit_are_read_once_and_others_each_time(finished, pictures):
+    encoder = ss.load(finished)
+    data = room.open_like(str(pictures), encoder)
+    views = data.modality.recipe("weak", encoder.spec["size"], data.stats)
+    read, sample = [], data.modality.sample
+
+    def counted(source, items, *given):
+        read.extend(items)
+        return sample(source, items, *given)
+
+    bytes_each = 3 * encoder.spec["size"] ** 2
+    found = []
+    for kept, times in ((64 * bytes_each, 1), (64 * bytes_each - 1, 2)):
+        plain = room.Plain(data, views, range(64), chunk=20, kept=kept)
+        plain.chunks.sample = counted
+        read.clear()
+        for _ in range(2):
+            items, vectors = room.joined(encoder, plain, torch.device("cpu"))
+            assert items == list(range(64))
+            found.append(vectors)
+        assert read == list(range(64)) * times
+    assert all(np.array_equal(found[0], vectors) for vectors in found[1:])
 
 
 def test_unreadable_files_are_listed_and_left_out_of_names_and_vectors(finished, pictures, tmp_path, capsys):
