@@ -306,7 +306,10 @@ class Pretraining(Deciding):
     def report(self, encoder: Encoder) -> None:
         from selfsame.jobs.report import write_report
 
-        write_report(self.folder, self.data, encoder, self.views, self.on, self.labels, self.job.seed)
+        write_report(
+            self.folder, self.data, encoder, self.views, self.on, self.labels, self.job.seed, self.method.plan,
+            self.relations,
+        )  # fmt: skip
 
 
 def sampled(source: Any, items: Any, draws: Draws, modality: str, plan: Any, views: Any) -> list[torch.Tensor]:
