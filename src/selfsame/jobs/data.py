@@ -332,7 +332,7 @@ def sheet(
             items.append(item)
     items.sort()
     made = fixed_views(data, views, items, seed, torch.device("cpu"), plan)()
-    for k in range(1, plan.full if related else 0, 2):
+    for k in range(1, plan.full, 2) if related is not None else ():
         others = relatives(data, related, items, mixed(seed, 12 + k))
         made[k] = fixed_views(data, views, others, seed, torch.device("cpu"), plan)()[k]
     of_item = [[view[k] for view in made] for k in range(len(items))]

@@ -96,6 +96,7 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
             map_html=fragment(place / "map.html"),
             skipped=read_skipped(folder),
             versions=versions(),
+            beside=run.result.get("expected", {}).get("sentence", ""),
         )
     result, stats = run.result, plan["stats"]
     write_card(
