@@ -151,6 +151,21 @@ def scaling() -> Figure | None:
     return figure
 
 
+def speedrun() -> Figure | None:
+    """k-NN accuracy on the way of a run."""
+    result = read("speedrun")
+    if result is None:
+        return None
+    figure, axis = plt.subplots(figsize=(WIDTH, 2.8), layout="constrained")
+    curve = result["curve"]
+    axis.plot([p["minutes"] for p in curve], [p["knn"] for p in curve], color=OURS, marker="o", markersize=4)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("minutes since the command was given")
+    axis.set_ylabel("k-NN accuracy, %")
+    axis.grid()
+    return figure
+
+
 def tasks() -> Figure | None:
     """A panel a task: its score from each start over the number of labels, with a bar of one standard deviation."""
     found = read("tasks")
@@ -191,6 +206,7 @@ PLOTS: dict[str, Callable[[], Figure | None]] = {
     "startup": startup,
     "memory": memory,
     "scaling": scaling,
+    "speedrun": speedrun,
     "tasks": tasks,
 }
 

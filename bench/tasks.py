@@ -29,7 +29,6 @@ from PIL.Image import Resampling, Transform
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
-HEAD = {"head_samples": 4000, "head_batch": 32}
 CORNERS = ("top_left", "top_right", "bottom_right", "bottom_left")
 
 
@@ -49,8 +48,10 @@ def digits(place: Path) -> dict[str, Any]:
                 to = place / part / file.parent.name / file.name
                 to.parent.mkdir(parents=True, exist_ok=True)
                 to.symlink_to(file)
-    how = {"method": "simclr", "views": "speech", "encoder": "resnet10t@0.25", "epochs": 15}
-    return {"learn": str(place / "train"), "how": how, "labelled": str(place), "budgets": "10/class,all"}
+    how = {"method": {"name": "simclr", "temperature": 0.2}, "views": "words", "encoder": "resnet10t@0.5"}
+    how |= {"reading": {"frame_ms": 32, "mels": 40, "loudness": "same"}, "batch_size": 64, "epochs": 40}
+    task = {"task": {"name": "classification", "views": "words"}}
+    return {"learn": str(place / "train"), "how": how, "labelled": str(place), "budgets": "10/class,all"} | task
 
 
 def ecg(place: Path) -> dict[str, Any]:
@@ -251,7 +252,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
         run = ss.pretrain(plan.pop("learn"), out=place / "run", seed=0, **on, **plan.pop("how"))
         spent = time.monotonic() - since
         told(name, began, f"learned without labels for {spent:.0f} s")
-        settings = {"task": "classification", **HEAD, **plan}
+        settings = {"task": "classification", **plan}
         rows, verdicts = [], []
         for budget in settings["budgets"].split(","):
             ss.evaluate(run, seeds=1 if args.quick else args.seeds, **on, **{**settings, "budgets": budget})
