@@ -206,7 +206,9 @@ class Pretrain(Training):
         odd = [key for key, value in wanted.items() if getattr(self, key) != value]
         theirs = type(self.method)(**preset.method)
         given = self.method.model_fields_set
-        free = [key for key in type(self.method).model_fields if not preset.derived or key in given | set(preset.method)]
+        free = [
+            key for key in type(self.method).model_fields if not preset.derived or key in given | set(preset.method)
+        ]
         derived = given - set(preset.method) if preset.derived else set()  # given in place of what would be derived
         changed = [key for key in free if key in derived or getattr(self.method, key) != getattr(theirs, key)]
         return [*odd, *(f"method.{key}" for key in changed)]

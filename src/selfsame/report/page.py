@@ -105,7 +105,8 @@ def write_page(
 ) -> Path:
     """Write `folder`/report.html, whole or not at all, and return its path.
 
-    `verdict` is a key of `health.ADVICE`, `beside` a sentence on where other runs of the preset were. `log` holds the rows of log.jsonl; any numeric column becomes a curve.
+    `verdict` is a key of `health.ADVICE`, `beside` a sentence on where other runs of the preset were. `log` holds the
+    rows of log.jsonl; any numeric column becomes a curve.
     `measured_on` says of what items the numbers are. `plan` and `versions` are (name, value) pairs, `skipped` (file,
     reason) pairs. `neighbours_html` and `map_html` are taken as they are: they come from `gallery`.
     """

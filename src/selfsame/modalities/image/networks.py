@@ -112,8 +112,8 @@ def of_blocks(name: str, size: int, width: int, depth: int) -> tuple[str, str, d
         )
     if not (0 < width <= 4096 and width % HEAD == 0 and 0 < depth <= 100):
         raise UserError(
-            f"{name}@{width}x{depth}: the width is a multiple of {HEAD} up to 4096, the number of blocks 1 to 100, as in "
-            f"{name}@128x6."
+            f"{name}@{width}x{depth}: the width is a multiple of {HEAD} up to 4096, the number of blocks 1 to 100, as "
+            f"in {name}@128x6."
         )
     return library, found, {**options, "embed_dim": width, "depth": depth, "num_heads": width // HEAD}
 
