@@ -332,9 +332,10 @@ def sheet(
             items.append(item)
     items.sort()
     made = fixed_views(data, views, items, seed, torch.device("cpu"), plan)()
-    for k in range(1, plan.full, 2) if related is not None else ():
-        others = relatives(data, related, items, mixed(seed, 12 + k))
-        made[k] = fixed_views(data, views, others, seed, torch.device("cpu"), plan)()[k]
+    if related is not None:
+        for k in range(1, plan.full, 2):
+            others = relatives(data, related, items, mixed(seed, 12 + k))
+            made[k] = fixed_views(data, views, others, seed, torch.device("cpu"), plan)()[k]
     of_item = [[view[k] for view in made] for k in range(len(items))]
     names = [printable(data.source.name(i)) for i in items]
     return data.modality.contact_sheet(data.source, items, of_item, names)
