@@ -66,13 +66,16 @@ def open_data(
     seed: int = 0,
     folder: Path | None = None,
     reading: Mapping[str, Any] | None = None,
+    quiet: bool = False,
 ) -> Data:
     """Open a path, measure it, and list what cannot be read; `reading` are fields of the modality's `Reading`.
 
-    Raises UserError when that is too much; the whole list is then in skipped.csv of `folder`.
+    `quiet`: as what it is read has been said before. Raises UserError when too much cannot be read; the whole list is
+    then in skipped.csv of `folder`.
     """
     known = modalities.load(modality) if modality else modalities.of(path)
-    say(f"reading {path} as {known.name}")
+    if not quiet:
+        say(f"reading {path} as {known.name}")
     with read_as(known, modality is None):
         return measured(path, known, max_skipped, seed, folder, reading)
 

@@ -56,6 +56,9 @@ class Begun(Record):
 class Deciding:
     """A run before it begins. The parts are made in the order of the lines of `Pretraining.run`."""
 
+    quiet: bool = False
+    """as what the data are read has been said: of one run after another on the same"""
+
     was: dict[str, Any] | None = None  # the job of an earlier run in this folder
     before: Begun | None = None  # what it decided
 
@@ -72,7 +75,7 @@ class Deciding:
     def opened(self) -> None:
         """Open and measure the data, and choose the items to learn from."""
         job = self.job
-        self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder, job.reading)
+        self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder, job.reading, self.quiet)
         self.fingerprint = self.data.fingerprint()
         self.relations = relations(self.data, job.related, job.related_window) if job.related else None
         if self.relations is not None:
