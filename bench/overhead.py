@@ -144,14 +144,25 @@ def main() -> None:
     for name in methods.names() if args.methods == "all" else args.methods.split(","):
         rows.append(measured(name, args.size, args.batch, args.rounds))
         print(json.dumps(rows[-1]), flush=True)
+    path = HERE / "results" / "overhead.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    result = {
+        "command": shlex.join(["python", "bench/overhead.py", *sys.argv[1:]]),
+        "machine": machine(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "rows": rows,
+    }
     if args.methods == "all":
-        result = {
-            "command": shlex.join(["python", "bench/overhead.py", *sys.argv[1:]]),
-            "machine": machine(torch.device("cpu")),
-            "threads": torch.get_num_threads(),
-            "rows": rows,
-        }
-        (HERE / "results" / "overhead.json").write_text(json.dumps(result, indent=1) + "\n")
+        stored = {**stored, **result}
+    else:  # some at other sizes, beside the table of all
+        place = (args.size, args.batch)
+        others = [other for other in stored.get("others", []) if place != (other["size"], other["batch"])]
+        before = [other for other in stored.get("others", []) if place == (other["size"], other["batch"])]
+        now = {row["method"] for row in rows}
+        kept = [row for other in before for row in other["rows"] if row["method"] not in now]
+        entry = {**result, "size": args.size, "batch": args.batch, "rows": [*kept, *rows]}
+        stored["others"] = [*others, entry]
+    path.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ python bench/pages.py --check    says which would change, and fails if any would
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -31,6 +32,8 @@ PUBLISHED = {  # CIFAR-10, ResNet-18: accuracy in per cent as the libraries' own
     "swav": (89.17, 84.2),
     "vicreg": (92.07, None),
 }
+CLEAR = {"cifar10": 2.0, "clothing": 5.0}  # points of accuracy: two standard errors of 2,000 and 372 test items
+FIRST = 5  # methods named of each table
 NETWORKS = {
     "narrow:colour": "ResNet-18 of width 0.25",
     "narrow:tokens": "vision transformer of 6 blocks, 128 wide",
@@ -74,6 +77,10 @@ def guide() -> str:
             ],
         ),
         "",
+        "## In short",
+        "",
+        *in_short(),
+        "",
         "## Measured",
         "",
         "Few samples on one processor: what is told here is which methods get going soon, not what they reach in the",
@@ -90,6 +97,49 @@ def guide() -> str:
                 lines += measured(data, title, encoder, budget, [e for e in of_encoder if e["budget"] == budget], keys)
     lines += on_cards()
     return "\n".join(lines) + "\n"
+
+
+def in_short() -> list[str]:
+    """What the tables below say, in words: who leads, and who does not clearly beat random weights."""
+    lines = [
+        "What the tables below say; where nothing else decides, take one of the first of the row that is most like",
+        "your case. Differences of less than two points, of the photos five, are none: test items are few, and most",
+        "rows are of one or two seeds.",
+        "",
+    ]
+    for case, rows, random, clear in cases():
+        first = sorted(rows, key=lambda name: -rows[name])[:FIRST]
+        weak = sorted(name for name in rows if rows[name] <= random + clear)
+        told = ", ".join(f"[{name}](methods/{name}.md) {rows[name]:.1f}" for name in first)
+        tail = f"; not clearly better than those: {', '.join(weak)}" if weak else ""
+        lines.append(f"- **{case}**: {told} (linear, per cent; random weights {random:.1f}{tail}).")
+    return lines
+
+
+def cases() -> Iterator[tuple[str, dict[str, float], float, float]]:
+    """(case, linear accuracy by method, that of random weights, a clear difference) of each table, in per cent."""
+    told = {
+        ("cifar10", "narrow:colour"): "Small images, minutes on a processor",
+        ("cifar10", "narrow:tokens"): "The same with a small vision transformer",
+        ("clothing", "resnet10t@0.5"): "A few hundred photos, minutes on a processor",
+    }
+    for (data, encoder), case in told.items():
+        scale, keys = SETS[data][2], SETS[data][1]
+        found = [entry for entry in entries(data) if entry["encoder"] == encoder]
+        rows = {
+            entry["method"]: scale * fmean(run[keys[1]] for run in entry["runs"])
+            for entry in found
+            if all(run["verdict"] != "stopped" for run in entry["runs"])
+        }
+        judged = [entry["judged"]["random"]["probe"] for entry in found if entry.get("judged")]
+        drawn = {(one["seed"], one["linear"]) for e in found for one in e["baselines"] if one["features"] == "random"}
+        random = judged[0] if judged else scale * fmean(linear for _, linear in sorted(drawn))
+        yield case, rows, random, CLEAR[data]
+    for results in json.loads((RESULTS / "card.json").read_text(encoding="utf-8")).values():
+        rows = {name: row["probe"] for name, row in results.get("methods", {}).items()}
+        if rows:
+            random = rows.pop("random weights")
+            yield "Small images, minutes on a GPU (of eight methods)", rows, random, CLEAR["cifar10"]
 
 
 def on_cards() -> list[str]:
@@ -215,7 +265,8 @@ def page(name: str) -> str:
         made = {**{f"method.{key}": value for key, value in settings["method"].items()}, **settings["training"]}
         shown = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in made.items())
         published = f" Published: {settings['published']}." if settings["published"] else ""
-        lines += ["", f"`--preset {preset}`: {shown}. Source: {settings['source']}.{published}"]
+        here = f" Measured here: {settings['measured']}." if settings["measured"] else ""
+        lines += ["", f"`--preset {preset}`: {shown}. Source: {settings['source']}.{published}{here}"]
     found = [(data, entry) for data in SETS for entry in entries(data) if entry["method"] == name]
     if found:
         lines += ["", "## Measured here", ""]

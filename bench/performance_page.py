@@ -1,5 +1,7 @@
 """docs/performance.md: how fast, and how much memory."""
 
+from typing import Any
+
 from stored import RESULTS, plot, read, table
 
 SPEED = """# Performance
@@ -254,18 +256,48 @@ def overhead() -> list[str]:
     result = read("overhead")
     if result is None:
         return []
-    rows = sorted(result["rows"], key=lambda row: row["share"])
-    shown = [
-        [row["method"], row["network"], row["size"], row["step_ms"], row["own_ms"], f"{row['share']:.1%}"]
-        for row in rows
-    ]
     return [
         "\n## What a method costs beside its networks\n",
-        f"`{result['command']}`, {rows[0]['batch']} items, on {result['machine']}: forward, backward and what",
-        "follows a step, without the optimiser, in processor time on one thread. Losses, queues, assignments, centres",
-        "and averages of weights are the method's own. They hardly grow with the size of views; networks do.\n",
-        *table(["method", "network", "px", "step, ms", "own, ms", "share"], shown),
+        f"`{result['command']}`, {result['rows'][0]['batch']} items, on {result['machine']}:",
+        "forward, backward and what follows a step, without the optimiser, in processor time on one thread. Losses,",
+        "queues, assignments, centres and averages of weights are the method's own. They hardly grow with the size of views; networks do.\n",
+        *shares(result["rows"]),
+        *at_papers_size({(other["size"], other["batch"]): other for other in result.get("others", [])}),
     ]
+
+
+def shares(rows: list[dict[str, Any]]) -> list[str]:
+    shown = [
+        [row["method"], row["network"], row["size"], row["step_ms"], row["own_ms"], f"{row['share']:.1%}"]
+        for row in sorted(rows, key=lambda row: row["share"])
+    ]
+    return table(["method", "network", "px", "step, ms", "own, ms", "share"], shown)
+
+
+def at_papers_size(others: dict[tuple[int, int], dict[str, Any]]) -> list[str]:
+    """Those with the largest shares at 224 px; a batch of 256, which a processor is too slow for, is put together."""
+    large, many = others.get((224, 32)), others.get((32, 256))
+    if large is None:
+        return []
+    lines = [
+        f"\nThe largest shares again at 224 px, 32 items (`{large['command']}`, one step each):\n",
+        *shares(large["rows"]),
+    ]
+    for row in (many or {"rows": []})["rows"]:
+        beside = next((one for one in large["rows"] if one["method"] == row["method"]), None)
+        if beside is not None:
+            networks = (beside["step_ms"] - beside["own_ms"]) * row["batch"] / beside["batch"]
+            lines.append(
+                f"\nWhat {row['method']} does with its queue costs as much at any batch: with {row['batch']} items "
+                f"{row['own_ms']:.0f} ms (of 32 px, `{many['command'] if many else ''}`). Beside "
+                f"{row['batch'] // beside['batch']} times the networks' time at 224 px and {beside['batch']} items "
+                f"that is {row['own_ms'] / (networks + row['own_ms']):.1%}."
+            )
+    lines.append(
+        "\nOBoW stays above a twentieth: every place of every map is compared with 8,192 words of each of two levels, "
+        "in float32."
+    )
+    return lines
 
 
 def encoders() -> list[str]:

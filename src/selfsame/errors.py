@@ -37,3 +37,11 @@ def unknown(kind: str, given: str, known: Iterable[str], advice: str = "") -> Us
 def missing(extra: str, package: str, purpose: str) -> UserError:
     """Build the error for a job that needs an optional package."""
     return UserError(f"{purpose} needs the package {package}. Install it with: pip install 'selfsame[{extra}]'")
+
+
+def too_few_blocks(wanted: int, name: str, found: int) -> UserError:
+    """Of an encoder of which more last blocks are asked for than it has."""
+    return UserError(
+        f"{wanted} of the last blocks were asked for; {name} has {found}. Give fewer (--method.top {found}), or choose "
+        "a deeper encoder."
+    )

@@ -106,13 +106,24 @@ class Preset(Record):
     """fields of `pretrain`: epochs, batch_size, optimizer, lr, ..., encoder, views"""
     published: str = ""
     """what was reached with them there, with protocol; as text, for it is another's claim"""
+    derived: bool = False
+    """whether what it does not name is derived from data and length, as without a preset, and not a paper's default"""
 
 
 QUICK = Preset(
     source="docs/methods.md, where it is measured",
     training={"encoder": "resnet18@0.25", "size": 32, "epochs": 4.2},
+    derived=True,
 )
 """A first try in minutes on a processor: of 10,000 small images about 40,000 samples. All else is derived."""
+QUICK_TOKENS = QUICK.changed(training={**QUICK.training, "encoder": "vit_tiny_patch4_32@128x6"})
+"""The same for methods that need a vision transformer."""
+GPU = Preset(
+    source="docs/methods.md, where it is measured",
+    training={"encoder": "resnet18", "size": 32, "epochs": 40, "batch_size": 256},
+    derived=True,
+)
+"""Small images on a GPU, minutes there: of 10,000 images about 1,500 steps. All else is derived."""
 
 
 class Method(Record):
@@ -142,8 +153,11 @@ class Method(Record):
 
     @classmethod
     def known_presets(cls) -> dict[str, Preset]:
-        """Its own and, where a residual net will do, `quick`."""
-        return cls.presets if {"tokens", "words"} & set(cls.needs) else {"quick": QUICK, **cls.presets}
+        """Ours, `quick` and where a residual net will do `gpu`, and its own, which are those of papers."""
+        if "words" in cls.needs:
+            return cls.presets
+        ours = {"quick": QUICK_TOKENS} if "tokens" in cls.needs else {"quick": QUICK, "gpu": GPU}
+        return {**ours, **cls.presets}
 
     def misfits(self, budget: Budget) -> list[str]:
         """What does not go together in a run of this size, each with its cure; such a run is refused before it begins.

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from itertools import chain
@@ -13,13 +14,15 @@ from safetensors.torch import load_file
 
 from selfsame import methods
 from selfsame.engine.feed import Order, Steps
+from selfsame.engine.health import Health
 from selfsame.engine.loop import Interrupted, train
 from selfsame.engine.state import saved
 from selfsame.errors import TrainingStopped, UserError
-from selfsame.records import Budget
-from selfsame.types import Learner, Step
-from tests.conftest import Tiny
+from selfsame.records import ViewPlan
+from selfsame.types import Draws, Learner, Step
+from tests.conftest import TinyWords
 from tests.engine import room
+from tests.methods.room import encoder_for, settings_of
 
 
 def rows(folder):
@@ -246,30 +249,49 @@ def test_a_loop_without_a_survey_is_refused_where_one_is_wanted(tmp_path):
               lambda _: None)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["deepcluster", "deepclusterv2", "graph", "bownet", "memorybank", "exemplar"])
-@pytest.mark.parametrize("at", [3, 5])  # exactly where a pass ends, and within one
-def test_a_run_with_surveys_that_was_stopped_goes_on_to_the_same_bits(tmp_path, name, at):
-    def made(seed):
-        torch.manual_seed(seed)
-        kind = methods.load(name)
-        small = {key: value for key, value in {"hidden": 16, "out": 8, "every": 1}.items() if key in kind.model_fields}
-        method = kind(**small).fitted(Budget(items=64, batch=16, steps=12, dim=8))
-        return method.build(Tiny(), 64)
+def views_as_planned(method, plan, make_views=room.make_views):
+    """The two crops of the room as the views of a plan: part views too, and words where the method reads words."""
 
     def views(samples, draws):
-        return room.make_views(samples, draws)[: whole.method.plan.full + whole.method.plan.plain]
+        one, two = make_views(samples, draws)
+        if "words" in method.needs:
+            one, two = (1 + (25 * x[:, 0, 0].abs()).long() % (TinyWords.vocabulary - 1) for x in (one, two))
+        full, part = [one, two][: plan.full], [two[..., k : k + 8, :8] for k in range(plan.part)]
+        return full + part + [one] * plan.plain
 
-    halting = stopping(at)
+    return views
 
-    def stopped(samples, draws):
-        return halting(samples, draws)[: whole.method.plan.full + whole.method.plan.plain]
 
-    whole = made(0)
-    room.run(tmp_path / "whole", whole, room.loop(10), views=views)
+def begins_pass(name):
+    """Whether it looks at all items where a pass begins."""
+    return sys.modules[methods.load(name).__module__].Learner.surveys is not Learner.surveys
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),  # within a pass, and for those that survey also exactly where one ends
+    [(name, 5) for name in methods.names()] + [(name, 3) for name in methods.names() if begins_pass(name)],
+)
+def test_every_method_that_was_stopped_goes_on_to_the_same_bits(tmp_path, name, at):
+    """Queues, banks, centres, assignments: whatever a method keeps from step to step is in its state."""
+
+    def made(seed):
+        torch.manual_seed(seed)
+        own = {"every": 1} if "every" in methods.load(name).model_fields else {}
+        method = settings_of(name, **own)
+        return method.build(encoder_for(method), 64)
+
+    def trained(folder, learner, workers=0, **changes):
+        views = views_as_planned(learner.method, learner.method.plan, **changes)
+        look = views_as_planned(learner.method, ViewPlan())
+        held_out = room.cut(room.Pictures(), list(range(64, 80)), Draws(9, 0, 16))
+        health = Health(learner.encoder, lambda: look(held_out, Draws(9, 0, 16, stream=1)))
+        return room.run(tmp_path / folder, learner, room.loop(8), workers, views=views, health=health)
+
+    whole, again = made(0), made(99)
+    trained("whole", whole)
     with pytest.raises(Interrupted, match=f"after step {at + 1}"):
-        room.run(tmp_path / "parts", made(0), room.loop(10), views=stopped)
-    again = made(99)
-    assert room.run(tmp_path / "parts", again, room.loop(10), workers=1, views=views) == at + 1
+        trained("parts", made(0), make_views=stopping(at))
+    assert trained("parts", again, workers=int(at == 3)) == at + 1  # processes may change
     assert_same(again, whole)
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 

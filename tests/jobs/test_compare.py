@@ -1,4 +1,5 @@
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -9,7 +10,7 @@ from selfsame.errors import UserError
 from selfsame.jobs.compare import Compare
 from selfsame.jobs.comparing import ranked
 from selfsame.jobs.pretraining import Pretraining
-from selfsame.report.comparison import agreement_of_ranks
+from selfsame.report.comparison import agreement_of_ranks, conclusion, dots
 
 SMALL = {"encoder": "tests.nets:tiny", "size": 16, "batch_size": 16, "workers": 0, "precision": "fp32"}
 
@@ -71,7 +72,8 @@ def test_the_page_is_whole_and_names_all(comparison):
 
     page = Words()
     page.feed((comparison[0] / "report.html").read_text(encoding="utf-8"))
-    for word in ("byol2", "random weights", "raw input", "linear %", "RankMe", "64"):
+    assert 'href="byol2-0/report.html"' in (comparison[0] / "report.html").read_text(encoding="utf-8")
+    for word in ("Best: byol", "byol2", "random weights", "raw input", "linear %", "RankMe", "64"):
         assert word in page.text
 
 
@@ -122,6 +124,49 @@ def test_stopped_runs_are_last_and_ties_are_decided_by_both_measures():
     for number, one in enumerate(runs[1:]):
         one["linear"] = one["knn"] = number / 10
     assert [row["method"] for row in ranked(runs)] == ["narrow", "best", "wide", "collapsed"]
+
+
+def row_of(name, mean, std):
+    return {"method": name, "figures": {"linear": (mean, std), "knn": (mean, std)} if mean is not None else {}}
+
+
+def baselines_of(random, raw):
+    return [
+        *({"features": "random", "seed": seed, "linear": one, "knn": one} for seed, one in enumerate(random)),
+        {"features": "raw", "seed": 0, "linear": raw, "knn": raw},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "baselines", "told"),
+    [
+        (
+            [row_of("a", 0.5, 0.01), row_of("b", 0.4, 0.01)], baselines_of([0.2, 0.21], 0.3), "Best: a."
+        ),
+        (
+            [row_of("a", 0.5, 0.01), row_of("b", 0.495, 0.01), row_of("c", 0.49, 0.02), row_of("d", 0.2, 0.01)], [],
+            "Best: a. Not clearly better than b and c: they lie within the spread.",
+        ),
+        (
+            [row_of("a", 0.25, 0.01), row_of("b", 0.2, 0.01)], baselines_of([0.20, 0.30], 0.277),
+            "Best: a. It is not clearly better than random weights (25.0 ± 7.1) and raw input (27.7) either: raise "
+            "--budget.",
+        ),
+        (
+            [row_of("a", 0.5, None), row_of("b", 0.4, None)], [],
+            "Best: a. One seed each tells nothing of the spread: raise --seeds before you rely on small differences.",
+        ),
+        ([row_of("a", None, None)], [], "No method came to its end."),
+    ],
+)  # fmt: skip
+def test_what_the_ranking_says_in_words(rows, baselines, told):
+    assert conclusion(rows, baselines) == told
+
+
+def test_bars_of_the_plot_stay_within_it():
+    drawn = dots([row_of("a", 0.2, 0.1), row_of("b", 0.21, 0.0)], ["linear", "knn"], {}, "accuracy, %")
+    ends = [float(x) for pair in re.findall(r'class="line[^>]*x1="([\d.-]+)" x2="([\d.-]+)"', drawn) for x in pair]
+    assert len(ends) == 8 and min(ends) >= 120 and max(ends) <= 700  # names stand left of 120
 
 
 def test_rank_correlation():
@@ -220,6 +265,8 @@ def test_the_command_line_knows_it(pictures, tmp_path, capsys):
         "--json",
     ]
     assert cli.main([*words, *flags]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"][0]["method"] == "byol"
+    told = capsys.readouterr()
+    assert json.loads(told.out)["rows"][0]["method"] == "byol"
+    assert " ".join(told.err.split()).count(" as image ") == 1  # however often the data are opened
     assert cli.main(["compare", str(pictures), "--budget", "soon", f"--out={tmp_path / 'd'}"]) == 2
     assert "--budget 'soon'" in capsys.readouterr().err

@@ -1,10 +1,15 @@
 import json
+import re
 
 import pytest
 
 import selfsame as ss
+from selfsame import methods
 from selfsame.jobs import expected as module
-from selfsame.jobs.expected import Curve, curves, expected, standing
+from selfsame.jobs.expected import Curve, beside, curves, expected, standing
+from selfsame.jobs.methods import described
+from selfsame.jobs.pretrain import Pretrain
+from selfsame.records import Preset
 from tests.conftest import QUICK
 
 CURVE = Curve(
@@ -58,18 +63,68 @@ def test_looks_beyond_the_curve_are_not_judged_and_random_weights_neither():
 
 def test_a_run_with_a_preset_says_where_it_stands(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "curves", lambda: (CURVE,))
-    small = {"epochs": 1, "batch_size": 16, "workers": 0, "sample": 32}
-    run = ss.pretrain(pictures, preset="quick", out=tmp_path / "run", **small)
+    quick = Preset(source="here", training={"encoder": "tests.nets:tiny", "size": 16, "batch_size": 16}, derived=True)
+    monkeypatch.setattr(methods.BYOL, "presets", {**methods.BYOL.presets, "quick": quick})
+    run = ss.pretrain(pictures, preset="quick", out=tmp_path / "run", epochs=1, workers=0, sample=32)
     assert run.result["expected"]["verdict"] in ("on", "below")
-    assert run.result["expected"]["sentence"].split(" (")[0] in " ".join(capsys.readouterr().err.split())
-    other = ss.pretrain(pictures, preset="quick", out=tmp_path / "other", **QUICK)  # another encoder, other settings
-    assert "expected" not in other.result
+    told = run.result["expected"]["sentence"].split(" (")[0]
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert told in (run.folder / "report.html").read_text()
+
+
+def test_a_run_with_other_settings_than_its_preset_is_not_compared_and_says_why(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "curves", lambda: (CURVE,))
+    run = ss.pretrain(pictures, preset="quick", out=tmp_path / "run", **{**QUICK, "epochs": 1})
+    assert run.result["expected"]["verdict"] == "unknown"
+    assert re.match(
+        r"not compared with other runs of preset quick: --encoder, --size, .* differ from it. "
+        r"Measured: CIFAR-10: k-NN 40.0 % \(2 seeds, a machine\).",
+        run.result["expected"]["sentence"],
+    )
+    assert "expected" not in ss.pretrain(pictures, out=tmp_path / "without", **{**QUICK, "epochs": 1}).result
+
+
+def test_a_preset_that_was_not_measured_says_so_and_what_its_source_reached():
+    found = beside("byol", "imagenet", "ImageNet, ResNet-50, linear: 74.3 % top-1", [], [])
+    assert found["verdict"] == "unknown"
+    assert found["sentence"] == (
+        "there is no measured curve of preset imagenet to compare this run with. "
+        "Published: ImageNet, ResNet-50, linear: 74.3 % top-1."
+    )
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "odd"),
+    [
+        ("quick", {}, []),
+        ("quick", {"epochs": 9, "seed": 3, "workers": 0}, []),
+        ("quick", {"lr": 0.5}, ["lr"]),
+        ("quick", {"encoder": "resnet50", "views": "weak"}, ["encoder", "views"]),
+        ("quick", {"method": {"name": "byol", "momentum": 0.996}}, ["method.momentum"]),  # it would be derived
+        ("cifar", {"method": {"name": "byol", "momentum": 0.99}}, []),
+        ("cifar", {"method": {"name": "byol", "momentum": 0.9, "out": 64}}, ["method.out", "method.momentum"]),
+        ("cifar", {"optimizer": "adamw"}, ["optimizer"]),
+    ],
+)
+def test_what_is_not_as_the_preset_says_is_named(preset, given, odd):
+    assert Pretrain(data="somewhere", preset=preset, **given).beside_preset == odd
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_run_with_nothing_but_a_preset_is_as_the_preset_says(name):
+    for preset in methods.load(name).known_presets():
+        assert Pretrain(data="somewhere", method=name, preset=preset).beside_preset == []
+
+
+def test_what_was_measured_stands_beside_a_preset(capsys):
+    presets = described(methods.BYOL)["presets"]
+    assert re.search(r"k-NN \d\d\.\d %, linear \d\d\.\d % .random weights .*2 cores", presets["quick"]["measured"])
+    assert presets["imagenet"]["measured"] == "" and "74.3" in presets["imagenet"]["published"]
 
 
 def test_stored_curves_are_of_methods_and_presets_that_exist():
-    from selfsame import methods
-
     for curve in curves():
         assert curve.preset in methods.load(curve.method).known_presets()
+        assert curve.seeds and re.match(r"k-NN \d+\.\d %, linear \d+\.\d % .random weights", curve.final)
         assert [p.samples for p in curve.points] == sorted(p.samples for p in curve.points)
         assert json.loads(curve.model_dump_json())["command"].startswith("python bench/")

@@ -31,6 +31,39 @@ def test_strengths_are_those_given(pictures, tmp_path):
     assert result["views"]["two"]["flip"] == 0.5
 
 
+def test_every_second_view_is_of_a_related_item(tmp_path, monkeypatch, capsys):
+    """Two plain pictures in each folder: what a view was cut from is told by its colour."""
+    colours = {"a/1": 10, "a/2": 60, "b/1": 120, "b/2": 180}
+    for name, grey in colours.items():
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 24), (grey,) * 3).save(tmp_path / "data" / f"{name}.png")
+    shown = []
+
+    def looked_at(source, items, views, names):
+        shown.extend(zip(names, views, strict=True))
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("selfsame.modalities.image.contact_sheet", looked_at)
+    ss.views(tmp_path / "data", tmp_path / "x.png", each=4, parts=1, views="crop", size=16, related="folders")
+    assert [name for name, _ in shown] == [f"{name}.png" for name in colours]
+    for name, views in shown:
+        other = f"{name[:2]}{3 - int(name[2])}"
+        wanted = [colours[one] for one in (name[:3], other, name[:3], other, name[:3])]
+        assert [round(float(view.mean()) * 255) for view in views] == wanted
+    assert "every second of a related item (by folder, 2 groups)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_relative_that_cannot_be_read_gives_way_to_the_item(tmp_path):
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    (tmp_path / "data" / "b").mkdir()
+    for name in ("a/1", "a/2", "a/3", "b/1", "b/2"):
+        Image.fromarray(paint(1, 1)).save(tmp_path / "data" / f"{name}.png")
+    whole = (tmp_path / "data" / "a" / "2.png").read_bytes()
+    (tmp_path / "data" / "a" / "2.png").write_bytes(whole[: len(whole) // 2])
+    ss.views(tmp_path / "data", tmp_path / "x.png", related="folders", max_skipped=0.5)
+    assert (tmp_path / "x.png").exists()
+
+
 def test_one_image_is_enough(tmp_path):
     Image.fromarray(paint(1, 1)).save(tmp_path / "one.png")
     ss.views(tmp_path / "one.png", tmp_path / "sheet.png")
@@ -51,6 +84,9 @@ def test_the_command_prints_one_json_document(pictures, tmp_path, capsys):
         ({"views": "weack"}, "unknown recipe of views 'weack'. Did you mean 'weak'"),
         ({"views": {"one": {"jiter": 1}}}, "unknown key of views.one 'jiter'. Did you mean 'jitter'"),
         ({"counts": 3}, "unknown key 'counts'. Did you mean 'count'"),
+        ({"related_window": 2}, "--related-window says how far related items may be apart: give --related too"),
+        ({"related": "folders", "each": 1}, "--related shows pairs of views: give --each 2 or more"),
+        ({"related": "folders", "related_window": 0.5}, "none of the 64 items has a related one within 0.5. Raise"),
         ({"count": 0}, "--count 0: input should be greater than or equal to 1"),
     ],
 )

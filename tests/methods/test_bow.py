@@ -277,3 +277,10 @@ def test_obow_is_fitted_unless_given():
     assert "never moves" in OBoW(momentum=1.0).cautions()[0]
     with pytest.raises(UserError, match="a list of 2 full and 1 plain views"):
         obow()([torch.rand(4, 3, 16, 16)] * 2)
+
+
+def test_a_vocabulary_larger_than_the_data_is_refused_with_its_cure():
+    budget = Budget(items=300, batch=32, steps=1000, dim=8)
+    (text,) = OBoW(words=8192).fitted(budget).misfits(budget)
+    assert "8192 words" in text and "lower --method.words to 75" in text
+    assert OBoW().fitted(budget).misfits(budget) == []

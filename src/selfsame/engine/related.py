@@ -33,6 +33,7 @@ class Related:
     """
 
     def __init__(self, relations: Relations, items: Int64[np.ndarray, "n"]) -> None:
+        self.items = items  # ascending
         groups, self.window = relations.groups[items], relations.window
         self.groups = np.where(groups < 0, groups.max(initial=0) + 1 + np.arange(len(items)), groups)
         self.times = relations.times[items]

@@ -30,7 +30,7 @@ from selfsame.jobs.pretrain import Pretrain
 from selfsame.jobs.pretraining import Pretraining
 from selfsame.jobs.runs import Run, load, read_json
 from selfsame.records import Record
-from selfsame.report.comparison import told, write_comparison
+from selfsame.report.comparison import conclusion, told, write_comparison
 from selfsame.types import Encoder, mixed
 
 COMPARISON = "comparison.json"
@@ -78,6 +78,7 @@ def compared(job: Compare) -> dict[str, Any]:
         keep()
     write_comparison(folder, result, {row["method"]: about(methods.load(row["method"])) for row in result["rows"]})
     show(result)
+    say(conclusion(result["rows"], result["baselines"]), "bold")
     say(f"report: {folder / 'report.html'}")
     return result
 
@@ -114,7 +115,7 @@ def fitting(job: Compare) -> tuple[list[str], dict[str, str]]:
     for name in job.names:
         with tempfile.TemporaryDirectory() as place:
             try:
-                encoder = provisional(job, name, Path(place)).decided()
+                encoder = provisional(job, name, Path(place), quiet=bool(fit or not_fit)).decided()
             except UserError as error:
                 if not str(error).startswith(f"--method {name} "):
                     raise  # wrong data or settings, whatever the method
@@ -130,9 +131,10 @@ def fitting(job: Compare) -> tuple[list[str], dict[str, str]]:
     return fit, not_fit
 
 
-def provisional(job: Compare, name: str, place: Path, epochs: float | None = None) -> Pretraining:
+def provisional(job: Compare, name: str, place: Path, epochs: float | None = None, quiet: bool = True) -> Pretraining:
     """The run, its data opened, for what is to be known of it before its length is decided."""
     work = Pretraining(pretrain_job(job, name, place / "run", None, job.seed))
+    work.quiet = quiet
     work.opened()
     work.job = work.job.changed(epochs=epochs or (job.samples or 10_000) / work.items)
     return work
@@ -173,7 +175,7 @@ def one_run(
             epochs[name] = epochs_for(job, name)
             keep()  # a run that is stopped goes on with the length it has begun with
         work = Pretraining(pretrain_job(job, name, out, epochs[name], seed))
-        work.beside = plan
+        work.beside, work.quiet = plan, True
         run = work.run()
         plan[:] = plan or work.lines
     except UserError as stopped:

@@ -20,7 +20,7 @@ from selfsame import modalities
 from selfsame.engine import dist
 from selfsame.engine.feed import CUT, VIEW, Batch, Patient, feed
 from selfsame.engine.plan import Line
-from selfsame.engine.related import Relations
+from selfsame.engine.related import Related, Relations
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
@@ -66,13 +66,16 @@ def open_data(
     seed: int = 0,
     folder: Path | None = None,
     reading: Mapping[str, Any] | None = None,
+    quiet: bool = False,
 ) -> Data:
     """Open a path, measure it, and list what cannot be read; `reading` are fields of the modality's `Reading`.
 
-    Raises UserError when that is too much; the whole list is then in skipped.csv of `folder`.
+    `quiet`: as what it is read has been said before. Raises UserError when too much cannot be read; the whole list is
+    then in skipped.csv of `folder`.
     """
     known = modalities.load(modality) if modality else modalities.of(path)
-    say(f"reading {path} as {known.name}")
+    if not quiet:
+        say(f"reading {path} as {known.name}")
     with read_as(known, modality is None):
         return measured(path, known, max_skipped, seed, folder, reading)
 
@@ -325,6 +328,18 @@ def relations(data: Data, related: str, window: float | None) -> Relations:
     return Relations(groups, ranks(names, groups) if times is None else times, window, by)
 
 
+def without_relatives(related: Related, given: str | None) -> int:
+    """How many of the items have no relative. Raises UserError where all are alone; `given`: what --related says."""
+    alone, total = related.alone(), len(related.items)
+    if alone == total:
+        window = "" if related.window is None else f" within {related.window:g}"
+        raise UserError(
+            f"--related {given}: none of the {total:,} items has a related one{window}. "
+            + ("Raise --related-window." if window else "Give groups of at least two items.")
+        )
+    return alone
+
+
 def digest_of(found: Relations) -> str:
     """Changes when other items belong together."""
     digest = hashlib.sha256(found.groups.tobytes() + found.times.tobytes())
@@ -352,21 +367,43 @@ def fixed_views(
     return make
 
 
-def sheet(data: Data, views: Any, count: int, plan: ViewPlan, seed: int) -> Image.Image | str:
-    """A contact sheet: some items drawn by the seed, and random views of each."""
+def sheet(
+    data: Data, views: Any, count: int, plan: ViewPlan, seed: int, related: Related | None = None
+) -> Image.Image | str:
+    """A contact sheet: some items drawn by the seed, and random views of each.
+
+    With `related`, made for the readable items, every second full view is of a relative, each time of another.
+    """
     items: list[int] = []
     for item in np.random.default_rng(mixed(seed, 11)).permutation(data.readable()).tolist():
-        if len(items) < count:
-            try:
-                data.source.read(item)
-                items.append(item)
-            except UnreadableItem as error:
-                data.skipped[item] = str(error)
+        if len(items) < count and can_be_read(data, item):
+            items.append(item)
     items.sort()
     made = fixed_views(data, views, items, seed, torch.device("cpu"), plan)()
+    if related is not None:
+        for k in range(1, plan.full, 2):
+            others = relatives(data, related, items, mixed(seed, 12 + k))
+            made[k] = fixed_views(data, views, others, seed, torch.device("cpu"), plan)()[k]
     of_item = [[view[k] for view in made] for k in range(len(items))]
     names = [printable(data.source.name(i)) for i in items]
     return data.modality.contact_sheet(data.source, items, of_item, names)
+
+
+def relatives(data: Data, related: Related, items: Sequence[int], seed: int) -> list[int]:
+    """One of each item, drawn by the seed; itself where that cannot be read."""
+    readable = related.items
+    chances = np.random.default_rng(seed).random(len(items))
+    others = readable[related.partners(np.searchsorted(readable, items), chances)].tolist()
+    return [other if can_be_read(data, other) else item for item, other in zip(items, others, strict=True)]
+
+
+def can_be_read(data: Data, item: int) -> bool:
+    """Whether it can; if not, it stands among the skipped from then on."""
+    try:
+        data.source.read(item)
+    except UnreadableItem as error:
+        data.skipped[item] = str(error)
+    return item not in data.skipped
 
 
 def describe(data: Data) -> str:

@@ -18,7 +18,16 @@ from selfsame.engine.related import Related
 from selfsame.engine.watch import console
 from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
-from selfsame.jobs.data import describe, digest_of, held_out, lines_of_columns, open_data, read_as, relations
+from selfsame.jobs.data import (
+    describe,
+    digest_of,
+    held_out,
+    lines_of_columns,
+    open_data,
+    read_as,
+    relations,
+    without_relatives,
+)
 from selfsame.jobs.pretrain import FREE_TO_CHANGE, Pretrain
 from selfsame.jobs.runs import PLAN, Run, earlier, read_json
 from selfsame.nn.blocks import recomputed
@@ -47,6 +56,9 @@ class Begun(Record):
 class Deciding:
     """A run before it begins. The parts are made in the order of the lines of `Pretraining.run`."""
 
+    quiet: bool = False
+    """as what the data are read has been said: of one run after another on the same"""
+
     was: dict[str, Any] | None = None  # the job of an earlier run in this folder
     before: Begun | None = None  # what it decided
 
@@ -63,7 +75,7 @@ class Deciding:
     def opened(self) -> None:
         """Open and measure the data, and choose the items to learn from."""
         job = self.job
-        self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder, job.reading)
+        self.data = open_data(job.data, job.modality, job.max_skipped, job.seed, self.folder, job.reading, self.quiet)
         self.fingerprint = self.data.fingerprint()
         self.relations = relations(self.data, job.related, job.related_window) if job.related else None
         if self.relations is not None:
@@ -170,19 +182,13 @@ class Deciding:
         """What the plan says of related items. Raises UserError where they make no pairs."""
         if self.relations is None or self.related is None:
             return []
-        job, alone = self.job, self.related.alone()
+        job = self.job
         if self.method.plan.full < 2:
             raise UserError(
                 f"--related {job.related}: --method {type(job.method).name} takes one full view of an item, "
                 "so there is no pair. Leave --related out, or choose a method that compares two."
             )
-        total = len(self.learn_from)
-        if alone == total:
-            window = "" if job.related_window is None else f" within {job.related_window:g}"
-            raise UserError(
-                f"--related {job.related}: none of the {total:,} items to learn from has a related one{window}. "
-                + ("Raise --related-window." if window else "Give groups of at least two items.")
-            )
+        alone, total = without_relatives(self.related, job.related), len(self.learn_from)
         single = f"; {alone:,} of {total:,} items have no relative and pair with themselves" if alone else ""
         return [Line(name="pairs", value="related items", why=f"{self.relations.summary}{single}")]
 

@@ -37,8 +37,8 @@ class Curve(Record):
     command: str
     machine: str
     seeds: int
-    points: tuple[Point, ...]
-    """ascending in samples"""
+    points: tuple[Point, ...] = ()
+    """looks, ascending in samples; none where only the end was kept"""
     final: str
     """what was reached in the end, with labels, in words"""
 
@@ -94,6 +94,38 @@ def standing(curve: Curve, looks: Sequence[tuple[int, dict[str, float]]]) -> dic
         )
         return {"verdict": verdict, "samples": samples, "sentence": sentence, "expected": wanted}
     return None
+
+
+def measured(method: str, preset: str) -> str:
+    """What was measured here of a preset, in words; empty where nothing was."""
+    curve = curve_of(method, preset)
+    if curve is None:
+        return ""
+    seeds = f"{curve.seeds} seed{'s' if curve.seeds > 1 else ''}"
+    return f"{curve.data}: {curve.final} ({seeds}, {curve.machine.split(',')[0]})"
+
+
+def beside(
+    method: str, preset: str, published: str, odd: Sequence[str], looks: Sequence[tuple[int, dict[str, float]]]
+) -> dict[str, Any]:
+    """Where a run stands beside what is known of its preset: {"verdict", "sentence", ...}, see `standing`.
+
+    The verdict is "on", "below", or "unknown" where there is nothing to stand beside, and the sentence says why.
+    `odd`: settings that are not the preset's.
+    """
+    curve = curve_of(method, preset)
+    if odd:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in odd)
+        why = f"not compared with other runs of preset {preset}: {flags} differ{'s' if len(odd) == 1 else ''} from it."
+    elif curve is None or not curve.points:
+        why = f"there is no measured curve of preset {preset} to compare this run with."
+    elif (place := standing(curve, looks)) is not None:
+        return place
+    else:
+        why = f"the measured curve of preset {preset} says nothing of a run that was looked at so seldom or so late."
+    ended = measured(method, preset)
+    known = [f"Measured: {ended}." if ended else "", f"Published: {published}." if published else ""]
+    return {"verdict": "unknown", "sentence": " ".join(part for part in (why, *known) if part)}
 
 
 def told(key: str, value: float) -> str:

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any, ClassVar
 
+from selfsame.jobs.expected import measured
 from selfsame.records import Method, Record
 
 
@@ -44,7 +45,10 @@ def described(method: type[Method]) -> dict[str, Any]:
         "settings": {
             key: {"default": field.default, "help": field.description} for key, field in method.model_fields.items()
         },
-        "presets": {name: preset.model_dump(mode="json") for name, preset in method.known_presets().items()},
+        "presets": {
+            name: {**preset.model_dump(mode="json"), "measured": measured(method.name, name)}
+            for name, preset in method.known_presets().items()
+        },
         "notes": notes(method),
     }
 
@@ -104,7 +108,13 @@ def page_of(one: dict[str, Any]) -> list[Any]:
         made = {**{f"method.{key}": value for key, value in preset["method"].items()}, **preset["training"]}
         text = ", ".join(f"{key} {value}" for key, value in made.items())
         published = f"\nPublished: {preset['published']}" if preset["published"] else ""
-        presets.add_row(f"--preset {name}", f"{text}\n[dim]{preset['source']}{published}[/dim]")
+        here = f"\nMeasured here: {preset['measured']}" if preset["measured"] else ""
+        presets.add_row(f"--preset {name}", f"{text}\n[dim]{preset['source']}{published}{here}[/dim]")
     parts: list[Any] = [f"[bold]{one['about']}[/bold]", f"Good for: {one['good_for']}", f"Needs: {one['needs']}", ""]
     parts += [settings, ""] + ([presets, ""] if one["presets"] else [])
-    return [*parts, f"[dim]{one['notes']}[/dim]"]
+    return [*parts, f"[dim]{reflowed(one['notes'])}[/dim]"]
+
+
+def reflowed(text: str) -> str:
+    """Paragraphs without the line breaks of the source, for a screen of any width."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))

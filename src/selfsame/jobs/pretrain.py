@@ -10,12 +10,19 @@ from selfsame import methods
 from selfsame.errors import UserError, unknown
 from selfsame.jobs.checked import checked, named
 from selfsame.jobs.runs import Run
-from selfsame.records import QUICK, Method, Record
+from selfsame.records import Method, Record
 from selfsame.storage.disk import plain_path
 
 FREE_TO_CHANGE = {"out", "workers", "device", "max_skipped", "epochs", "save_every", "keep_states", "labels"}
 FREE_TO_CHANGE |= {"processes", "shard", "checkpoint_activations"}  # they change where a step is computed, not what
 GIVEN = "given in Python"  # ends the name of an encoder that is no name
+
+
+BEARING = (
+    *("encoder", "size", "views", "related", "related_window", "batch_size", "accumulate", "optimizer", "clip"),
+    *("init", "lr", "weight_decay", "weight_decay_end", "warmup_epochs", "schedule"),
+)
+"""fields that bear on what a run comes to, beside its method, its data and its length"""
 
 
 class Training(Record):
@@ -89,7 +96,7 @@ class Training(Record):
         preset = presets[name]
         training = {key: value for key, value in preset.training.items() if key in cls.model_fields}
         # A paper's settings are all of them: what it does not name is the method's default, and is not fitted.
-        papers = {} if preset is QUICK else {field: info.default for field, info in kind.model_fields.items()}
+        papers = {} if preset.derived else {field: info.default for field, info in kind.model_fields.items()}
         merged = checked(kind, {**papers, **preset.method, **own}, ["method"])
         wanted = {key: value for key, value in given.items() if value is not None}
         if "views" in training and "views" in wanted:
@@ -187,17 +194,24 @@ class Pretrain(Training):
     """divide parameters, gradients and moments over the processes: less memory in each, same result"""
 
     @property
-    def as_preset(self) -> bool:
-        """Whether all that its preset says holds, but for the length of the run."""
-        if self.preset is None:
-            return False
-        preset = type(self.method).known_presets()[self.preset]
-        training = {key: value for key, value in preset.training.items() if key not in ("epochs", "views")}
-        views = named(preset.training.get("views", "auto"), "views")
-        own = self.method.model_dump(include=set(preset.method))
-        given = set() if preset is not QUICK else self.method.model_fields_set - {"name"}
-        same = all(getattr(self, key) == value for key, value in training.items())
-        return same and self.views == views and own == preset.method and not given
+    def beside_preset(self) -> list[str]:
+        """What bears on the result and is not as its preset says, by the names of fields; the length may be another.
+
+        What a preset does not name is derived, or of a paper's preset the default.
+        """
+        preset = type(self.method).known_presets()[self.preset or ""]
+        wanted = {name: field.default for name, field in type(self).model_fields.items() if name in BEARING}
+        wanted |= {key: value for key, value in preset.training.items() if key in BEARING}
+        wanted["views"] = {"name": "auto", **named(preset.training.get("views", "auto"), "views")}
+        odd = [key for key, value in wanted.items() if getattr(self, key) != value]
+        theirs = type(self.method)(**preset.method)
+        given = self.method.model_fields_set
+        free = [
+            key for key in type(self.method).model_fields if not preset.derived or key in given | set(preset.method)
+        ]
+        derived = given - set(preset.method) if preset.derived else set()  # given in place of what would be derived
+        changed = [key for key in free if key in derived or getattr(self.method, key) != getattr(theirs, key)]
+        return [*odd, *(f"method.{key}" for key in changed)]
 
     @property
     def folder(self) -> Path:

@@ -30,7 +30,7 @@ from selfsame.jobs.data import (
     write_skipped,
 )
 from selfsame.jobs.deciding import Deciding, differing, show_lines
-from selfsame.jobs.expected import MEASURES, curve_of, standing
+from selfsame.jobs.expected import MEASURES, beside
 from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
 from selfsame.records import ViewPlan
 from selfsame.types import Draws, Encoder, Learner, mixed
@@ -286,27 +286,31 @@ class Pretraining(Deciding):
         colour = "green" if health.verdict == "healthy" else "yellow"
         say(f"{health.verdict}: {ADVICE[health.verdict]}", colour)
         if place is not None:
-            say(place["sentence"], "green" if place["verdict"] == "on" else "yellow")
+            say(place["sentence"], {"on": "green", "below": "yellow"}.get(place["verdict"], ""))
         self.report(encoder)
         say(f"encoder, report.html and README.md are in {self.folder}")
 
     def standing(self, looks: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """Where the run stands beside what was measured of its preset; None without one."""
+        """Where the run stands beside what is known of its preset; None without one."""
         job = self.job
-        curve = curve_of(type(job.method).name, job.preset)
-        if curve is None or not job.as_preset:
+        if job.preset is None:
             return None
         seen = [
             (row["step"] * self.loop.batch, {key: row[f"health/{key}"] for key in MEASURES})
             for row in looks
             if all(isinstance(row.get(f"health/{key}"), float) for key in MEASURES)
         ]
-        return standing(curve, seen)
+        kind = type(job.method)
+        published = kind.known_presets()[job.preset].published
+        return beside(kind.name, job.preset, published, job.beside_preset, seen)
 
     def report(self, encoder: Encoder) -> None:
         from selfsame.jobs.report import write_report
 
-        write_report(self.folder, self.data, encoder, self.views, self.on, self.labels, self.job.seed)
+        write_report(
+            self.folder, self.data, encoder, self.views, self.on, self.labels, self.job.seed, self.method.plan,
+            self.relations,
+        )  # fmt: skip
 
 
 def sampled(source: Any, items: Any, draws: Draws, modality: str, plan: Any, views: Any) -> list[torch.Tensor]:

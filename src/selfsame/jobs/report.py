@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from selfsame import modalities
+from selfsame.engine.related import Related, Relations
 from selfsame.engine.state import write_text, write_whole
 from selfsame.engine.watch import say
 from selfsame.jobs.data import Data, all_vectors, printable, read_skipped, sheet, write_skipped
@@ -26,15 +27,23 @@ from selfsame.types import Encoder, mixed
 SHOWN = 600  # items on the map
 QUERIES = 8
 LISTED = 8  # values of a list that a card shows
-SHEET = (8, ViewPlan(full=6))  # items, views of each
+SHEET = 8  # items, each beside some of its views
+FULL = {True: 4, False: 6}  # full views, where the method has part views and where not
+PARTS = 3  # of its part views, at most
 
 
 def write_report(
-    folder: Path, data: Data, encoder: Encoder, views: Record, on: torch.device, labels: list[str] | None, seed: int
-) -> None:
-    """Make the pictures of a run, keep them in report/, and write report.html and README.md."""
+    folder: Path, data: Data, encoder: Encoder, views: Record, on: torch.device, labels: list[str] | None, seed: int,
+    plan: ViewPlan, relations: Relations | None,
+) -> None:  # fmt: skip
+    """Make the pictures of a run, keep them in report/, and write report.html and README.md.
+
+    `plan`: the views of its method; `relations`: the pairs it learned from.
+    """
     place = folder / "report"
-    drawn = sheet(data, views, *SHEET, seed)
+    shown_views = ViewPlan(full=FULL[plan.part > 0], part=min(plan.part, PARTS))
+    related = None if relations is None else Related(relations, data.readable())
+    drawn = sheet(data, views, SHEET, shown_views, seed, related)
     if isinstance(drawn, str):
         write_text(place / "views.txt", drawn)
     else:
@@ -87,6 +96,7 @@ def refresh_report(folder: Path, evaluation: dict[str, Any] | None = None) -> No
             map_html=fragment(place / "map.html"),
             skipped=read_skipped(folder),
             versions=versions(),
+            beside=run.result.get("expected", {}).get("sentence", ""),
         )
     result, stats = run.result, plan["stats"]
     write_card(

@@ -1,10 +1,11 @@
 """What the encoder will see: items and their random views, drawn or as text."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
 from selfsame.records import Record, ViewPlan
 
@@ -28,6 +29,10 @@ class Views(Record):
     """part views of each item, after the full ones"""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """draws the items and their views"""
+    related: str | None = None
+    """every second full view from a related item, as in `pretrain`: "folders", or a CSV path,group[,time]"""
+    related_window: Annotated[float | None, Field(gt=0)] = None
+    """how far related items may be apart, in time or in the order of names"""
     max_skipped: Annotated[float, Field(ge=0, le=1)] = 0.01
     """largest share of unreadable items to go on with"""
     modality: str | None = None
@@ -40,18 +45,32 @@ class Views(Record):
     def _views(cls, given: Any) -> dict[str, Any]:
         return {"name": given} if isinstance(given, str) else {"name": "auto", **dict(given)}
 
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.related_window is not None and self.related is None:
+            raise UserError("--related-window says how far related items may be apart: give --related too.")
+        if self.related is not None and self.each < 2:
+            raise UserError("--related shows pairs of views: give --each 2 or more.")
+        return self
+
     def run(self) -> dict[str, Any]:
         from selfsame.engine import dist
+        from selfsame.engine.related import Related
         from selfsame.engine.state import write_text, write_whole
         from selfsame.engine.watch import say
-        from selfsame.jobs.data import open_data, sheet
+        from selfsame.jobs.data import open_data, relations, sheet, without_relatives
         from selfsame.jobs.deciding import strengths
 
         large = dist.device().type == "cuda"
         data = open_data(self.data, self.modality, self.max_skipped, self.seed, reading=self.reading)
         size = self.size or data.modality.default_size(data.stats, large)
         strength = strengths(data.modality, self.views, size, data.stats)
-        drawn = sheet(data, strength, self.count, ViewPlan(full=self.each, part=self.parts), self.seed)
+        related, beside = None, ""
+        if self.related is not None:
+            found = relations(data, self.related, self.related_window)
+            related, beside = Related(found, data.readable()), f", every second of a related item ({found.summary})"
+            without_relatives(related, self.related)
+        drawn = sheet(data, strength, self.count, ViewPlan(full=self.each, part=self.parts), self.seed, related)
         out = self.out
         if isinstance(drawn, str):
             out = out.with_suffix(".txt")
@@ -62,7 +81,7 @@ class Views(Record):
             picture = drawn
             write_whole(out, lambda draft: picture.save(draft, format="PNG"))
         told = data.modality.size_told(size, data.stats)
-        say(f"{min(self.count, len(data.source))} items, {self.each + self.parts} views each, {told}: {out}")
+        say(f"{min(self.count, len(data.source))} items, {self.each + self.parts} views each{beside}, {told}: {out}")
         return {"out": str(out), "size": size, "views": strength.model_dump(mode="json")}
 
 

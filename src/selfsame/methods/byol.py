@@ -29,7 +29,7 @@ Loss = Literal["nmse", "mse", "l2", "cosine", "dot", "xent"]
 class BYOL(types.Method):
     """Learn by predicting a slow copy of yourself."""
 
-    good_for: ClassVar = "the first choice: small batches, no negatives, robust to weak views"
+    good_for: ClassVar = "a safe choice: small batches, no negatives, robust to weak views"
     presets: ClassVar = {
         "imagenet": Preset(
             source="arXiv 2006.07733, section 3.3, and its reference code",

@@ -99,6 +99,15 @@ class OBoW(types.Method):
         }
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
+    def misfits(self, budget: Budget) -> list[str]:
+        """A vocabulary takes one local feature an item and pass: of few items it would be many of each."""
+        if self.words <= budget.items:
+            return []
+        return [
+            f"a vocabulary of {self.words} words, one an item, is larger than the {budget.items} items are many: lower "
+            f"--method.words to {max(2, budget.items // 4)} or so."
+        ]
+
     def build(self, encoder: types.Encoder, items: int = 0) -> "Learner":
         return Learner(self, encoder)
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 from torchvision.models import VisionTransformer
 
 from selfsame import types
-from selfsame.errors import UserError
+from selfsame.errors import UserError, too_few_blocks
 
 
 class PatchTokens(types.Encoder):
@@ -80,7 +80,7 @@ class PatchTokens(types.Encoder):
         self.need_tokens()
         blocks: Any = self.trunk.blocks if isinstance(self.trunk, TimmViT) else self.trunk.encoder.layers  # type: ignore[union-attr]
         if not 1 <= last <= len(blocks):
-            raise UserError(f"{last} of the last blocks were asked for; {self.spec['name']} has {len(blocks)}.")
+            raise too_few_blocks(last, self.spec["name"], len(blocks))
         with caught(list(blocks)[-last:]) as outputs:
             self.all_tokens(self.normalised(view), None, None)
         prefix = self.trunk.num_prefix_tokens if isinstance(self.trunk, TimmViT) else 1

@@ -57,8 +57,10 @@ def coded(distance: Float[Tensor, "b n k"], sharpness: Float[Tensor, ""]) -> Flo
 
 
 def squared_distances(features: Float[Tensor, "b n c"], vocabulary: Float[Tensor, "k c"]) -> Float[Tensor, "b n k"]:
-    squares = features.square().sum(dim=2, keepdim=True) + vocabulary.square().sum(dim=1)
-    return (squares - 2 * features @ vocabulary.T).clamp(min=0)
+    distance = (-2 * features) @ vocabulary.T  # large, and most of the work: what follows goes over it in place
+    distance += features.square().sum(dim=2, keepdim=True)
+    distance += vocabulary.square().sum(dim=1)
+    return distance.clamp_(min=0)
 
 
 def perplexity(bags: Float[Tensor, "b k"]) -> Float[Tensor, ""]:

@@ -12,7 +12,7 @@ import numpy as np
 from selfsame.report.curves import Axis, ticks
 from selfsame.report.page import written
 
-__all__ = ["agreement_of_ranks", "told", "write_comparison"]
+__all__ = ["agreement_of_ranks", "conclusion", "told", "write_comparison"]
 
 NAMES = {
     "linear": "linear %",
@@ -24,13 +24,13 @@ NAMES = {
 SHARES = ("linear", "knn", "agreement")
 COLOUR = {"linear": "c0", "knn": "c1", "agreement": "c0", "rank": "c1"}
 LEFT, RIGHT, LINE = 120, 20, 22  # of the plot, in units of the SVG
+APART = 8  # between the measures of a method
 
 
 def write_comparison(folder: Path, result: Mapping[str, Any], about: Mapping[str, str]) -> Path:
     """report.html of what comparison.json holds; `about` says of each method what it does, in one line."""
     rows, job = result["rows"], result["job"]
     measured = [key for key in NAMES if any(key in row["figures"] for row in rows)]
-    best = rows[0]
     stopped = [run for run in result["runs"] if run["verdict"] == "stopped"]
     settings = [(key, value) for key, value in job.items() if value is not None]
     budget = job["budget"] if job["budget"][-1].isalpha() else f"{int(job['budget']):,} samples"
@@ -41,10 +41,10 @@ def write_comparison(folder: Path, result: Mapping[str, Any], about: Mapping[str
         f"<h1>Methods compared on {escape(str(job['data']))}</h1><p class='lead'>Ranked by {by}. "
         f"{budget} a run, "
         f"{runs}; encoder, views, batch and precision are the same for all, the methods' settings those derived from "
-        f"this data. Best: <b>{escape(best['method'])}</b>.</p>"
+        f"this data. <b>{escape(conclusion(rows, result['baselines']))}</b></p>"
     )
     sections = [
-        ("ranking", "Ranking", ranking(rows, measured, result["baselines"])),
+        ("ranking", "Ranking", ranking(rows, measured, result["baselines"], result["runs"])),
         ("plot", "Accuracy" if "linear" in measured else "Without labels", plots(rows, measured, result["baselines"])),
         ("trust", "Do the measures without labels rank alike?", trust(rows, measured)),
         ("methods", "What they do", pairs([(row["method"], about.get(row["method"], "")) for row in rows])),
@@ -55,13 +55,53 @@ def write_comparison(folder: Path, result: Mapping[str, Any], about: Mapping[str
     return written(folder, f"Methods compared on {job['data']}", header, sections)
 
 
-def ranking(rows: Sequence[Mapping[str, Any]], measured: Sequence[str], baselines: Sequence[Mapping[str, Any]]) -> str:
+def conclusion(rows: Sequence[Mapping[str, Any]], baselines: Sequence[Mapping[str, Any]]) -> str:
+    """Which method is best, who is as good as it, and whether it is better than doing nothing; in words."""
+    best = rows[0]
+    if not best["figures"]:
+        return "No method came to its end."
+    found = f"Best: {best['method']}."
+    if "linear" not in best["figures"]:
+        return f"{found} Labels for some items (--labels) would tell whether that is so for what you need."
+    here = best["figures"]["linear"]
+    alike = [row["method"] for row in rows[1:] if "linear" in row["figures"] and near(here, row["figures"]["linear"])]
+    if alike:
+        found += f" Not clearly better than {listed(alike)}: they lie within the spread."
+    elif here[1] is None and len(rows) > 1:
+        found += " One seed each tells nothing of the spread: raise --seeds before you rely on small differences."
+    low = [
+        f"{name} ({told('linear', figures['linear'])})"
+        for name, figures in of_baselines(baselines).items()
+        if here[0] <= figures["linear"][0] or near(here, figures["linear"])
+    ]
+    return found + (f" It is not clearly better than {listed(low)} either: raise --budget." if low else "")
+
+
+def near(one: Sequence[Any], two: Sequence[Any]) -> bool:
+    """Whether two means (mean, std) differ by less than one standard deviation of their difference."""
+    return abs(one[0] - two[0]) < math.hypot(one[1] or 0.0, two[1] or 0.0)
+
+
+def listed(names: Sequence[str]) -> str:
+    """As in: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def ranking(
+    rows: Sequence[Mapping[str, Any]],
+    measured: Sequence[str],
+    baselines: Sequence[Mapping[str, Any]],
+    runs: Sequence[Mapping[str, Any]],
+) -> str:
+    folders = {run["method"]: run["folder"] for run in reversed(runs) if run["verdict"] != "stopped"}
     head = "".join(f"<th>{escape(NAMES[key])}</th>" for key in measured)
     body = []
     for row in rows:
         cells = "".join(f'<td class="value">{told(key, row["figures"].get(key))}</td>' for key in measured)
         verdicts = escape(", ".join(dict.fromkeys(row["verdicts"])))
         name = f"<b>{escape(row['method'])}</b>"
+        if row["method"] in folders:  # the report of its first run
+            name = f'<a href="{escape(folders[row["method"]])}/report.html">{name}</a>'
         body.append(
             f'<tr><td class="value">{row["place"]}</td><td>{name}</td>{cells}'
             f'<td class="value">{row["seconds"]:,.0f}</td><td>{verdicts}</td></tr>'
@@ -108,7 +148,8 @@ def dots(
 ) -> str:
     """A line a method: a dot for each measure, a bar of one standard deviation; baselines are dashed lines."""
     shown = [row for row in rows if any(key in row["figures"] for key in keys)]
-    values = [scaled(key, row["figures"][key][0]) for row in shown for key in keys if key in row["figures"]]
+    figures_shown = [(key, row["figures"][key]) for row in shown for key in keys if key in row["figures"]]
+    values = [scaled(key, mean + side * (std or 0.0)) for key, (mean, std) in figures_shown for side in (-1, 1)]
     values += [scaled(key, figures[key][0]) for figures in lines.values() for key in keys]
     low, high = min(values), max(values)
     room = 0.06 * (high - low) or 1.0
@@ -132,10 +173,11 @@ def dots(
     for number, row in enumerate(shown):
         y = 10 + LINE * (number + 0.5)
         parts.append(f'<text x="{LEFT - 8}" y="{y:g}" dy=".32em" text-anchor="end">{escape(row["method"])}</text>')
-        for key in keys:
+        for place, key in enumerate(keys):
             if key not in row["figures"]:
                 continue
             mean, std = row["figures"][key]
+            y = 10 + LINE * (number + 0.5) + APART * (place - (len(keys) - 1) / 2)
             x = across(scaled(key, mean))
             if std is not None:
                 ends = (across(scaled(key, mean - std)), across(scaled(key, mean + std)))

@@ -101,10 +101,12 @@ def write_page(
     map_html: str = "",
     skipped: Sequence[tuple[str, str]] = (),
     versions: Pairs = (),
+    beside: str = "",
 ) -> Path:
     """Write `folder`/report.html, whole or not at all, and return its path.
 
-    `verdict` is a key of `health.ADVICE`. `log` holds the rows of log.jsonl; any numeric column becomes a curve.
+    `verdict` is a key of `health.ADVICE`, `beside` a sentence on where other runs of the preset were. `log` holds the
+    rows of log.jsonl; any numeric column becomes a curve.
     `measured_on` says of what items the numbers are. `plan` and `versions` are (name, value) pairs, `skipped` (file,
     reason) pairs. `neighbours_html` and `map_html` are taken as they are: they come from `gallery`.
     """
@@ -120,7 +122,7 @@ def write_page(
         ("skipped", "Skipped files", skipped_html(skipped)),
         ("versions", "Versions", pairs_html(versions) if versions else ""),
     ]
-    return written(folder, title, f"<h1>{escape(title)}</h1>{_verdict(verdict)}", sections)
+    return written(folder, title, f"<h1>{escape(title)}</h1>{_verdict(verdict, beside)}", sections)
 
 
 def written(folder: Path, title: str, header: str, sections: Sequence[tuple[str, str, str]]) -> Path:
@@ -163,13 +165,14 @@ def _part(name: str) -> str:
     return files("selfsame.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _verdict(verdict: Verdict) -> str:
-    """The verdict's own sentence, then its cause and its cure each on a line."""
+def _verdict(verdict: Verdict, beside: str = "") -> str:
+    """The verdict's own sentence, then its cause and its cure each on a line, then what others were."""
     kind = level(verdict)
     advice = escape(ADVICE.get(verdict, ""))
     for word in ("Likely cause:", "Cure:"):
         advice = advice.replace(word, f"<br/><b>{word}</b>")
     advice = re.sub(r"(?<!\S)--[\w.-]*\w", r"<code>\g<0></code>", advice)
+    advice += f"<br/><b>Beside other runs:</b> {escape(beside)}" if beside else ""
     headline = escape(verdict[:1].upper() + verdict[1:])
     return (
         f'<div class="verdict {kind}" role="status"><i>{MARKS[kind]}</i><div><strong>{headline}</strong>'

@@ -506,10 +506,23 @@ def test_a_width_narrows_the_stages_of_a_residual_net_and_its_deep_stem():
     assert make_encoder("resnet18@0.01", 96, RGB).dim == 8  # never below eight channels
 
 
+def test_a_transformer_has_the_width_and_the_blocks_that_are_given(tmp_path):
+    torch.manual_seed(0)
+    encoder = make_encoder("vit_tiny_patch8_32@64x2", 32, GREY)
+    assert encoder.dim == 64 and len(encoder.trunk.blocks) == 2 and encoder.trunk.blocks[0].attn.num_heads == 2
+    save_encoder(encoder, tmp_path)
+    view = torch.rand(2, 1, 48, 48)  # views of other sizes too, for multi-crop
+    assert torch.equal(load_encoder(tmp_path).eval()(view), encoder.eval()(view))
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("vit_tiny_patch16_224@0.5", "for the residual nets of timm, such as resnet18@0.5"),
+        ("vit_tiny_patch16_224@0.5", "width and blocks are given, as in vit_tiny_patch16_224@128x6"),
+        ("densenet121@0.5", "for the residual nets of timm, such as resnet18@0.5"),
+        ("resnet18@128x6", "are for plain vision transformers of timm, .* of the width is given: resnet18@0.5"),
+        ("vit_tiny_patch8_96@100x6", "the width is a multiple of 32"),
+        ("vit_tiny_patch8_96@64x0", "the number of blocks 1 to 100"),
         ("resnet18@0", "above 0 and up to 4"),
         ("resnet18@wide", "above 0 and up to 4"),
         ("resnot18@0.5", "Did you mean 'resnet18'"),

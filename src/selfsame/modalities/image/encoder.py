@@ -258,8 +258,9 @@ class ImageEncoder(PatchTokens):
 def make_encoder(name: str, size: int, stats: Any, weights: str | None = None) -> ImageEncoder:
     """A new encoder for images of `size` x `size` px with the channels and normalisation of `stats`.
 
-    `name`: a model of timm ("resnet50"; of a ViT also with another patch, "vit_tiny_patch4_32"; of a residual net also
-    narrower or wider, "resnet18@0.5"); a classification model of torchvision ("torchvision/resnet50", or the bare name
+    `name`: a model of timm ("resnet50"; of a ViT also with another patch, "vit_tiny_patch4_32", and another width and
+    number of blocks, "vit_tiny_patch4_32@128x6"; of a residual net also narrower or wider, "resnet18@0.5"); a
+    classification model of torchvision ("torchvision/resnet50", or the bare name
     where timm has none); "package.module:factory", called without arguments, for a network of the user's own. Nothing
     is downloaded: `weights` is a local file, .safetensors or .pt/.pth of tensors, and what was taken from it stands in
     `spec["weights"]`. Other weights are drawn from torch's global generator. Residual nets for up to 64 px get a 3x3

@@ -22,10 +22,16 @@ from selfsame.errors import UserError, unknown
 from selfsame.storage.encoders import own_network
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # the constructor's arguments that `resolve` gives; files may give no others
-    "timm": ("img_size", "patch_size", "dynamic_img_size", "channels", "stem_width"),
+    "timm": (
+        *("img_size", "patch_size", "dynamic_img_size", "channels", "stem_width"),
+        *("embed_dim", "depth", "num_heads"),
+    ),
     "torchvision": ("image_size", "input_size", "aux_logits", "init_weights"),
     "own": (),
 }
+
+
+HEAD = 32  # channels of a head of attention, where a transformer's width is given
 
 
 def resolve(name: str, size: int) -> tuple[str, str, dict[str, Any]]:
@@ -33,7 +39,9 @@ def resolve(name: str, size: int) -> tuple[str, str, dict[str, Any]]:
     if ":" in name:
         return "own", name, {}
     if "@" in name:
-        return of_width(*name.split("@", 1))
+        bare, measure = name.split("@", 1)
+        blocks = re.fullmatch(r"(\d+)x(\d+)", measure)
+        return of_blocks(bare, size, int(blocks[1]), int(blocks[2])) if blocks else of_width(bare, measure)
     bare = name.removeprefix("torchvision/")
     models = torchvision.models.list_models(module=torchvision.models)
     if bare == name:
@@ -71,6 +79,8 @@ def of_width(name: str, width: str) -> tuple[str, str, dict[str, Any]]:
 
     A deep stem is narrowed as well; the single 7x7 or 3x3 convolution of the others keeps its 64 channels.
     """
+    if re.search("vit|deit", name):
+        raise UserError(f"{name}@{width}: of a vision transformer width and blocks are given, as in {name}@128x6.")
     if not timm.is_model(name):
         raise unknown("encoder", name, timm.list_models(module="resnet"))
     if timm.models.model_entrypoint(name).__module__ != TimmResNet.__module__:
@@ -87,6 +97,25 @@ def of_width(name: str, width: str) -> tuple[str, str, dict[str, Any]]:
     if isinstance(usual.conv1, nn.Sequential):
         options["stem_width"] = share(usual.bn1.num_features) // 2
     return "timm", name, options
+
+
+def of_blocks(name: str, size: int, width: int, depth: int) -> tuple[str, str, dict[str, Any]]:
+    """`vit_tiny_patch4_32@128x6`: a plain vision transformer of 6 blocks, 128 wide, with heads of 32 channels.
+
+    timm's own are made for ImageNet: its smallest has 12 blocks, which is much for a processor and few small images.
+    """
+    library, found, options = resolve(name, size)
+    if "dynamic_img_size" not in options:
+        raise UserError(
+            f"{name}@{width}x{depth}: width and number of blocks are for plain vision transformers of timm, such as "
+            f"vit_tiny_patch4_32@128x6, not {name}. Of residual nets a share of the width is given: resnet18@0.5."
+        )
+    if not (0 < width <= 4096 and width % HEAD == 0 and 0 < depth <= 100):
+        raise UserError(
+            f"{name}@{width}x{depth}: the width is a multiple of {HEAD} up to 4096, the number of blocks 1 to 100, as "
+            f"in {name}@128x6."
+        )
+    return library, found, {**options, "embed_dim": width, "depth": depth, "num_heads": width // HEAD}
 
 
 def check_saved(library: str, name: str, options: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ def sample(
     if plan.part and views.part_size > views.size:
         raise UserError(
             f"part views of {views.part_size} px are larger than the full views of {views.size} px. Lower "
-            "--views.part-size, or raise --image-size."
+            "--views.part-size, or raise --size."
         )
     kinds = views.strengths(plan)
     numbers = [draws.uniform(4).numpy() for _ in kinds]

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError
+from selfsame.errors import UserError, too_few_blocks
 from selfsame.modalities.signal.networks import Net, covered, network
 from selfsame.modalities.signal.stats import Stats
 from selfsame.nn.norm import at_rest, use_group_norm
@@ -186,7 +186,7 @@ class SignalEncoder(types.Encoder):
         self.need_tokens()
         blocks: Any = self.trunk.blocks
         if not 1 <= last <= len(blocks):
-            raise UserError(f"{last} of the last blocks were asked for; {self.spec['name']} has {len(blocks)}.")
+            raise too_few_blocks(last, self.spec["name"], len(blocks))
         x, there, _ = self.prepared(view)
         with caught(list(blocks)[-last:]) as outputs:
             self._tokens(x, there, None, None)

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from selfsame import types
-from selfsame.errors import UserError, unknown
+from selfsame.errors import UserError, too_few_blocks, unknown
 from selfsame.modalities.table.networks import FTTransformer, Own, ResidualMLP, mean_of
 from selfsame.modalities.table.stats import Stats
 from selfsame.nn.norm import at_rest, use_group_norm
@@ -172,7 +172,7 @@ class TableEncoder(types.Encoder):
         """The tokens as the `last` last blocks give them, without the final norm."""
         blocks = len(self.transformer.blocks)
         if not 1 <= last <= blocks:
-            raise UserError(f"{last} of the last blocks were asked for; {self.spec['name']} has {blocks}.")
+            raise too_few_blocks(last, self.spec["name"], blocks)
         return self.transformer.passed(self.checked(view), last=last)[3]
 
     @property

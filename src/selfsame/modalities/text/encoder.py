@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from selfsame import types
-from selfsame.errors import UserError
+from selfsame.errors import UserError, too_few_blocks
 from selfsame.modalities.text.networks import Convolutions, bert, convolutions, from_saved, local, resolve
 from selfsame.modalities.text.stats import Stats
 from selfsame.nn.norm import at_rest
@@ -151,7 +151,7 @@ class TextEncoder(types.Encoder):
         self._check(view)
         depth = self.trunk.config.num_hidden_layers  # type: ignore[union-attr]
         if not 1 <= last <= depth:  # type: ignore[operator]
-            raise UserError(f"{last} of the last blocks were asked for; {self.spec['name']} has {depth}.")
+            raise too_few_blocks(last, self.spec["name"], depth)
         owner = owners(view)
         return [spread_over(tokens, owner) for tokens in self._run(view, None, None, last)[1]]
 
