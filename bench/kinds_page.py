@@ -47,10 +47,10 @@ def series() -> list[str]:
     one: dict[str, Any] = next(iter(result.values()))
     wins = [name for name, found in result.items() if found["above raw 1-NN"] or found["above random"]]
     learned = [name for name, found in result.items() if found["above random"]]
-    settings = one["settings"]
+    asked, settings = one["asked"], one["settings"]
     return [
         "\n## Series of the UCR and UEA archives\n",
-        f"`python bench/series.py`: {settings['method']}, {settings['encoder']}, {settings['samples']:,} series seen",
+        f"`python bench/series.py`: {asked['method']}, {settings['encoder']}, {asked['samples']:,} series seen",
         f"of the training part, {len(settings['seeds'])} seeds, on {settings['machine']}.",
         "By linear probe above 1-NN on raw series, or above",
         f"random weights, by more than the spread on {len(wins)} of {len(result)} ({', '.join(wins)}).",
