@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from selfsame.jobs.checked import checked
+from selfsame.jobs.checked import checked, spared
 from selfsame.records import Record, ViewPlan
 
 
@@ -52,9 +52,9 @@ class Views(Record):
         size = self.size or data.modality.default_size(data.stats, large)
         strength = strengths(data.modality, self.views, size, data.stats)
         drawn = sheet(data, strength, self.count, ViewPlan(full=self.each, part=self.parts), self.seed)
-        out = self.out
+        out = self.out.with_suffix(".txt") if isinstance(drawn, str) else self.out
+        spared(out, self.data)
         if isinstance(drawn, str):
-            out = out.with_suffix(".txt")
             text = drawn
             say(text)
             write_text(out, text)
