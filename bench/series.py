@@ -118,7 +118,9 @@ def of_set(name: str, args: argparse.Namespace, held: dict[str, Any] | None) -> 
 
 
 def above(one: list[float], other: list[float]) -> bool:
-    """Whether its mean is, by more than the larger standard deviation of the two."""
+    """Whether its mean is, by more than the larger standard deviation of the two; one seed has none."""
+    if len(one) < 2:
+        return False
     spread = max(deviation(one), deviation(other))
     return statistics.fmean(one) - statistics.fmean(other) > spread
 
