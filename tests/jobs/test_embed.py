@@ -141,6 +141,16 @@ def test_names_that_are_no_utf8_are_written_printable(finished, pictures, tmp_pa
     assert (data / found.names[-1]).is_file()  # in memory names are those that open the files
 
 
+def test_the_data_are_never_written_over(finished, tmp_path):
+    np.save(tmp_path / "x.npy", np.stack([paint(k, k) for k in range(4)]))
+    (tmp_path / "y.names.txt").write_text(f"{tmp_path / 'a.png'}\n")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for data, out in (("x.npy", "x.npy"), ("y.names.txt", "y.npy")):  # of .npy the names lie beside it
+        with pytest.raises(ss.UserError, match=f"{data} is the data themselves"):
+            ss.embed(finished, tmp_path / data, out=tmp_path / out, workers=0)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_one_image_of_another_size_and_mode_is_embedded_too(finished, tmp_path):
     Image.fromarray(paint(2, 5, 50)).convert("L").save(tmp_path / "one.png")
     assert ss.embed(finished, tmp_path / "one.png", workers=0).vectors.shape == (1, 8)

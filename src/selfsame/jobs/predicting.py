@@ -11,12 +11,14 @@ from selfsame.engine import dist
 from selfsame.engine.watch import say
 from selfsame.errors import UserError
 from selfsame.jobs.adapting import workers_of
+from selfsame.jobs.checked import spared
 from selfsame.jobs.data import check_rate, printable
 from selfsame.jobs.predict import Predict
 
 
 def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
     """Write all predictions; what is there already is replaced when all are made."""
+    spared(job.out, job.data)
     model, examples = opened(job, module)
     accepted = model.task.suffixes()
     if job.out.suffix.lower() not in accepted:

@@ -26,7 +26,17 @@ from selfsame.storage.arrays import (
     npz_keys,
     split_key,
 )
-from selfsame.storage.folders import depth_of, folder_labels, listed, matching, nowhere, split_glob, suffix_of, walk
+from selfsame.storage.folders import (
+    depth_of,
+    folder_labels,
+    listed,
+    matching,
+    mostly,
+    nowhere,
+    split_glob,
+    suffix_of,
+    walk,
+)
 from selfsame.storage.tables import Finder, paths_and_labels, some
 
 __all__ = ["open_source", "reads"]
@@ -99,8 +109,12 @@ def reads(path: str) -> int:
 
 
 def reads_files(root: Path, names: Iterable[str]) -> int:
-    """How many of the first names are like the first that holds series, if any; or its rows, if these are more."""
-    found = [name for name in itertools.islice(names, FIRST) if suffix_of(name) in SUFFIXES]
+    """How many of the first names are like the first that holds series, if any; or its rows, if these are more.
+
+    Rows count only where most files may hold series: a list beside photos does not outnumber them.
+    """
+    every = list(itertools.islice(names, FIRST))
+    found = [name for name in every if suffix_of(name) in SUFFIXES]
     if not found:
         return 0
     file = str(root / found[0])
@@ -109,7 +123,8 @@ def reads_files(root: Path, names: Iterable[str]) -> int:
         ours = int(is_kind(dtype) and len(shape) in (1, 2))
     else:
         ours = reads_file(file, None)
-    return max(ours, sum(suffix_of(name) == suffix_of(file) for name in found)) if ours else 0
+    alike = sum(suffix_of(name) == suffix_of(file) for name in found)
+    return (max(ours, alike) if mostly(every, SUFFIXES) else alike) if ours else 0
 
 
 def reads_file(file: str, key: str | None) -> int:
