@@ -40,6 +40,7 @@ from selfsame.engine.stopwatch import peak
 from selfsame.engine.watch import counted, duration, say
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import FREE_TO_CHANGE, Adapt, Fitting
+from selfsame.jobs.data import parts_of
 from selfsame.jobs.deciding import count, show_lines
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import redrawn
@@ -269,14 +270,6 @@ def grouped(given: str | None, path: str, labels: str | None, encoder: Encoder, 
     return groups_of(given, path, labels, encoder.spec, source, names, wholes)
 
 
-def parts_of(path: str) -> tuple[str, str | None]:
-    """The train and the test part of a labelled path; None where it has no test part of its own."""
-    folder = Path(path).expanduser()
-    if (folder / "train").is_dir() and (folder / "test").is_dir():
-        return str(folder / "train"), str(folder / "test")
-    return path, None
-
-
 def divided(
     examples: Examples, use: Sequence[int], share: float, seed: int, groups: Tensor | None = None
 ) -> tuple[list[int], list[int]]:
@@ -431,9 +424,11 @@ def tuned(job: Fitting, encoder: Encoder, steps: int) -> Pace:
 def lines_of(labels: Labels, model: Model, job: Adapt) -> list[Line]:
     """What is learned from, and what learns."""
     task, same = model.task, labels.learn == labels.check
+    train, test = parts_of(job.labelled)
+    part = f"all of {train}, none of {test}; " if test else ""
     given = ", ".join(f"{name} {getattr(task, name)}" for name in sorted(task.model_fields_set))
     return [
-        Line(name="labelled", value=counted(len(labels.learn), "item"), why=f"labels used: {job.budget}"),
+        Line(name="labelled", value=counted(len(labels.learn), "item"), why=f"{part}labels used: {job.budget}"),
         Line(name="labels", value=labels.examples.facts.summary),
         Line(
             name="to choose by",

@@ -31,10 +31,10 @@ from selfsame.jobs.adapting import (
     grouped,
     looks,
     new_model,
-    parts_of,
     planned,
     workers_of,
 )
+from selfsame.jobs.data import parts_of
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import CALIBRATED, redrawn
 from selfsame.jobs.runs import EVALUATION, JOB, RESULT, load, read_json
