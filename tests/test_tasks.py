@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -119,6 +120,24 @@ def test_scores_on_the_items_learned_from_are_said_to_be_too_good(adapted, label
     ss.evaluate(adapted, path, labels=labels, workers=0)
     assert json.loads((adapted.folder / "evaluation.json").read_text())["seen"]
     assert "from which the head was learned: too good" in (adapted.folder / "README.md").read_text()
+
+
+def test_label_files_of_several_parts_may_speak_of_pictures_in_one_folder(encoders, tmp_path):
+    """As COCO's train.json and val.json: of which pictures they speak says whether scores are too good."""
+    path, labels = made("detection").labelled(tmp_path, 8)
+    whole = json.loads(Path(labels).read_text())
+    for name, few in (("train", range(5)), ("test", range(5, 8))):
+        images = [one for one in whole["images"] if one["id"] in few]
+        boxes = [one for one in whole["annotations"] if one["image_id"] in few]
+        (tmp_path / f"{name}.json").write_text(json.dumps({**whole, "images": images, "annotations": boxes}))
+    encoder, task = ss.load(encoders / "residual"), tasks.load("detection")()
+    given = {"labelled": path, "labels": str(tmp_path / "train.json")}
+    for name, seen in (("train.json", True), ("test.json", False), (Path(labels).name, True)):
+        file = str(Path(labels).with_name(name)) if seen and "train" not in name else str(tmp_path / name)
+        examples = task.open(path, file, encoder)
+        model = SimpleNamespace(task=task, encoder=encoder, facts=examples.facts)
+        assert scoring.learned_from(given, path, file, model, examples) == seen
+    assert not scoring.learned_from({**given, "labelled": str(tmp_path)}, path, file, model, examples)
 
 
 def test_an_encoder_is_set_beside_its_baselines(encoders, tmp_path):

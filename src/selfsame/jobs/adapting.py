@@ -426,7 +426,7 @@ def lines_of(labels: Labels, model: Model, job: Adapt) -> list[Line]:
     task, same = model.task, labels.learn == labels.check
     train, test = parts_of(job.labelled)
     part = f"all of {train}, none of {test}; " if test else ""
-    given = ", ".join(f"{name} {getattr(task, name)}" for name in sorted(task.model_fields_set))
+    given = ", ".join(f"{name} {told(getattr(task, name))}" for name in sorted(task.model_fields_set))
     return [
         Line(name="labelled", value=counted(len(labels.learn), "item"), why=f"{part}labels used: {job.budget}"),
         Line(name="labels", value=labels.examples.facts.summary),
@@ -449,6 +449,11 @@ def lines_of(labels: Labels, model: Model, job: Adapt) -> list[Line]:
         Line(name="head", value=f"{parameters(model.head)} parameters", why=type(model.head).__name__),
         Line(name="view size", value=str(model.size), why="given" if job.size else "the task's own"),
     ]
+
+
+def told(value: Any) -> str:
+    """A setting in words: of several values each, with spaces."""
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def parameters(module: nn.Module) -> str:
