@@ -20,9 +20,9 @@ from selfsame.downstream import saved, tasks
 from selfsame.downstream.adapting import Pace
 from selfsame.engine.loop import Interrupted, Loop
 from selfsame.errors import UserError
-from selfsame.jobs import adapting, scoring
+from selfsame.jobs import adapting, fitting, scoring
 from selfsame.jobs.adapt import Adapt
-from selfsame.jobs.adapting import tuned
+from selfsame.jobs.fitting import tuned
 from selfsame.modalities import image
 from tests.conftest import paint
 
@@ -221,7 +221,7 @@ def test_the_plan_tells_how_long_it_takes_and_what_goes_on_tells_where(encoders,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapting.Fit, "train", killed)
+        patch.setattr(fitting.Fit, "train", killed)
         with pytest.raises(KeyboardInterrupt):
             ss.adapt(encoders / "residual", path, **again)
     assert re.search(
@@ -247,15 +247,15 @@ def test_states_of_slow_steps_are_a_minute_apart_at_most(tmp_path):
     job = {"run_folder": tmp_path, "labelled": "x"}
     for seconds, settings, every in ((0.01, {}, 300), (2.0, {}, 30), (90.0, {}, 1), (2.0, {"save_every": 300}, 300)):
         run = adapting.Adapting(Adapt(**job, **settings), None)
-        assert run.saving(loop, adapting.Trial(seconds, 0.0, 0)).save_every == every
-    trial = adapting.Trial(1.0, 10.0, 0)
+        assert run.saving(loop, fitting.Trial(seconds, 0.0, 0)).save_every == every
+    trial = fitting.Trial(1.0, 10.0, 0)
     assert trial.seconds(loop) == 3000 + 21 * 10 and trial.seconds(loop, 300) == 2700 + 18 * 10
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(labelled, adapted, encoders, tmp_path, monkeypatch):
     name, path, labels = labelled
     calls = []
-    real = adapting.drawn
+    real = fitting.drawn
 
     def stopping(patient, items, draws, size):
         calls.append(1)
@@ -265,7 +265,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(labelled, adapted, enco
 
     again = {"task": name, "labels": labels, "out": tmp_path / "run", **quick()}
     with monkeypatch.context() as patch:
-        patch.setattr(adapting, "drawn", stopping)
+        patch.setattr(fitting, "drawn", stopping)
         with pytest.raises(Interrupted):
             ss.adapt(encoders / "residual", path, **again)
     ss.adapt(encoders / "residual", path, **again)

@@ -10,8 +10,8 @@ from selfsame.downstream.task import Examples, Model
 from selfsame.engine import dist
 from selfsame.engine.watch import counted, say
 from selfsame.errors import UserError
-from selfsame.jobs.adapting import workers_of
 from selfsame.jobs.data import check_rate, printable
+from selfsame.jobs.fitting import workers_of
 from selfsame.jobs.predict import Predict
 
 

@@ -22,21 +22,11 @@ from selfsame.engine.state import check_writable, write_text
 from selfsame.engine.watch import console, counted, duration, say, silent
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import FREE_TO_CHANGE, Adapt
-from selfsame.jobs.adapting import (
-    Fit,
-    Labels,
-    Planned,
-    check_size,
-    divided,
-    grouped,
-    looks,
-    new_model,
-    planned,
-    workers_of,
-)
 from selfsame.jobs.data import parts_of
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import CALIBRATED, redrawn
+from selfsame.jobs.fitting import Fit, Planned, check_size, looks, new_model, planned, workers_of
+from selfsame.jobs.labelled import Labels, divided, grouped
 from selfsame.jobs.runs import EVALUATION, JOB, RESULT, load, read_json
 from selfsame.jobs.task_report import refresh, write_pictures, write_standings
 from selfsame.nn.norm import calibrated
