@@ -31,6 +31,7 @@ from selfsame.storage.relations import groups_of_folders, groups_of_list, ranks
 from selfsame.types import Draws, Encoder, Modality, Source, mixed
 
 PLAIN = ViewPlan(full=0, plain=1)
+TESTS = ("test", "val", "valid")  # folders beside train/ that are not learned from; the first that is there is the test
 
 
 @dataclass
@@ -123,6 +124,18 @@ def measured(
         write_skipped(data, folder)
     check_share(data, max_skipped, folder, looked)
     return data
+
+
+def parts_of(path: str) -> tuple[str, str | None]:
+    """The train and the test part of a labelled path; None where it has no test part of its own.
+
+    Parts are the folders train/ and one of TESTS, the first that is there, in the path or in its images/.
+    """
+    for folder in (Path(path).expanduser(), Path(path).expanduser() / "images"):
+        for test in TESTS:
+            if (folder / "train").is_dir() and (folder / test).is_dir():
+                return str(folder / "train"), str(folder / test)
+    return path, None
 
 
 def open_like(path: str, encoder: Encoder, labels: str | None = None, **changes: Any) -> Data:
