@@ -67,6 +67,8 @@ def open_like(path: str, spec: dict[str, Any], labels: str | None = None, **chan
     known = load(str(spec["modality"]))
     stats = known.Stats.model_validate(spec["stats"])
     way = reading_of(spec)
+    if hasattr(known, "reading_for"):
+        way = known.reading_for(way, path)
     if changes:
         odd = [name for name in changes if name not in known.Reading.model_fields]
         if odd:

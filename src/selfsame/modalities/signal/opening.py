@@ -39,9 +39,11 @@ from selfsame.storage.folders import (
 )
 from selfsame.storage.tables import Finder, paths_and_labels, some
 
-__all__ = ["open_source", "reads"]
+__all__ = ["open_source", "reading_for", "reads"]
 
 SUFFIXES = (".npy", ".npz", ".ts", ".csv", ".parquet")
+NO_TABLES = (".npy", ".npz", ".ts")
+OF_TABLES = ("columns", "id", "time", "leave_out")  # what of a reading says something of tables alone
 SERIES = ("x_train", "x", "signal", "signals", "series", "X_train", "X")  # arrays taken when none is named, best first
 LABELS = ("y_train", "y", "labels", "Y_train", "Y")
 RATES, NAMES = ("fs", "rate", "sampling_rate"), ("channels", "leads", "names")  # told by arrays beside the series
@@ -146,11 +148,18 @@ def is_kind(dtype: np.dtype) -> bool:
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
+def reading_for(reading: Reading, path: str) -> Reading:
+    """As an encoder's series were read, for another path: arrays and .ts files have no columns."""
+    if suffix_of(path.partition("::")[0]) not in NO_TABLES:
+        return reading
+    return reading.changed(**{name: type(getattr(reading, name))() for name in OF_TABLES})
+
+
 def open_file(file: str, key: str | None, reading: Reading, label: str | None, whole: bool = False) -> Opened:
     """One file. `whole`: of several, of which each is a record."""
     suffix = suffix_of(file)
-    for name in ("columns", "id", "time", "leave_out"):
-        if suffix in (".npy", ".npz", ".ts") and getattr(reading, name):
+    for name in OF_TABLES:
+        if suffix in NO_TABLES and getattr(reading, name):
             raise UserError(f"--reading.{name} is for tables; {file} has no columns. Leave it out.")
     if suffix in (".npy", ".npz"):
         return open_array(file, key, reading, whole)
