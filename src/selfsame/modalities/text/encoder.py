@@ -148,8 +148,8 @@ class TextEncoder(types.Encoder):
         """The tokens as the `last` last blocks give them, spread over the places as `both` does."""
         self._need_tokens()
         self._check(view)
-        depth = self.trunk.config.num_hidden_layers  # type: ignore[union-attr]
-        if not 1 <= last <= depth:  # type: ignore[operator]
+        depth = int(self.trunk.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+        if not 1 <= last <= depth:
             raise too_few_blocks(last, self.spec["name"], depth)
         owner = owners(view)
         return [spread_over(tokens, owner) for tokens in self._run(view, None, None, last)[1]]
