@@ -36,7 +36,8 @@ def clothing(place: Path) -> dict[str, Any]:
     """Photos of ten kinds of clothes, 600 to learn from, 372 to test."""
     data = DATA / "clothing"
     how = {"method": "simclr", "encoder": "resnet10t@0.5", "size": 64, "epochs": 40}
-    return {"learn": str(data / "train"), "how": how, "labelled": str(data), "budgets": "10/class,all"}
+    few = {"head_samples": 4000, "head_batch": 32}
+    return {"learn": str(data / "train"), "how": how, "labelled": str(data), "budgets": "10/class,all"} | few
 
 
 def digits(place: Path) -> dict[str, Any]:
