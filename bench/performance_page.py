@@ -259,7 +259,8 @@ def overhead() -> list[str]:
         "\n## What a method costs beside its networks\n",
         f"`{result['command']}`, {result['rows'][0]['batch']} items, on {result['machine']}:",
         "forward, backward and what follows a step, without the optimiser, in processor time on one thread. Losses,",
-        "queues, assignments, centres and averages of weights are the method's own. They hardly grow with the size of views; networks do.\n",
+        "queues, assignments, centres and averages of weights are the method's own. They hardly grow with the size of",
+        "views; networks do.\n",
         *shares(result["rows"]),
         *at_papers_size({(other["size"], other["batch"]): other for other in result.get("others", [])}),
     ]

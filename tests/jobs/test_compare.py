@@ -49,7 +49,7 @@ def test_every_method_is_trained_measured_and_ranked(comparison):
         ("byol", 0), ("byol", 1), ("byol2", 0), ("byol2", 1),
     ]  # fmt: skip
     assert {run["samples"] for run in result["runs"]} == {64}
-    assert [row["place"] for row in result["rows"]] == [1, 2]
+    assert [row["place"] for row in result["rows"]] == [1, 1]  # the same method by two names
     first, second = result["rows"]
     assert first["figures"]["linear"][0] >= second["figures"]["linear"][0]
     assert all(
@@ -126,8 +126,12 @@ def test_stopped_runs_are_last_and_ties_are_decided_by_both_measures():
     assert [row["method"] for row in ranked(runs)] == ["narrow", "best", "wide", "collapsed"]
 
 
-def row_of(name, mean, std):
-    return {"method": name, "figures": {"linear": (mean, std), "knn": (mean, std)} if mean is not None else {}}
+def row_of(name, mean, std, place=None):
+    return {
+        "method": name,
+        "place": place or ord(name) - 96,
+        "figures": {"linear": (mean, std), "knn": (mean, std)} if mean is not None else {},
+    }
 
 
 def baselines_of(random, raw):
@@ -157,6 +161,11 @@ def baselines_of(random, raw):
             "Best: a. One seed each tells nothing of the spread: raise --seeds before you rely on small differences.",
         ),
         ([row_of("a", None, None)], [], "No method came to its end."),
+        (
+            [{"method": name, "place": 1, "figures": {"rank": (3.0, None)}} for name in "ab"], [],
+            "Best: a and b, which are alike. Labels for some items (--labels) would tell whether that is so for what "
+            "you need.",
+        ),
     ],
 )  # fmt: skip
 def test_what_the_ranking_says_in_words(rows, baselines, told):
