@@ -150,7 +150,7 @@ def baselines_of(random, raw):
         ),
         (
             [row_of("a", 0.5, 0.01), row_of("b", 0.495, 0.01), row_of("c", 0.49, 0.02), row_of("d", 0.2, 0.01)], [],
-            "Best: a. Not clearly better than b and c: they lie within the spread.",
+            "Best: a. Not clearly better than b and c, within the spread.",
         ),
         (
             [row_of("a", 0.25, 0.01), row_of("b", 0.2, 0.01)], baselines_of([0.20, 0.30], 0.277),
@@ -163,9 +163,9 @@ def baselines_of(random, raw):
         ),
         ([row_of("a", None, None)], [], "No method came to its end."),
         (
-            [{"method": name, "place": 1, "figures": {"rank": (3.0, None)}} for name in "ab"], [],
-            "Best: a and b, which are alike. Labels for some items (--labels) would tell whether that is so for what "
-            "you need.",
+            [{"method": name, "place": 1, "figures": {"rank": (3.0, None)}, "verdicts": ["slow"]} for name in "ab"], [],
+            "Best: a and b, which are alike. No run is healthy yet: raise --budget before you choose. Labels for "
+            "some items (--labels) would tell whether that is so for what you need.",
         ),
     ],
 )  # fmt: skip
