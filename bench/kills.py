@@ -89,13 +89,14 @@ def started(place: Path, name: str) -> subprocess.Popen:
 
 def disturbed(place: Path, kind: str, chance: random.Random) -> dict | None:
     """Go on, and be killed: what was found then. None where the run ended first."""
+    left = set((place / "disturbed" / "state").glob(".step-*.tmp"))  # half-written by one that was killed before
     run = started(place, "disturbed")
     began = time.monotonic()
     delay = chance.uniform(0.5, 25)
 
     def now() -> bool:
         if kind == "state":
-            return any((place / "disturbed" / "state").glob(".step-*.tmp"))
+            return bool(set((place / "disturbed" / "state").glob(".step-*.tmp")) - left)
         if kind == "cache":
             ready = [sum(file.read_bytes()) for file in (place / "cache-disturbed").glob("*/ready")]
             return any(0 < count < PHOTOS * 0.9 for count in ready)

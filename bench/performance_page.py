@@ -247,6 +247,7 @@ def kills() -> list[str]:
         f"{kinds['moment']} at random moments, {kinds['state']} while a state was written, {kinds['cache']} while the",
         "pixel cache was filled. In the end the weights were equal to those of an undisturbed run to the bit, and so",
         "was every loss in the log.",
+        *([f"\n{result['note']}"] if "note" in result else []),
     ]
 
 

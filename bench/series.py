@@ -7,7 +7,8 @@
 Data: ../shared/data/ucr_series, the official parts. An encoder learns from the series of the training part alone,
 without labels; the linear probe and 1-NN (cosine) are fitted on its vectors of that part and scored on the test part.
 Beside it: the same network with random weights, the raw series (brought to one length) with the same probe and with
-1-NN by Euclidean distance and by DTW in a band of a tenth. Stored in bench/results/series.json, a set after the other.
+1-NN by Euclidean distance and by DTW in a band of a tenth. Stored in bench/results/series.json, a seed after the other:
+the same command goes on where it was stopped, and `--again` begins a set anew.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +45,37 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=6400, help="series seen in all")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--again", action="store_true", help="measure what is stored once more")
     args = parser.parse_args()
     sys.path.insert(0, str(HERE))
     path = HERE / "results" / "series.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     for name in args.sets or SETS:
-        found[name] = of_set(name, args)
-        path.write_text(json.dumps(found, indent=1) + "\n")
-        print(line(name, found[name]), flush=True)
+        for result in of_set(name, args, None if args.again else found.get(name)):
+            found[name] = result
+            path.write_text(json.dumps(found, indent=1) + "\n")
+            print(line(name, found[name]), flush=True)
     wins = [name for name in found if found[name]["above raw 1-NN"] or found[name]["above random"]]
     print(f"above 1-NN on raw series or above random weights, by more than the spread: {len(wins)} of {len(found)}")
 
 
-def of_set(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Accuracies in per cent, by feature and protocol, a number a seed where there is chance in it."""
+def of_set(name: str, args: argparse.Namespace, held: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """Accuracies in per cent, by feature and protocol, a number a seed where there is chance in it; after each seed.
+
+    `held` is what an earlier call found: its seeds are kept if its settings are the same.
+    """
     import selfsame as ss
     from selfsame.engine.dist import machine
     from selfsame.modalities import signal
 
+    settings = {key: value for key, value in vars(args).items() if key not in ("sets", "seeds", "again")}
+    rows: dict[str, list[float]] = {}
+    seeds: list[int] = []
+    seconds: dict[str, float] = {}
+    if held is not None and held["asked"] == settings:
+        rows, seeds, seconds = held["rows"], held["settings"]["seeds"], held["seconds"]
+    if not set(args.seeds) - set(seeds):
+        return
     train, test = (str(DATA / name / f"{name}_{part}.ts") for part in ("TRAIN", "TEST"))
     sources = [signal.open_source(path) for path in (train, test)]
     stats, _ = signal.measure(sources[0])
@@ -68,14 +83,13 @@ def of_set(name: str, args: argparse.Namespace) -> dict[str, Any]:
         source.fit(stats)
     classes = sorted(set(sources[0].labels))
     y, truth = (torch.tensor([classes.index(label) for label in source.labels]) for source in sources)
-    rows: dict[str, list[float]] = {}
     raw = signal.raw_vectors([(source, range(len(source))) for source in sources], stats)
-    rows["raw, linear"] = [probe(*raw, y, truth, seed) for seed in args.seeds]
-    began = time.perf_counter()
     for kind, band in (("Euclidean", None), ("DTW", BAND)):
+        began = time.perf_counter()
         rows[f"raw, 1-NN {kind}"] = [100 * float((y[nearest_raw(raw, stats.channels, band)] == truth).float().mean())]
-    seconds = {"DTW": time.perf_counter() - began}
-    for seed in args.seeds:
+        seconds[kind] = time.perf_counter() - began
+    for seed in [seed for seed in args.seeds if seed not in seeds]:
+        rows.setdefault("raw, linear", []).append(probe(*raw, y, truth, seed))
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             run = ss.pretrain(
@@ -91,20 +105,24 @@ def of_set(name: str, args: argparse.Namespace) -> dict[str, Any]:
             vectors = [vectors_of(encoder, source, stats) for source in sources]
             rows.setdefault(f"{kind}, linear", []).append(probe(*vectors, y, truth, seed))
             rows.setdefault(f"{kind}, 1-NN", []).append(one_nearest(*vectors, y, truth))
-    encoder, random = rows["encoder, linear"], rows["random, linear"]
-    spread = max(deviation(encoder), deviation(random))
-    return {
-        "rows": rows,
-        "above raw 1-NN": bool(statistics.fmean(encoder) - rows["raw, 1-NN Euclidean"][0] > deviation(encoder)),
-        "above random": bool(statistics.fmean(encoder) - statistics.fmean(random) > spread),
-        "settings": {
-            **vars(args),
-            "sets": None,
-            "encoder": learned.spec["name"],
-            "machine": machine(torch.device("cpu")),
-        },
-        "seconds": seconds,
-    }
+        seeds = [*seeds, seed]
+        encoder, random = rows["encoder, linear"], rows["random, linear"]
+        yield {
+            "rows": rows,
+            "above raw 1-NN": above(encoder, rows["raw, 1-NN Euclidean"]),
+            "above random": above(encoder, random),
+            "asked": settings,
+            "settings": {"seeds": seeds, "encoder": learned.spec["name"], "machine": machine(torch.device("cpu"))},
+            "seconds": seconds,
+        }
+
+
+def above(one: list[float], other: list[float]) -> bool:
+    """Whether its mean is, by more than the larger standard deviation of the two; one seed has none."""
+    if len(one) < 2:
+        return False
+    spread = max(deviation(one), deviation(other))
+    return statistics.fmean(one) - statistics.fmean(other) > spread
 
 
 def vectors_of(encoder: Any, source: Any, stats: Any) -> torch.Tensor:

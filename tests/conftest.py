@@ -246,6 +246,20 @@ def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a residual net with random weights, for pictures of 32 px."""
+    from selfsame.modalities import image
+
+    folder = tmp_path_factory.mktemp("untrained")
+    stats = image.Stats(
+        items=8, channels=3, bits=8, white=255, mean=(0.5,) * 3, std=(0.25,) * 3, height=32, width=32, uniform=True
+    )
+    torch.manual_seed(0)
+    image.save_encoder(image.make_encoder("resnet10t@0.25", 32, stats), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("the shared data folder is not beside this checkout")

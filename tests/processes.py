@@ -4,6 +4,7 @@
 """
 
 import atexit
+import functools
 import os
 import shutil
 import signal
@@ -22,19 +23,24 @@ from torch import nn
 
 import selfsame
 from selfsame import cli, methods
+from selfsame.downstream import tasks
+from selfsame.downstream.adapting import Adapted, Pace, drawn, unlearned
+from selfsame.downstream.task import Model
 from selfsame.engine import dist, loop, shard
-from selfsame.engine.feed import Batch, Steps
+from selfsame.engine.feed import VIEW, Batch, Steps
 from selfsame.engine.health import Health
 from selfsame.engine.loop import Loop, train
 from selfsame.engine.optim import make_optimizer
 from selfsame.errors import UserError
 from selfsame.methods.byol import BYOL
+from selfsame.modalities import image
 from selfsame.nn.blocks import recomputed
 from selfsame.nn.norm import frozen_statistics
 from selfsame.nn.split import agree, in_groups, shuffled, split
 from selfsame.nn.sync import gathered, synchronised
 from selfsame.nn.whiten import Whiten
-from selfsame.types import mixed
+from selfsame.types import Draws, mixed
+from tests import scenes
 from tests.conftest import Tiny, paint
 from tests.methods import room
 
@@ -69,6 +75,15 @@ SAVINGS = {  # (memory saved by, optimiser, settings of the method)
     "shard, lars": ("s", "lars", {"buffers": "average"}),
     "recompute": ("r", "sgd", {}),
     "shard, recompute": ("sr", "sgd", {}),
+}
+TASKS: dict[str, tuple[str, dict[str, object]]] = {
+    "classification": ("classification", {}),
+    "tags": ("classification", {"several": True}),
+    "segmentation": ("segmentation", {}),
+    "depth": ("depth", {}),
+    "keypoints": ("keypoints", {}),
+    "fcos": ("detection", {"detector": "fcos"}),
+    "retinanet": ("detection", {"detector": "retinanet"}),
 }
 CONTRASTS = ("own rows", "all rows")
 VARIANTS = {
@@ -280,6 +295,58 @@ def micro_batched(rows: slice) -> tuple[list[torch.Tensor], int]:
     return [p.grad for p in learner.parameters() if p.grad is not None], len(sums)
 
 
+def write_labelled(folder: Path) -> None:
+    """Scenes for each task, of which every second counts less: so the processes count differently."""
+    made = scenes.scenes(16, 32)
+    for k, one in enumerate(made):
+        one.mask[: 3 * (k % 8)] = 255
+        one.depth[: 3 * (k % 8)] = 0
+    scenes.write_masks(folder / "segmentation", made)
+    scenes.write_depth(folder / "depth", made)
+    scenes.write_coco(folder / "coco", made)
+    scenes.write_images(folder / "plain", made)
+    rows = [f"plain/{k:02d}.png,{'|'.join(scenes.CLASSES[c] for c in set(o.classes))}" for k, o in enumerate(made)]
+    (folder / "tags.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    rows = [f"plain/{k:02d}.png,{scenes.CLASSES[o.classes[0]]}" for k, o in enumerate(made)]
+    (folder / "classification.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+
+
+def adapted(case: str, folder: Path) -> dict[str, torch.Tensor]:
+    """Gradients of the second of two SGD steps of a task, read, drawn and taken as `adapt` does; the state after it."""
+    name, settings = TASKS[case]
+    stats = image.Stats(
+        items=8, channels=3, bits=8, white=255, mean=(0.5,) * 3, std=(0.25,) * 3, height=32, width=32, uniform=True
+    )
+    torch.manual_seed(3)
+    encoder = image.make_encoder("resnet10t@0.125", 32, stats)
+    task = tasks.load(name)(**settings)
+    coco = (str(folder / "coco" / "images"), str(folder / "coco" / "annotations.json"))
+    tables = {"classification": "classification.csv", "tags": "tags.csv"}
+    lies = {"segmentation": (str(folder / "segmentation"), None), "depth": (str(folder / "depth"), None)}
+    path, labels = (str(folder / tables[case]), None) if case in tables else lies.get(case, coco)
+    examples = task.open(path, labels, encoder)
+    model = Model(encoder, task.head(encoder, examples.facts, 32), task, examples.facts, 32).double()
+    if name == "segmentation":  # the loss is computed in fp32
+        model.head.weights = model.head.weights.float()
+    batch = 8
+    learner = dist.place(Adapted(model, Pace(1.0, 0.9), batch), CPU).train()
+    rows, sample = dist.rows(batch), functools.partial(drawn, size=32)
+    steps = Steps(examples, np.arange(len(examples)), sample, batch, rows, 0)
+
+    def make_views(samples: list[torch.Tensor], draws: Draws) -> list[torch.Tensor]:
+        made = examples.make_views(samples, draws, learn=True)
+        return [made[0].double(), *made[1:]]
+
+    unlearned(learner, make_views(steps[0].samples, Draws(0, 0, batch, rows, VIEW)))
+    forward = dist.wrap(learner, CPU)
+    optimizer = make_optimizer("sgd", learner, 0.01, 0.01)
+    settings_of = Loop(steps=2, batch=batch, lr=0.01, weight_decay=0.01, warmup=0, optimizer="sgd", clip=1.0)
+    for step in range(2):
+        loop.one_step(forward, optimizer, steps[step], make_views, settings_of, rows, CPU)
+    gradients = {f"{key}.grad": p.grad for key, p in learner.named_parameters() if p.grad is not None}
+    return {**gradients, **learner.state_dict()}
+
+
 class Numbers:
     """Sixteen items, known by their numbers."""
 
@@ -395,6 +462,7 @@ def together(folder: Path) -> dict[str, object]:
         told["contrasted"] = {kind: contrasted(rows_of(rank, 8), kind) for kind in CONTRASTS}
         told["learned"] = {variant: learned(variant, rows_of(rank, 8)) for variant in VARIANTS}
         told["by method"] = {name: learned_by(name, rows_of(rank, room.ITEMS)) for name in methods.names()}
+        told["by task"] = {case: adapted(case, folder / "tasks") for case in TASKS}
         told["saved memory"] = {name: saved_memory(name, rows_of(rank, 8)) for name in SAVINGS}
         told["micro-batched"] = micro_batched(rows_of(rank, 24))
         told["nan"] = trained(folder / "nan", nan_at=3)
@@ -415,6 +483,7 @@ def together(folder: Path) -> dict[str, object]:
 def started() -> tuple[Path, subprocess.CompletedProcess]:
     folder = Path(tempfile.mkdtemp(prefix="selfsame-processes-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_labelled(folder / "tasks")
     np.savez(folder / "data.npz", x=np.stack([paint(k % 4, k, 12) for k in range(34)]))
     places = [str(Path(selfsame.__file__).parents[1]), str(ROOT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}

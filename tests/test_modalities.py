@@ -318,6 +318,24 @@ def test_a_place_of_two_kinds_is_asked_about(tmp_path):
             modalities.of(str(tmp_path))
 
 
+def test_a_list_of_many_rows_does_not_outnumber_the_files_it_lies_beside(tmp_path):
+    for name in ("image", "audio"):
+        importlib.import_module(f"tests.modalities.{name}.made").make(tmp_path / "data" / name, 8)
+    (tmp_path / "data" / "about.csv").write_text("age,height\n" + "".join(f"{k},{k % 7}\n" for k in range(900)))
+    with pytest.raises(UserError, match=r"could be audio and image and .*table.*Which is it\?"):
+        modalities.of(str(tmp_path / "data"))
+    importlib.import_module("tests.modalities.image.made").make(tmp_path / "photos", 24)
+    (tmp_path / "photos" / "about.csv").write_text("age,kind\n" + "".join(f"{k},{'ab'[k % 2]}\n" for k in range(900)))
+    assert modalities.of(str(tmp_path / "photos")).name == "image"
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    for text, told in (("", "The file is empty."), ("\n \n", "The file holds blank lines alone.")):
+        (tmp_path / "a.csv").write_text(text)
+        with pytest.raises(UserError, match=told):
+            modalities.of(str(tmp_path / "a.csv"))
+
+
 def test_a_place_of_nothing_known_says_what_is_there_and_what_is_read(tmp_path):
     (tmp_path / "a.xyz").write_bytes(b"\x00\x01\x02")
     with pytest.raises(UserError, match=r"nothing here that selfsame reads. It holds 1 .xyz. It reads: .*image"):

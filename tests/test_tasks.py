@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,9 +20,9 @@ from selfsame.downstream import saved, tasks
 from selfsame.downstream.adapting import Pace
 from selfsame.engine.loop import Interrupted, Loop
 from selfsame.errors import UserError
-from selfsame.jobs import adapting, scoring
+from selfsame.jobs import adapting, fitting, scoring
 from selfsame.jobs.adapt import Adapt
-from selfsame.jobs.adapting import tuned
+from selfsame.jobs.fitting import tuned
 from selfsame.modalities import image
 from tests.conftest import paint
 
@@ -121,6 +122,24 @@ def test_scores_on_the_items_learned_from_are_said_to_be_too_good(adapted, label
     assert "from which the head was learned: too good" in (adapted.folder / "README.md").read_text()
 
 
+def test_label_files_of_several_parts_may_speak_of_pictures_in_one_folder(encoders, tmp_path):
+    """As COCO's train.json and val.json: of which pictures they speak says whether scores are too good."""
+    path, labels = made("detection").labelled(tmp_path, 8)
+    whole = json.loads(Path(labels).read_text())
+    for name, few in (("train", range(5)), ("test", range(5, 8))):
+        images = [one for one in whole["images"] if one["id"] in few]
+        boxes = [one for one in whole["annotations"] if one["image_id"] in few]
+        (tmp_path / f"{name}.json").write_text(json.dumps({**whole, "images": images, "annotations": boxes}))
+    encoder, task = ss.load(encoders / "residual"), tasks.load("detection")()
+    given = {"labelled": path, "labels": str(tmp_path / "train.json")}
+    for name, seen in (("train.json", True), ("test.json", False), (Path(labels).name, True)):
+        file = str(Path(labels).with_name(name)) if seen and "train" not in name else str(tmp_path / name)
+        examples = task.open(path, file, encoder)
+        model = SimpleNamespace(task=task, encoder=encoder, facts=examples.facts)
+        assert scoring.learned_from(given, path, file, model, examples) == seen
+    assert not scoring.learned_from({**given, "labelled": str(tmp_path)}, path, file, model, examples)
+
+
 def test_an_encoder_is_set_beside_its_baselines(encoders, tmp_path):
     path, _ = made("classification").labelled(tmp_path / "items", 24)
     again = {"task": "classification", "budgets": "2/class,all", "seeds": 2, "head_samples": 12, "head_batch": 4}
@@ -202,7 +221,7 @@ def test_the_plan_tells_how_long_it_takes_and_what_goes_on_tells_where(encoders,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapting.Fit, "train", killed)
+        patch.setattr(fitting.Fit, "train", killed)
         with pytest.raises(KeyboardInterrupt):
             ss.adapt(encoders / "residual", path, **again)
     assert re.search(
@@ -228,15 +247,15 @@ def test_states_of_slow_steps_are_a_minute_apart_at_most(tmp_path):
     job = {"run_folder": tmp_path, "labelled": "x"}
     for seconds, settings, every in ((0.01, {}, 300), (2.0, {}, 30), (90.0, {}, 1), (2.0, {"save_every": 300}, 300)):
         run = adapting.Adapting(Adapt(**job, **settings), None)
-        assert run.saving(loop, adapting.Trial(seconds, 0.0, 0)).save_every == every
-    trial = adapting.Trial(1.0, 10.0, 0)
+        assert run.saving(loop, fitting.Trial(seconds, 0.0, 0)).save_every == every
+    trial = fitting.Trial(1.0, 10.0, 0)
     assert trial.seconds(loop) == 3000 + 21 * 10 and trial.seconds(loop, 300) == 2700 + 18 * 10
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(labelled, adapted, encoders, tmp_path, monkeypatch):
     name, path, labels = labelled
     calls = []
-    real = adapting.drawn
+    real = fitting.drawn
 
     def stopping(patient, items, draws, size):
         calls.append(1)
@@ -246,7 +265,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(labelled, adapted, enco
 
     again = {"task": name, "labels": labels, "out": tmp_path / "run", **quick()}
     with monkeypatch.context() as patch:
-        patch.setattr(adapting, "drawn", stopping)
+        patch.setattr(fitting, "drawn", stopping)
         with pytest.raises(Interrupted):
             ss.adapt(encoders / "residual", path, **again)
     ss.adapt(encoders / "residual", path, **again)

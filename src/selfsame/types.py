@@ -484,6 +484,10 @@ class Further(Protocol):
         """What tells copies of an item without an encoder, for `duplicates`. Raises UnreadableItem."""
         ...
 
+    def reading_for(self, reading: Record, path: str) -> Record:
+        """Of how an encoder's items were read, what applies to another path: a file of lines has no columns."""
+        ...
+
     def compile_views(self, yes: bool) -> None:
         """Whether `make_views` of this process is compiled on a GPU from here on: for runs that are."""
         ...

@@ -18,9 +18,7 @@ from selfsame.downstream.propagation import affinity, carried, hard, one_hot, pr
 from selfsame.downstream.regions import RegionScores, contour, outline, region
 from selfsame.errors import UserError
 from selfsame.jobs.propagating import painted
-from selfsame.modalities import image
 from tests.scenes import film, write_images
-from tests.test_tasks import stats
 
 
 def opened(path):
@@ -131,14 +129,6 @@ def test_an_object_is_outlined_in_white_and_black_whatever_its_colour():
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    image.save_encoder(image.make_encoder("resnet10t@0.25", 32, stats()), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def moving(tmp_path_factory):
     """frames/ and truth/ of a film, the frames numbered from 8 to 12 without leading zeros."""
     root = tmp_path_factory.mktemp("film")
@@ -151,9 +141,9 @@ def moving(tmp_path_factory):
     return root
 
 
-def test_masks_are_written_and_scored_beside_what_must_be_beaten(encoder, moving, tmp_path):
+def test_masks_are_written_and_scored_beside_what_must_be_beaten(untrained, moving, tmp_path):
     story = ss.propagate(
-        encoder, moving / "frames", moving / "truth" / "8.png", tmp_path / "out", truth=moving / "truth", seeds=2
+        untrained, moving / "frames", moving / "truth" / "8.png", tmp_path / "out", truth=moving / "truth", seeds=2
     )
     assert [row["features"] for row in story["rows"]] == ["encoder", "random", "first mask"]
     own, _, copied = (row["figures"]["J&F"]["mean"] for row in story["rows"])
@@ -166,14 +156,14 @@ def test_masks_are_written_and_scored_beside_what_must_be_beaten(encoder, moving
     assert opened(tmp_path / "out" / "overview.png").width > 300
 
 
-def test_a_black_and_white_mask_is_of_one_object(encoder, moving, tmp_path):
+def test_a_black_and_white_mask_is_of_one_object(untrained, moving, tmp_path):
     for folder, value in (("white", 255), ("one", 1)):
         (tmp_path / folder).mkdir()
         for path in (moving / "truth").iterdir():
             object_ = np.asarray(opened(path)) == 1
             Image.fromarray((object_ * value).astype(np.uint8)).save(tmp_path / folder / path.name)
     white, one = (
-        ss.propagate(encoder, moving / "frames", tmp_path / name / "8.png", tmp_path / f"out {name}",
+        ss.propagate(untrained, moving / "frames", tmp_path / name / "8.png", tmp_path / f"out {name}",
                      truth=tmp_path / name, seeds=1)
         for name in ("white", "one")
     )  # fmt: skip
@@ -181,7 +171,7 @@ def test_a_black_and_white_mask_is_of_one_object(encoder, moving, tmp_path):
     assert set(np.unique(np.asarray(opened(tmp_path / "out white" / "12.png")))) == {0, 1}
 
 
-def test_frames_and_masks_that_do_not_fit_are_refused(encoder, moving, tmp_path):
+def test_frames_and_masks_that_do_not_fit_are_refused(untrained, moving, tmp_path):
     small, colours, empty = tmp_path / "small.png", tmp_path / "colours.png", tmp_path / "empty.png"
     Image.new("L", (20, 20), 1).save(small)
     Image.new("RGB", (64, 64), "red").save(colours)
@@ -195,7 +185,7 @@ def test_frames_and_masks_that_do_not_fit_are_refused(encoder, moving, tmp_path)
         (moving / "truth" / "8.png", {"truth": tmp_path}, "no mask of a frame"),
     ):
         with pytest.raises(UserError, match=word) as error:
-            ss.propagate(encoder, moving / "frames", mask, tmp_path / "out", **more)
+            ss.propagate(untrained, moving / "frames", mask, tmp_path / "out", **more)
         assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
@@ -223,9 +213,9 @@ def test_maps_of_every_modality_come_back_as_the_encoder_gives_them(kind, tmp_pa
     assert opened(tmp_path / "out" / "sheet.png").width > 300
 
 
-def test_maps_of_pictures_in_both_kinds_of_files_agree_with_the_encoder(encoder, moving, tmp_path):
-    story = ss.maps(encoder, moving / "frames", tmp_path / "a", workers=0)
-    ss.maps(encoder, moving / "frames", tmp_path / "b", to="safetensors", half=True, levels=(1, 3), workers=0)
+def test_maps_of_pictures_in_both_kinds_of_files_agree_with_the_encoder(untrained, moving, tmp_path):
+    story = ss.maps(untrained, moving / "frames", tmp_path / "a", workers=0)
+    ss.maps(untrained, moving / "frames", tmp_path / "b", to="safetensors", half=True, levels=(1, 3), workers=0)
     assert all(one["stride"] == [32 / side for side in one["places"]] for one in story["maps"])
     with np.load(tmp_path / "a" / "8.npz") as file:
         full = dict(file)
@@ -238,10 +228,10 @@ def test_maps_of_pictures_in_both_kinds_of_files_agree_with_the_encoder(encoder,
         a, b = full[name].ravel(), array.astype(np.float32).ravel()
         assert array.dtype == np.float16 and a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
     small = np.stack([np.asarray(opened(moving / "frames" / "8.png").resize((32, 32), Image.Resampling.BOX))])
-    loaded = ss.load(encoder).eval()
+    loaded = ss.load(untrained).eval()
     with torch.no_grad():
         again = loaded.maps(torch.from_numpy(small).permute(0, 3, 1, 2))[1][0].numpy()
     assert np.corrcoef(again.ravel(), full["map1"].ravel())[0, 1] > 0.95  # resized in another way
     with pytest.raises(UserError, match="--levels 9"):
-        ss.maps(encoder, moving / "frames", tmp_path / "c", levels=(9,), workers=0)
+        ss.maps(untrained, moving / "frames", tmp_path / "c", levels=(9,), workers=0)
     assert not (tmp_path / "c").exists()

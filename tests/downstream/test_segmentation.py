@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from selfsame import modalities
-from selfsame.downstream import masks, pairs, tasks, tiles
+from selfsame.downstream import maskfiles, masks, pairs, tasks, tiles
 from selfsame.downstream.masks import IGNORED, MASKS, Classes
 from selfsame.downstream.overlap import Overlap, border_distances, confusion, of_picture
 from selfsame.downstream.pictures import CHANCES, Frame
@@ -198,7 +198,7 @@ def test_values_of_gray_masks(
     assert (facts.classes, facts.values, facts.ignore) == (classes, stored, ignored)
     told = "no value" if ignored is None else str(ignored)
     assert facts.summary.endswith(f"ignored: {told}") and f"{classes[-1]} ({stored[-1]})" in facts.summary
-    numbers = masks.numbered(masks.read(str(tmp_path / "1.png")), facts)
+    numbers = masks.numbered(maskfiles.read(str(tmp_path / "1.png")), facts)
     assert numbers[0].tolist() == [IGNORED if v == ignored else stored.index(v) for v in values]
 
 
@@ -232,11 +232,11 @@ def test_palettes_and_colours(tmp_path: Path) -> None:
     file = save(tmp_path / "b/1.png", np.array([[[0, 0, 0], [255, 0, 0], [0, 0, 255], [224, 224, 192]]] * 2, np.uint8))
     facts, _ = masks.understood([str(file)], [])
     assert facts.classes == ("#000000", "#0000ff", "#ff0000") and facts.coded == "colours"
-    assert masks.numbered(masks.read(str(file)), facts)[0].tolist() == [0, 2, 1, IGNORED]
+    assert masks.numbered(maskfiles.read(str(file)), facts)[0].tolist() == [0, 2, 1, IGNORED]
     (tmp_path / "b/class_dict.csv").write_text("name,r,g,b\nsky,0,0,255\nroad,255,0,0\nvoid,0,0,0\n")
     facts, _ = masks.understood([str(file)], [tmp_path / "b"])
     assert facts.classes == ("sky", "road", "void")
-    assert masks.numbered(masks.read(str(file)), facts)[0].tolist() == [2, 1, 0, IGNORED]
+    assert masks.numbered(maskfiles.read(str(file)), facts)[0].tolist() == [2, 1, 0, IGNORED]
     same = save(tmp_path / "c/1.png", np.array([[[0, 0, 0], [1, 1, 1]]], np.uint8))  # gray, in three channels
     assert masks.understood([str(same)], [])[0].values == (0, 1)
 
@@ -257,7 +257,7 @@ def test_masks_that_are_none(tmp_path: Path) -> None:
         facts_of(tmp_path, [smooth])
     facts = facts_of(tmp_path, [smooth], threshold=128)
     assert facts.classes == ("background", "foreground") and "below 128" in facts.summary
-    assert masks.numbered(masks.read(str(tmp_path / "0.png")), facts).sum() == 600
+    assert masks.numbered(maskfiles.read(str(tmp_path / "0.png")), facts).sum() == 600
     with pytest.raises(UserError, match="nothing to tell apart"):
         facts_of(tmp_path, [grey(0, 0)])
     with pytest.raises(UserError, match="numbers of instances"):
@@ -518,7 +518,7 @@ def test_written_masks_are_read_again(tmp_path: Path) -> None:
         files = Segmentation().write([("x/1.jpg", mask), ("x/1.png", mask), ("/../y.png", mask)], facts, out)
         assert {str(file.relative_to(out)) for file in files} == {"x/1.png", "x/1.png.png", "y.png", "classes.json"}
         for file in files[:3]:
-            assert np.array_equal(masks.numbered(masks.read(str(file)), facts), mask)
+            assert np.array_equal(masks.numbered(maskfiles.read(str(file)), facts), mask)
     told = json.loads((tmp_path / "0/classes.json").read_text())
     assert told[1] == {"id": 7, "name": "b", "color": [128, 0, 0]}
     again, _ = masks.understood([str(tmp_path / "0/y.png")], [tmp_path / "0"])

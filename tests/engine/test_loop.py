@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -319,6 +320,50 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch_where_no_norm_looks_
     moved = (weights[0] - start).norm()
     assert moved > 0.01
     assert (weights[0] - weights[1]).norm() < 1e-3 * moved
+
+
+# Writing beside the training ------------------------------------------------------------------------------------------
+
+
+def test_steps_go_on_while_a_state_is_written_and_it_keeps_what_was_saved(tmp_path, monkeypatch):
+    room.run(tmp_path / "calm", room.learner(), room.loop(6, save_every=2, keep_states=9))
+    seen, write, met = [], torch.save, []
+    later = threading.Event()
+
+    def views(samples, draws):
+        seen.append(1)
+        if len(seen) == 4:
+            later.set()
+        return room.make_views(samples, draws)
+
+    def slow(content, file):
+        met.append(content["step"] > 2 or later.wait(60))  # the first state is written when step 4 is at work
+        write(content, file)
+
+    monkeypatch.setattr(torch, "save", slow)
+    room.run(tmp_path / "slow", room.learner(), room.loop(6, save_every=2, keep_states=9), views=views)
+    assert met == [True] * 3
+    for name in (f"step-{step:09d}.pt" for step in (2, 4, 6)):
+        one, two = (torch.load(tmp_path / way / "state" / name)["learner"] for way in ("calm", "slow"))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_state_that_cannot_be_written_ends_the_run_within_the_next_steps(tmp_path, monkeypatch):
+    seen = []
+
+    def full(content, file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def views(samples, draws):
+        seen.append(1)
+        time.sleep(0.05)  # so that the writing has failed before the next save is due
+        return room.make_views(samples, draws)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        room.run(tmp_path, room.learner(), room.loop(40, save_every=4), views=views)
+    assert len(seen) < 8
+    assert list((tmp_path / "state").iterdir()) == []
 
 
 # Stopping for a reason -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import selfsame as ss
-from selfsame.engine.state import claimed, resume, save, saved, write_text, write_whole
+from selfsame.engine.state import KEPT, States, claimed, resume, saved, write_text, write_whole
 from selfsame.errors import UserError
 from tests.conftest import QUICK, Tiny
 
@@ -22,6 +22,11 @@ def optimizer_of(learner):
     learner(torch.rand(4, 3, 12, 12)).square().mean().backward()
     optimizer.step()
     return optimizer
+
+
+def save(folder, step, learner, optimizer, extra, kept=KEPT):
+    with States(folder, kept) as states:
+        states.save(step, learner, optimizer, extra)
 
 
 def names_in(folder):

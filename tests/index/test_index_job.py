@@ -9,6 +9,7 @@ from PIL import Image
 import selfsame as ss
 from selfsame.cli import main
 from selfsame.errors import UserError
+from selfsame.index.folder import Folder
 from selfsame.index.store import opened
 from selfsame.modalities import image, text
 from tests.conftest import paint
@@ -119,7 +120,7 @@ def test_pictures_that_are_gone_are_grey_and_said(index, capsys, tmp_path):
     noted["parts"][0]["path"] = str(tmp_path / "nowhere")
     (index / "index.json").write_text(json.dumps(noted))
     _, shown = answer(capsys, "search", index, "disc/03.png", "-k", 2, "--picture", tmp_path / "x.png")
-    assert "no pictures of the items of" in shown and (tmp_path / "x.png").exists()
+    assert "cannot be shown" in shown and (tmp_path / "x.png").exists()
     assert "ends with .png" in error_of(capsys, "search", index, "disc/03.png", "--picture", "x.jpg")
 
 
@@ -284,3 +285,38 @@ def test_a_text_is_a_query_itself_where_texts_lie(tmp_path, capsys):
     told, _ = answer(capsys, "search", tmp_path / "idx", "he sees the car", "-k", 2)
     assert told["queries"][0]["query"] == "he sees the car"
     assert {one["name"] for one in told["queries"][0]["found"]} == {"said.txt:8", "said.txt:16"}
+    assert {one["text"] for one in told["queries"][0]["found"]} == {"he sees the car"}
+    answer(capsys, "search", tmp_path / "idx", "he sees the car", "-k", 2, "--picture", tmp_path / "x.png")
+    page = np.asarray(Image.open(tmp_path / "x.png").convert("RGB"))
+    assert (page == 128).all(-1).mean() < 0.01  # the words that were typed have a card as well
+
+
+def test_an_encoder_that_learned_from_a_column_answers_lines(tmp_path, capsys):
+    said = ["she eats", "he sees", "it grows", "we sing"] * 4
+    (tmp_path / "said.csv").write_text("\n".join(["words", *said]) + "\n")
+    (tmp_path / "lines.txt").write_text("\n".join(said[:4]) + "\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "one.txt").write_text("she eats\n")
+    source = text.open_source(str(tmp_path / "said.csv"), reading={"column": "words"})
+    stats, _ = text.measure(source)
+    torch.manual_seed(0)
+    encoder = text.make_encoder("conv-tiny", 16, stats)
+    encoder.spec["reading"] = {"column": "words"}
+    text.save_encoder(encoder, tmp_path / "run")
+    ss.index(tmp_path / "run", tmp_path / "said.csv", tmp_path / "idx", workers=0)
+    told, _ = answer(capsys, "search", tmp_path / "idx", tmp_path / "lines.txt", "-k", 4)
+    assert [{one["text"] for one in each["found"]} for each in told["queries"]] == [{one} for one in said[:4]]
+    assert len(ss.search(tmp_path / "idx", tmp_path / "folder", 1)) == 1
+
+
+def test_the_size_at_which_search_grows_approximate_is_said(index, encoded_by, pictures, capsys, monkeypatch):
+    words = ["index", encoded_by, pictures, "--out", index, "--add", "--workers", 0, "--approximate-above"]
+    told, shown = answer(capsys, *words, 65)
+    assert "approximate" not in told and "search is exact: 64 items, and it is approximate from 65 on" in shown
+    monkeypatch.setattr(Folder, "approximate", failing)
+    assert main([str(word) for word in [*words, 64]]) == 2
+    assert "error: no room. The items are in the index; search in it is as it was." in capsys.readouterr().err
+
+
+def failing(self):
+    raise UserError("no room.")

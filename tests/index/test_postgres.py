@@ -182,6 +182,7 @@ def test_whoever_is_not_let_in_is_told_and_passwords_are_never_shown(server, add
     asked(server, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     with pytest.raises(UserError, match=r"permission denied for schema public. Ask for this right"):
         created(by("guest:open%20sesame"), MADE).add(["x"], cloud(1))
+    assert "createdb NAME" in error_of(capsys, "search", by("postgres:").replace("/postgres?", "/nowhere?"), "x")
     refused = error_of(capsys, "search", "postgresql://me:secret@127.0.0.1:1/db?table=x&password=secret", "x")
     assert "no connection" in refused and "secret" not in refused and "me@127.0.0.1:1" in refused
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 import selfsame as ss
-from selfsame.jobs.data import open_data, printable, read_skipped, sheet, write_skipped
+from selfsame.jobs.data import open_data, parts_of, printable, read_skipped, sheet, write_skipped
 from selfsame.records import ViewPlan
 
 
@@ -44,3 +44,16 @@ def test_a_sheet_is_drawn_of_items_of_any_name(pictures, tmp_path, odd_name):
     data = open_data(str(tmp_path / "data"))
     views = data.modality.recipe("weak", 16, data.stats)
     assert sheet(data, views, 3, ViewPlan(full=2), 0).size[0] > 0
+
+
+def test_a_test_part_is_found_by_the_names_of_folders(tmp_path):
+    assert parts_of(str(tmp_path)) == (str(tmp_path), None)
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    (tmp_path / "images" / "val").mkdir()
+    assert parts_of(str(tmp_path)) == (str(tmp_path / "images" / "train"), str(tmp_path / "images" / "val"))
+    (tmp_path / "images" / "test").mkdir()
+    assert parts_of(str(tmp_path))[1] == str(tmp_path / "images" / "test")
+    (tmp_path / "train").mkdir()
+    assert parts_of(str(tmp_path))[0] == str(tmp_path / "images" / "train")  # train/ alone has nothing beside it
+    (tmp_path / "valid").mkdir()
+    assert parts_of(str(tmp_path)) == (str(tmp_path / "train"), str(tmp_path / "valid"))

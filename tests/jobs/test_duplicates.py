@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 import selfsame as ss
 from selfsame.cli import main
 from selfsame.errors import UserError
+from selfsame.index.contract import Made
+from selfsame.index.store import created
 from selfsame.report.duplicates import differing
 from tests.conftest import paint
 from tests.modalities.image.test_hashing import scene
@@ -217,6 +219,12 @@ def test_wrong_input_is_refused_in_one_line(photos, capsys, words, said, monkeyp
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("reading ")]
     assert len(lines) == 1 and said in lines[0]
     assert not (tmp_path / "duplicates").exists()
+
+
+def test_an_index_is_no_data(tmp_path, capsys):
+    created(tmp_path / "idx", Made(fingerprint="f", modality="image", size=8, dim=4))
+    assert main(["duplicates", str(tmp_path / "idx"), "--out", str(tmp_path / "out")]) == 2
+    assert "idx is an index: copies are sought among items." in capsys.readouterr().err
 
 
 def test_near_copies_of_other_kinds_need_an_encoder(tmp_path):

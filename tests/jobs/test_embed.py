@@ -9,6 +9,7 @@ from PIL import Image
 
 import selfsame as ss
 from selfsame.cli import main
+from selfsame.jobs import data as room
 from tests.conftest import paint
 
 
@@ -67,8 +68,6 @@ def test_neither_workers_nor_the_size_of_a_chunk_change_names_or_order(in_memory
 
 
 def test_never_more_than_a_chunk_is_held(finished, pictures, tmp_path, monkeypatch):
-    from selfsame.jobs import data as room
-
     sizes, encoded = [], room.encoded
 
     def watched(*given, **named):
@@ -79,6 +78,30 @@ def test_never_more_than_a_chunk_is_held(finished, pictures, tmp_path, monkeypat
     monkeypatch.setattr(room, "encoded", watched)
     ss.embed(finished, pictures, out=tmp_path / "x.csv", workers=0, batch_size=20)
     assert sizes == [20, 20, 20, 4]
+
+
+def test_samples_that_fit_are_read_once_and_others_each_time(finished, pictures):
+    encoder = ss.load(finished)
+    data = room.open_like(str(pictures), encoder)
+    views = data.modality.recipe("weak", encoder.spec["size"], data.stats)
+    read, sample = [], data.modality.sample
+
+    def counted(source, items, *given):
+        read.extend(items)
+        return sample(source, items, *given)
+
+    bytes_each = 3 * encoder.spec["size"] ** 2
+    found = []
+    for kept, times in ((64 * bytes_each, 1), (64 * bytes_each - 1, 2)):
+        plain = room.Plain(data, views, range(64), chunk=20, kept=kept)
+        plain.chunks.sample = counted
+        read.clear()
+        for _ in range(2):
+            items, vectors = room.joined(encoder, plain, torch.device("cpu"))
+            assert items == list(range(64))
+            found.append(vectors)
+        assert read == list(range(64)) * times
+    assert all(np.array_equal(found[0], vectors) for vectors in found[1:])
 
 
 def test_unreadable_files_are_listed_and_left_out_of_names_and_vectors(finished, pictures, tmp_path, capsys):
@@ -116,6 +139,16 @@ def test_names_that_are_no_utf8_are_written_printable(finished, pictures, tmp_pa
         ss.embed(finished, data, out=tmp_path / "y.csv", workers=0)
     found = ss.embed(finished, data, workers=0, max_skipped=0.1)
     assert (data / found.names[-1]).is_file()  # in memory names are those that open the files
+
+
+def test_the_data_are_never_written_over(finished, tmp_path):
+    np.save(tmp_path / "x.npy", np.stack([paint(k, k) for k in range(4)]))
+    (tmp_path / "y.names.txt").write_text(f"{tmp_path / 'a.png'}\n")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for data, out in (("x.npy", "x.npy"), ("y.names.txt", "y.npy")):  # of .npy the names lie beside it
+        with pytest.raises(ss.UserError, match=f"{data} is the data themselves"):
+            ss.embed(finished, tmp_path / data, out=tmp_path / out, workers=0)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_one_image_of_another_size_and_mode_is_embedded_too(finished, tmp_path):

@@ -12,10 +12,10 @@ from selfsame.downstream.split import grouped_split
 from selfsame.downstream.tasks.classification import Classification
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import Adapt
-from selfsame.jobs.adapting import opened
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import parts
 from selfsame.jobs.grouping import groups_of, parts_together
+from selfsame.jobs.labelled import opened
 from selfsame.modalities import image
 from tests.conftest import paint
 from tests.modalities.image import clips

@@ -147,6 +147,13 @@ def test_series_that_are_all_constant_are_warned_of_with_the_plan(tmp_path, caps
     assert open_data(str(tmp_path / "flat.npy")).stats.cautions == []
 
 
+def test_a_long_record_that_looks_like_many_short_series_is_asked_about(tmp_path):
+    np.save(tmp_path / "record.npy", np.random.default_rng(0).normal(size=(400, 3)).astype("f4"))  # [steps, channels]
+    (told,) = open_data(str(tmp_path / "record.npy")).stats.cautions
+    assert "has 3 steps" in told and "--reading.window" in told
+    assert open_data(str(tmp_path / "record.npy"), reading={"window": 40}).stats.cautions == []
+
+
 @pytest.mark.parametrize(("key", "shape", "kind"), [("x", (20, 1, 30), "signal"), ("images", (20, 8, 8), "image")])
 def test_labels_of_another_length_beside_an_array_are_refused_when_they_are_asked_for(tmp_path, key, shape, kind):
     values = np.random.default_rng(0).integers(0, 255, shape)

@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import selfsame as ss
@@ -17,19 +16,10 @@ from selfsame.modalities import image
 from tests.conftest import QUICK
 from tests.modalities.image.clips import write
 from tests.scenes import film, write_images
-from tests.test_tasks import stats
 
 av = pytest.importorskip("av", reason="needs the extra video")
 
 FRAMES = 10
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    image.save_encoder(image.make_encoder("resnet10t@0.25", 32, stats()), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +44,10 @@ def pixels(path):
         return np.asarray(opened)
 
 
-def test_a_mask_goes_through_a_video_as_through_the_folder_of_its_frames(encoder, moving, tmp_path):
+def test_a_mask_goes_through_a_video_as_through_the_folder_of_its_frames(untrained, moving, tmp_path):
     first, path = moving / "truth" / "00000.png", moving / "films" / "one.mp4"
-    story = ss.propagate(encoder, path, first, tmp_path / "a", overlay=True, truth=moving / "truth")
-    ss.propagate(encoder, moving / "frames", first, tmp_path / "b")
+    story = ss.propagate(untrained, path, first, tmp_path / "a", overlay=True, truth=moving / "truth")
+    ss.propagate(untrained, moving / "frames", first, tmp_path / "b")
     assert (story["frames"], story["fps"]) == (FRAMES, 30)
     assert story["rows"][0]["figures"]["J&F"]["mean"] > story["rows"][2]["figures"]["J&F"]["mean"]  # the first mask
     for k in range(FRAMES):
@@ -72,17 +62,17 @@ def test_a_mask_goes_through_a_video_as_through_the_folder_of_its_frames(encoder
     assert json.loads((tmp_path / "a" / "propagation.json").read_text())["fps"] == 30
 
 
-def test_fewer_frames_a_second_and_the_overlay_of_a_folder(encoder, moving, tmp_path):
+def test_fewer_frames_a_second_and_the_overlay_of_a_folder(untrained, moving, tmp_path):
     first = moving / "truth" / "00000.png"
-    story = ss.propagate(encoder, moving / "films" / "one.mp4", first, tmp_path / "a", fps=10)
+    story = ss.propagate(untrained, moving / "films" / "one.mp4", first, tmp_path / "a", fps=10)
     names = [path.name for path in sorted((tmp_path / "a").glob("0*.png"))]
     assert names == ["000000.png", "000003.png", "000006.png", "000009.png"] and story["fps"] == 10
-    ss.propagate(encoder, moving / "frames", first, tmp_path / "b", overlay=True)
+    ss.propagate(untrained, moving / "frames", first, tmp_path / "b", overlay=True)
     with av.open(str(tmp_path / "b" / "overlay.mp4")) as container:
         assert container.streams.video[0].frames == FRAMES and container.streams.video[0].average_rate == 24
 
 
-def test_videos_that_cannot_be_followed_are_refused(encoder, moving, tmp_path, monkeypatch):
+def test_videos_that_cannot_be_followed_are_refused(untrained, moving, tmp_path, monkeypatch):
     first = moving / "truth" / "00000.png"
     broken = tmp_path / "broken.mp4"
     broken.write_bytes((moving / "films" / "one.mp4").read_bytes()[:-300])
@@ -100,44 +90,44 @@ def test_videos_that_cannot_be_followed_are_refused(encoder, moving, tmp_path, m
         (moving / "frames", first, {"fps": 5}, "--fps 5 .* Leave it out"),
     ):
         with pytest.raises(UserError, match=words):
-            ss.propagate(encoder, data, mask, tmp_path / "out", **more)
+            ss.propagate(untrained, data, mask, tmp_path / "out", **more)
         assert not (tmp_path / "out").exists()
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"writing a video needs the package av. .*selfsame\[video\]"):
-        ss.propagate(encoder, moving / "frames", first, tmp_path / "out", overlay=True)
+        ss.propagate(untrained, moving / "frames", first, tmp_path / "out", overlay=True)
 
 
-def test_maps_vectors_and_an_index_of_frames(encoder, moving, tmp_path):
+def test_maps_vectors_and_an_index_of_frames(untrained, moving, tmp_path):
     films = moving / "films"
-    assert ss.maps(encoder, films, tmp_path / "maps", fps=10, workers=0)["items"] == 8
+    assert ss.maps(untrained, films, tmp_path / "maps", fps=10, workers=0)["items"] == 8
     assert (tmp_path / "maps" / "two.mp4" / "000009.npz").is_file()
-    in_order = ss.embed(encoder, films, workers=0)
+    in_order = ss.embed(untrained, films, workers=0)
     assert in_order.names[FRAMES + 1] == "two.mp4/000001" and len(in_order) == 2 * FRAMES
-    assert np.allclose(ss.embed(encoder, films, workers=2, batch_size=5).vectors, in_order.vectors, atol=1e-5)
-    few = ss.embed(encoder, films, fps=10, workers=0)
+    assert np.allclose(ss.embed(untrained, films, workers=2, batch_size=5).vectors, in_order.vectors, atol=1e-5)
+    few = ss.embed(untrained, films, fps=10, workers=0)
     assert np.allclose(few.vectors, in_order.vectors[[0, 3, 6, 9, 10, 13, 16, 19]], atol=1e-5)
-    frames = ss.embed(encoder, moving / "frames", workers=0)
+    frames = ss.embed(untrained, moving / "frames", workers=0)
     assert np.allclose(frames.vectors, in_order.vectors[:FRAMES], atol=1e-5)
-    data = open_frames(str(films), ss.load(encoder), None, 10)
+    data = open_frames(str(films), ss.load(untrained), None, 10)
     share = Share(data.path, data.fingerprint(), 32, 8, "cpu", 1, data.reading.model_dump())
-    assert len(Process(share, ss.load(encoder)).data.source) == len(few)  # of a Ray cluster
-    ss.index(encoder, films, tmp_path / "idx", fps=10, workers=0)
+    assert len(Process(share, ss.load(untrained)).data.source) == len(few)  # of a Ray cluster
+    ss.index(untrained, films, tmp_path / "idx", fps=10, workers=0)
     (found,) = ss.search(tmp_path / "idx", moving / "frames" / "00006.png", k=1).names
     assert found == ["one.mp4/000006"]
     line = ["search", str(tmp_path / "idx"), str(moving / "frames" / "00006.png"), "-k", "2"]
     assert cli.main([*line, "--picture", str(tmp_path / "strip.png")]) == 0
     assert pixels(tmp_path / "strip.png").std() > 10
     with pytest.raises(UserError, match="--fps 3"):
-        ss.embed(encoder, moving / "frames", fps=3, workers=0)
+        ss.embed(untrained, moving / "frames", fps=3, workers=0)
 
 
-def test_predictions_of_a_task_for_the_frames_of_a_video(encoder, moving, tmp_path):
+def test_predictions_of_a_task_for_the_frames_of_a_video(untrained, moving, tmp_path):
     made = film(3, 64, 6)
     write_images(tmp_path / "data" / "image", made)
     (tmp_path / "data" / "label").mkdir()
     for k, one in enumerate(made):
         Image.fromarray(one.mask).save(tmp_path / "data" / "label" / f"{k:02d}.png")
-    run = ss.adapt(encoder, tmp_path / "data", task="segmentation", out=tmp_path / "run", epochs=1, workers=0)
+    run = ss.adapt(untrained, tmp_path / "data", task="segmentation", out=tmp_path / "run", epochs=1, workers=0)
     done = ss.predict(run, moving / "films" / "one.mp4", tmp_path / "masks", fps=10, workers=0)
     assert done["items"] == 4 and pixels(tmp_path / "masks" / "one.mp4" / "000009.png").shape == (64, 64)
     assert ss.predict(run, moving / "films", tmp_path / "all", workers=0)["items"] == 2 * FRAMES

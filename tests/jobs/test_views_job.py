@@ -70,6 +70,17 @@ def test_one_image_is_enough(tmp_path):
     assert (tmp_path / "sheet.png").exists()
 
 
+def test_the_data_are_never_written_over(tmp_path, capsys):
+    Image.fromarray(paint(1, 1)).save(tmp_path / "one.png")
+    texts = "".join(f"the {name} and the harbour\n" for name in ("sea", "gull", "storm", "sail"))
+    (tmp_path / "notes.txt").write_text(texts)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for data, out in (("one.png", "one.png"), ("notes.txt", "notes.png")):  # of texts NAME.txt is written
+        assert main(["views", str(tmp_path / data), "--out", str(tmp_path / out)]) == 2
+        assert f"{data} is the data themselves" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_the_command_prints_one_json_document(pictures, tmp_path, capsys):
     argv = ["views", str(pictures), "--out", str(tmp_path / "x.png"), "--count", "1", "--views.one.flip", "0", "--json"]
     assert main(argv) == 0

@@ -34,6 +34,7 @@ from selfsame.downstream.boxes import Detections
 from selfsame.downstream.task import Head
 from selfsame.downstream.trunk import Trunk
 from selfsame.nn.norm import largest_divisor
+from selfsame.nn.sync import mean_total, world
 from selfsame.types import Encoder
 
 FINEST = 4  # pixels for a place of the finest map that is used, where there are coarser ones
@@ -254,6 +255,22 @@ class OneStage(BoxHead):
         return float(torch.tensor(sorted(far)[: max(1, round(0.95 * len(far)))]).max()) if far else 0.0
 
 
+class Counted(FCOSHead):
+    """torchvision's, whose loss is a sum over places that lie in a box, divided by their number in all processes."""
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        own = torch.stack([(one >= 0).sum() for one in matched_idxs]).sum()
+        share = own.clamp_min(1) / mean_total(own).clamp_min(1 / world())
+        parts = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        return {name: part * share for name, part in parts.items()}
+
+
 class FcosHead(OneStage):
     """Each place inside of a box says its class, the distances to its four sides, and how near the middle it is."""
 
@@ -262,7 +279,7 @@ class FcosHead(OneStage):
     ) -> None:
         super().__init__(encoder, classes, size, width)
         strides = self.pyramid.strides
-        head = FCOSHead(width, 1, classes, num_convs=0)  # replaced: the groups of its own norms do not fit every width
+        head = Counted(width, 1, classes, num_convs=0)  # replaced: the groups of its own norms do not fit every width
         head.classification_head = FCOSClassificationHead(width, 1, classes, norm_layer=group_norm)
         head.regression_head = FCOSRegressionHead(width, 1, norm_layer=group_norm)
         nn.init.constant_(head.regression_head.bbox_reg.bias, REACH)

@@ -1,13 +1,10 @@
-"""Masks: what class each pixel of a picture is, as files; what their values mean, found from the files themselves.
+"""Masks: what class each pixel of a picture is; what their stored values mean, found from the files themselves.
 
-Read are grey values (8 or 16 bits), palette indices (as VOC's SegmentationClass) and RGB colours, in PNG, TIFF, BMP,
-GIF or WebP. In memory a mask is uint8 [h w]: the number of the class, or IGNORED.
+In memory a mask is uint8 [h w]: the number of the class, or IGNORED.
 
 Raises UserError on masks whose values cannot be classes, UnreadableItem for one that is broken or does not fit.
 """
 
-import csv
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,17 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Int32, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import UInt8
+from PIL import Image
 
+from selfsame.downstream.classlists import MOST, list_of_classes
+from selfsame.downstream.maskfiles import Stored, packed, read, unpacked
 from selfsame.downstream.pairs import Labels
 from selfsame.downstream.task import Facts
 from selfsame.engine.watch import say
-from selfsame.errors import UnreadableItem, UserError, missing
-from selfsame.modalities.image.decode import TIFF_STARTS, readable
+from selfsame.errors import UnreadableItem, UserError
 
 IGNORED = 255
 """stands in a mask for a pixel that counts for nothing; the stored value that usually says so, too"""
@@ -33,7 +31,6 @@ VOID = 0xE0E0C0
 """the colour of what VOC ignores: (224, 224, 192)"""
 BLACK_WHITE = ((0, 0, 0), (255, 255, 255))
 LOOKED = 5_000  # masks whose values are looked at when they are opened: all, or of more than these as many, evenly
-MOST = 254  # classes
 WORDS = frozenset((
     "annotation", "annotations", "gt", "gtfine", "groundtruth", "label", "labelids", "labels", "labeltrainids", "mask",
     "masks", "seg", "segmentation", "segmentationclass", "segmentationclassaug", "segmentations", "target", "targets",
@@ -76,94 +73,6 @@ class Classes(Facts):
 
     def told(self, value: int) -> str:
         return f"#{value:06x}" if self.coded == "colours" else str(value)
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A mask as it lies on disk."""
-
-    values: Int32[np.ndarray, "h w"]
-    """grey values, palette indices, or colours as red * 65536 + green * 256 + blue"""
-    form: Literal["grey", "palette", "colour"]
-    palette: tuple[tuple[int, int, int], ...] = ()
-    lossy: bool = False
-
-    @property
-    def colours(self) -> Int32[np.ndarray, "h w"]:
-        if self.form == "colour":
-            return self.values
-        if self.form == "palette":
-            table = np.zeros(256, np.int32)
-            table[: len(self.palette)] = [packed(colour) for colour in self.palette]
-            return table[self.values]
-        return self.values.clip(max=255) * 0x010101
-
-
-def read(path: str) -> Stored:
-    """Raises UnreadableItem."""
-    with readable():
-        with Path(path).open("rb") as file:
-            tiff = file.read(4) in TIFF_STARTS
-        if tiff and (values := deep_tiff(path)) is not None:
-            return Stored(values, "grey")
-        with Image.open(path) as opened:
-            lossy = opened.format == "JPEG"
-            image = ImageOps.exif_transpose(opened)
-            if image.mode == "P":
-                table = (image.getpalette("RGB") or [])[:768]
-                palette = tuple(zip(table[::3], table[1::3], table[2::3], strict=True))
-                return Stored(np.asarray(image).astype(np.int32), "palette", palette)
-            if image.mode in ("1", "L") or image.mode.startswith(("I", "LA", "La")):
-                values = np.asarray(image)
-                return Stored((values if values.ndim == 2 else values[..., 0]).astype(np.int32), "grey", (), lossy)
-            if image.mode == "F":
-                return Stored(whole(np.asarray(image)), "grey")
-            return Stored(packed(np.asarray(image.convert("RGB"))), "colour", (), lossy)
-
-
-def size_of(path: str) -> tuple[int, int]:
-    """Height and width, upright, from the header. Raises UnreadableItem."""
-    with readable():
-        try:
-            with Image.open(path) as image:
-                turned = image.getexif().get(0x0112, 1) >= 5
-                return (image.width, image.height) if turned else (image.height, image.width)
-        except Image.UnidentifiedImageError:
-            height, width = read(path).values.shape
-            return height, width
-
-
-def deep_tiff(path: str) -> Int32[np.ndarray, "h w"] | None:
-    """A TIFF that Pillow does not read; None for one that it does."""
-    try:
-        with Image.open(path):
-            return None
-    except Image.UnidentifiedImageError:
-        try:
-            import tifffile
-        except ImportError:
-            raise missing("tiff", "tifffile", f"{path}, a TIFF that Pillow does not read,") from None
-        values = np.squeeze(tifffile.imread(path))
-        if values.ndim != 2:
-            raise UnreadableItem(f"a TIFF of shape {list(values.shape)}; a mask is one plane") from None
-        return whole(values)
-
-
-def whole(values: np.ndarray) -> Int32[np.ndarray, "h w"]:
-    rounded = np.nan_to_num(values, nan=-1).astype(np.int64)
-    if not np.array_equal(rounded, values):
-        raise UnreadableItem("holds numbers that are not whole; classes are whole numbers")
-    return rounded.astype(np.int32)
-
-
-def packed(colour: Any) -> Any:
-    """red * 65536 + green * 256 + blue, of one colour or of an array [h w 3]."""
-    values = np.asarray(colour).astype(np.int32)
-    return values[..., 0] * 65536 + values[..., 1] * 256 + values[..., 2]
-
-
-def unpacked(value: int) -> tuple[int, int, int]:
-    return value >> 16 & 255, value >> 8 & 255, value & 255
 
 
 # What the values mean ------------------------------------------------------------------------------------------------
@@ -428,96 +337,6 @@ def drawn(count: int) -> tuple[tuple[int, int, int], ...]:
             rest >>= 3
         found.append((colour[0], colour[1], colour[2]))
     return tuple(found)
-
-
-# Lists of classes ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One class of a list."""
-
-    name: str
-    value: int
-    colour: tuple[int, int, int] | None = None
-
-
-LISTS = (
-    "classes.txt",
-    "labels.txt",
-    "class_names.txt",
-    "labelmap.txt",
-    "classes.json",
-    "labels.json",
-    "class_dict.csv",
-)
-
-
-def list_of_classes(folders: Sequence[Path]) -> tuple[list[Entry], Path | None]:
-    """The classes of the first list found in the folders, in the order of their numbers. Raises UserError."""
-    for folder in folders:
-        for name in LISTS:
-            path = folder / name
-            if not path.is_file():
-                continue
-            try:
-                text = path.read_text(encoding="utf-8-sig")
-                entries = (of_json if name.endswith(".json") else of_lines)(text, name)
-            except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-                raise UserError(
-                    f"{path}: this list of classes cannot be read ({error}). Write one name a line in a classes.txt, "
-                    'or a classes.json as ["road", "tree"] or [{"id": 0, "name": "road", "color": [128, 64, 0]}, ...].'
-                ) from None
-            numbers = [entry.value for entry in entries]
-            if len(entries) < 2 or len(set(numbers)) < len(numbers) or min(numbers) < 0 or len(numbers) > MOST:
-                raise UserError(
-                    f"{path}: lists {len(entries)} classes. Accepted are 2 to {MOST}, each with a number of its own."
-                )
-            return sorted(entries, key=lambda entry: entry.value), path
-    return [], None
-
-
-def of_lines(text: str, name: str) -> list[Entry]:
-    """One name a line; of a labelmap.txt (CVAT) `name:r,g,b::`, of a class_dict.csv (CamVid) `name,r,g,b`."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if name == "labelmap.txt":
-        parts = [line.split(":") for line in lines if not line.startswith("#")]
-        return [Entry(part[0], k, colour_of(part[1].split(","))) for k, part in enumerate(parts)]
-    if name == "class_dict.csv":
-        return [Entry(row[0], k, colour_of(row[1:4])) for k, row in enumerate(list(csv.reader(lines))[1:])]
-    return [Entry(line, k) for k, line in enumerate(lines)]
-
-
-def of_json(text: str, name: str) -> list[Entry]:
-    """A list of names or of {"id", "name", "color"}, or {number: name}, {name: number}, {name: [r, g, b]}."""
-    found: Any = json.loads(text)
-    if isinstance(found, dict) and isinstance(found.get("classes", found.get("categories")), list):
-        found = found.get("classes", found.get("categories"))
-    if isinstance(found, list):
-        return [
-            Entry(one, k)
-            if isinstance(one, str)
-            else Entry(str(one["name"]), int(one.get("id", k)), colour_of(one.get("color", one.get("colour"))))
-            for k, one in enumerate(found)
-        ]
-    entries = []
-    for k, (key, value) in enumerate(found.items()):
-        if isinstance(value, str):
-            entries.append(Entry(value, int(key)))
-        elif isinstance(value, list):
-            entries.append(Entry(key, k, colour_of(value)))
-        else:
-            entries.append(Entry(key, int(value)))
-    return entries
-
-
-def colour_of(parts: Any) -> tuple[int, int, int] | None:
-    if parts is None:
-        return None
-    red, green, blue = (int(part) for part in parts)
-    if not all(0 <= part <= 255 for part in (red, green, blue)):
-        raise ValueError(f"colours are 0 to 255, not {[red, green, blue]}")
-    return red, green, blue
 
 
 # Classes and stored values -------------------------------------------------------------------------------------------

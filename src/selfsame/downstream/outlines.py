@@ -20,8 +20,9 @@ from jaxtyping import UInt8
 
 from selfsame.downstream import masks
 from selfsame.downstream.boxes import refuse_shares
-from selfsame.downstream.boxfiles import coco_parts, spoken
-from selfsame.downstream.masks import IGNORED, MOST, Classes
+from selfsame.downstream.boxforms import coco_parts, spoken
+from selfsame.downstream.classlists import MOST
+from selfsame.downstream.masks import IGNORED, Classes
 from selfsame.errors import UnreadableItem, UserError, missing, unknown
 from selfsame.storage.tables import Finder, some
 

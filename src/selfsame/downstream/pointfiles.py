@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from selfsame.downstream.boxes import refuse_shares
-from selfsame.downstream.boxfiles import EDGES, is_number, parsed, pictures_at, spoken
+from selfsame.downstream.boxfiles import pictures_at
+from selfsame.downstream.boxforms import EDGES, is_number, parsed, spoken
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.records import Record
 from selfsame.storage.disk import disk_of

@@ -22,7 +22,7 @@ from selfsame.engine.compiling import as_it_is, compiled, tried_out
 from selfsame.engine.feed import VIEW, Batch, Steps, feed
 from selfsame.engine.health import ADVICE
 from selfsame.engine.optim import Name, Schedule, clip, decay_at, lr_at, make_optimizer, set_rates
-from selfsame.engine.state import resume, save, write_text, write_whole
+from selfsame.engine.state import States, resume, write_text, write_whole
 from selfsame.engine.watch import Watch
 from selfsame.errors import TrainingStopped, UserError
 from selfsame.nn.attention import written_out
@@ -138,9 +138,6 @@ def train(
     def due(every: int) -> bool:
         return step % every == 0 or step == loop.steps
 
-    def keep() -> None:
-        save(folder / "state", step, learner, optimizer, {"health": health.state()}, loop.keep_states)
-
     def examine() -> str | None:
         """Look and log; the verdict where there is no hope."""
         seen = health.measured(step / loop.steps, step)
@@ -152,7 +149,7 @@ def train(
         with as_it_is(), shard.current(health.encoder, learner.encoder, on):
             return dist.by_first(examine)
 
-    with signals() as asked, watch.progress(), tried_out():
+    with signals() as asked, watch.progress(), tried_out(), States(folder / "state", loop.keep_states) as states:
         if step == 0:
             looked()
         for batch in feed(steps, step, loop.steps, workers, pin=on.type == "cuda"):
@@ -170,7 +167,10 @@ def train(
             stop = asked[0] if asked and dist.world() == 1 else 0
             if due(check_every) or due(loop.save_every) or stop:
                 odd = not bool(torch.isfinite(logs["loss"]))
-                diverged, stop, met = map(int, dist.agreed(odd, asked[0] if asked else 0, bool(unreadable)))
+                signs = odd, asked[0] if asked else 0, bool(unreadable), states.failed
+                diverged, stop, met, unwritten = map(int, dist.agreed(*signs))
+                if unwritten:
+                    states.finish()  # says why
                 if met:
                     dist.by_first(partial(found, dist.gathered(unreadable)))
                     unreadable = {}
@@ -185,8 +185,9 @@ def train(
             if due(loop.save_every) or stop:
                 if not finite(learner):  # the step's loss came before its gradient
                     raise failed("diverging", step, batch, make_views, loop, steps, folder, on)
-                keep()
+                states.save(step, learner, optimizer, {"health": health.state()})
             if stop and step < loop.steps:
+                states.finish()
                 raise Interrupted(step, stop)
     return began
 

@@ -101,10 +101,13 @@ def full(x: Any) -> Any:
 
 
 def whole(state: Any) -> Any:
-    """A state with every divided tensor whole, on the CPU of the first process; all must call it together."""
-    if divided(state):
+    """A copy of a state on the CPU of the first process, every divided tensor whole; all must call it together.
+
+    Nothing in it changes when the training goes on. The other processes get None in place of each tensor.
+    """
+    if isinstance(state, Tensor):
         found = full(state)
-        return found.cpu() if dist.first() else None
+        return found.detach().to("cpu", copy=True) if dist.first() else None
     if isinstance(state, Mapping):
         return {key: whole(value) for key, value in state.items()}
     return [whole(value) for value in state] if isinstance(state, list) else state

@@ -1,4 +1,4 @@
-"""Saved states of a run: written whole or not at all, two kept, never unpickled beyond plain tensors."""
+"""Saved states of a run: written beside the training, whole or not at all; two kept; never more than plain tensors."""
 
 import contextlib
 import errno
@@ -7,8 +7,9 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from filelock import FileLock, Timeout
@@ -130,35 +131,67 @@ def step_of(state: Path) -> int:
     return int(state.stem.removeprefix("step-"))
 
 
-def save(
-    folder: Path, step: int, learner: nn.Module, optimizer: Optimizer, extra: dict[str, Any], kept: int = KEPT
-) -> None:
-    """Write the state after `step` steps; the first process alone does it, and its failure is everyone's.
+class States:
+    """Writes the states of a run while the training goes on: `save` copies what is saved, a thread does the rest.
 
-    Only when it was read back whole do states beyond the newest `kept` go. A divided learner is put together for it.
+    The first process alone writes, one state at a time; its failure is everyone's. The copy lies in memory until it is
+    written: weights, moments and what learners keep, once more. As a context it waits for the last one.
     """
-    content = {
-        "step": step,
-        "learner": shard.whole(learner.state_dict()),
-        "optimizer": shard.whole(optimizer.state_dict()),
-        "extra": extra,
-    }
 
-    def write(draft: Path) -> None:
-        with draft.open("wb") as file:  # a Python file: torch's own writer does not say why it failed
-            torch.save(content, file)
-        if not sound(draft):
-            raise UserError(
-                f"what was written to {folder} cannot be read back: its disk is failing. The states saved before are "
-                "untouched. Copy the run to another disk, and go on there."
-            )
+    def __init__(self, folder: Path, kept: int = KEPT) -> None:
+        self.folder = folder
+        self.kept = kept
+        self.writer = ThreadPoolExecutor(1)
+        self.last: Future[None] | None = None
 
-    def whole() -> None:
-        write_whole(folder / f"step-{step:09d}.pt", write)
-        for old in saved(folder)[:-kept]:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self.writer.shutdown()
+
+    def save(self, step: int, learner: nn.Module, optimizer: Optimizer, extra: dict[str, Any]) -> None:
+        """Begin to write the state after `step` steps, when the one before is written.
+
+        Only when it was read back whole do states beyond the newest `kept` go. A divided learner is put together for
+        it. Raises UserError where the one before could not be written.
+        """
+        self.finish()
+        content = {
+            "step": step,
+            "learner": shard.whole(learner.state_dict()),
+            "optimizer": shard.whole(optimizer.state_dict()),
+            "extra": extra,
+        }
+        if dist.first():
+            self.last = self.writer.submit(self._write, step, content)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last state could not be written, as far as that is known already; `finish` says why."""
+        return self.last is not None and self.last.done() and self.last.exception() is not None
+
+    def finish(self) -> None:
+        """Wait until the last state is written. Raises UserError, in every process, where that failed."""
+        dist.by_first(lambda: self.last.result() if self.last is not None else None)
+
+    def _write(self, step: int, content: dict[str, Any]) -> None:
+        def write(draft: Path) -> None:
+            with draft.open("wb") as file:  # a Python file: torch's own writer does not say why it failed
+                torch.save(content, file)
+            if not sound(draft):
+                raise UserError(
+                    f"what was written to {self.folder} cannot be read back: its disk is failing. The states saved "
+                    "before are untouched. Copy the run to another disk, and go on there."
+                )
+
+        write_whole(self.folder / f"step-{step:09d}.pt", write)
+        for old in saved(self.folder)[: -self.kept]:
             old.unlink()
-
-    dist.by_first(whole)
 
 
 def sound(state: Path) -> bool:

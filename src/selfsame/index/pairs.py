@@ -33,6 +33,10 @@ Found = tuple[Int64[np.ndarray, "m 2"], Float32[np.ndarray, "m"]]
 """pairs of item numbers, the lower one first, each pair once, ascending; and their scores"""
 
 
+def nothing() -> Found:
+    return np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
+
+
 @dataclass(frozen=True)
 class Join:
     """The pairs, and how they were found."""

@@ -411,7 +411,7 @@ def connected(url: str, place: str) -> Any:
         # Not prepared: a plan made for approximate search would be kept for exact search.
         return psycopg.connect(url, autocommit=True, connect_timeout=PATIENCE, prepare_threshold=None)
     except psycopg.Error as error:
-        raise explained(error, place) from error
+        raise explained(error, place, connecting=True) from error
 
 
 def parts_of(address: str) -> tuple[str, str, str]:
@@ -437,8 +437,8 @@ def parts_of(address: str) -> tuple[str, str, str]:
 EXAMPLE = "postgresql://USER@HOST/DATABASE?table=NAME"
 
 
-def explained(error: Any, place: str) -> UserError:
-    """What the server or the driver says, in one line, with what to do."""
+def explained(error: Any, place: str, connecting: bool = False) -> UserError:
+    """What the server or the driver says, in one line, with what to do. `connecting`: there was no connection yet."""
     from psycopg import errors
 
     said = " ".join((error.diag.message_primary or str(error)).split())
@@ -457,10 +457,10 @@ def explained(error: Any, place: str) -> UserError:
         return UserError(f"{place}: another process has added items of the same names. Nothing was changed. Try again.")
     if "password" in reason or "authentication" in reason:
         return UserError(f"{place}: {reason}. Give the right one as USER:PASSWORD@ in the address, or in PGPASSWORD.")
-    if (error.sqlstate is None and "connection failed" in said) or "could not translate" in said:
+    if connecting and reason.startswith("database ") and reason.endswith("does not exist"):
+        return UserError(f"{place}: {reason}. Make it with: createdb NAME, or give another in the address.")
+    if connecting:
         return UserError(f"{place}: no connection ({reason[:300]}). Is the server running, and the address right?")
-    if isinstance(error, errors.InvalidCatalogName):
-        return UserError(f"{place}: {reason}. Make it with: createdb NAME")
     if isinstance(error, (errors.OperationalError, errors.InterfaceError)):
         return UserError(
             f"{place}: the connection was lost ({reason[:200]}). Nothing of this command counts. Run it again."

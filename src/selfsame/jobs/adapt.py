@@ -77,7 +77,7 @@ class Adapt(Fitting):
     run_folder: Path
     """folder of a run, whose encoder is used"""
     labelled: str
-    """labelled items, in the form of the task; of a folder with train/ and test/ in it, train/"""
+    """labelled items, in the form of the task; of a folder with train/ and test/ (or val/) in it, train/"""
     out: Path | None = None
     """folder of the task run; an unfinished one found there goes on [runs/NAME-TASK]"""
     labels: str | None = None

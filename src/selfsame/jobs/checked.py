@@ -1,6 +1,7 @@
 """Records from what people write, in flags, YAML or Python: the first mistake in one line, with the nearest name."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -26,6 +27,13 @@ def named(given: Any, kind: str) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise UserError(f"{kind} is {given!r}; accepted are a name, or settings such as {{'name': ..., ...}}.")
     return dict(given)
+
+
+def spared(out: Path, data: str) -> None:
+    """Raise UserError where a file that is to be written is the file that the data are read from."""
+    given = Path(data.split("::")[0]).expanduser()
+    if out.is_file() and given.is_file() and out.samefile(given):
+        raise UserError(f"--out {out} is the data themselves, which would be lost. Name another file.")
 
 
 def explained(

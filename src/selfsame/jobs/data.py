@@ -4,7 +4,7 @@ import contextlib
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from selfsame.storage.relations import groups_of_folders, groups_of_list, ranks
 from selfsame.types import Draws, Encoder, Modality, Source, mixed
 
 PLAIN = ViewPlan(full=0, plain=1)
+TESTS = ("test", "val", "valid")  # folders beside train/ that are not learned from; the first that is there is the test
 
 
 @dataclass
@@ -123,6 +124,18 @@ def measured(
         write_skipped(data, folder)
     check_share(data, max_skipped, folder, looked)
     return data
+
+
+def parts_of(path: str) -> tuple[str, str | None]:
+    """The train and the test part of a labelled path; None where it has no test part of its own.
+
+    Parts are the folders train/ and one of TESTS, the first that is there, in the path or in its images/.
+    """
+    for folder in (Path(path).expanduser(), Path(path).expanduser() / "images"):
+        for test in TESTS:
+            if (folder / "train").is_dir() and (folder / test).is_dir():
+                return str(folder / "train"), str(folder / test)
+    return path, None
 
 
 def open_like(path: str, encoder: Encoder, labels: str | None = None, **changes: Any) -> Data:
@@ -220,6 +233,58 @@ class Chunks(Dataset):
         return self.sample(self.source, items, PLAIN, self.views, Draws(0, 0, len(items)))
 
 
+class Plain:
+    """(items, a plain sample [b ...] of each) chunk by chunk, in order; unreadable items are added to data.skipped.
+
+    Where all samples have no more than `kept` bytes, they are read once, however often they are gone through.
+    """
+
+    def __init__(
+        self, data: Data, views: Any, items: Sequence[int], workers: int = 0, chunk: int = 128, kept: int = 0
+    ) -> None:
+        self.data = data
+        self.items = items
+        self.chunks = Chunks(data, views, items, chunk)
+        self.workers = workers
+        self.kept = kept
+        self.all: list[tuple[list[int], Tensor]] | None = None
+
+    def __iter__(self) -> Generator[tuple[list[int], Tensor], None, None]:
+        if self.all is not None:
+            yield from self.all
+            return
+        chunks, room = [], self.kept
+        for batch in feed(self.chunks, 0, len(self.chunks), self.workers):
+            self.data.skipped.update(batch.skipped)
+            wanted = self.items[batch.step * self.chunks.size : (batch.step + 1) * self.chunks.size]
+            good = [int(i) for i in wanted if int(i) not in batch.skipped]
+            if good:
+                samples = batch.samples[0]
+                room -= samples.nbytes
+                if room >= 0:
+                    chunks.append((good, samples.clone()))  # out of the memory that reading processes share
+                else:
+                    chunks.clear()
+                yield good, samples
+        if room >= 0 and self.kept:
+            self.all = chunks
+
+
+def of_samples(
+    encoder: Encoder, read: Iterable[tuple[list[int], Tensor]], on: torch.device
+) -> Generator[tuple[list[int], Float32[np.ndarray, "b d"]], None, None]:
+    """(items, vectors) chunk by chunk, in eval mode; the encoder is left in the mode and on the device it came in."""
+    was, home = encoder.training, next((p.device for p in encoder.parameters()), on)
+    encoder = encoder.to(on).eval()
+    try:
+        for items, samples in read:
+            with torch.inference_mode():
+                found = encoder(samples.to(on)).float().cpu().numpy()
+            yield items, found
+    finally:
+        encoder.to(home).train(was)
+
+
 def encoded(
     encoder: Encoder, data: Data, views: Any, items: Sequence[int], on: torch.device, workers: int = 0, chunk: int = 128
 ) -> Generator[tuple[list[int], Float32[np.ndarray, "b d"]], None, None]:
@@ -227,30 +292,23 @@ def encoded(
 
     The encoder is left in the mode and on the device it came in.
     """
-    was, home = encoder.training, next((p.device for p in encoder.parameters()), on)
-    encoder = encoder.to(on).eval()
-    chunks = Chunks(data, views, items, chunk)
-    try:
-        for batch in feed(chunks, 0, len(chunks), workers):
-            data.skipped.update(batch.skipped)
-            wanted = items[batch.step * chunk : (batch.step + 1) * chunk]
-            kept = [int(i) for i in wanted if int(i) not in batch.skipped]
-            if kept:
-                with torch.inference_mode():
-                    vectors = encoder(batch.samples[0].to(on)).float().cpu().numpy()
-                yield kept, vectors
-    finally:
-        encoder.to(home).train(was)
+    yield from of_samples(encoder, Plain(data, views, items, workers, chunk), on)
 
 
 def all_vectors(
     encoder: Encoder, data: Data, views: Any, items: Sequence[int], on: torch.device, workers: int = 0
 ) -> tuple[list[int], Float32[np.ndarray, "n d"]]:
     """All at once, for sets that fit in memory."""
-    pairs = list(encoded(encoder, data, views, items, on, workers))
+    return joined(encoder, Plain(data, views, items, workers), on)
+
+
+def joined(encoder: Encoder, plain: Plain, on: torch.device) -> tuple[list[int], Float32[np.ndarray, "n d"]]:
+    """The items that can be read, and the vector of each. Raises UserError where there is none."""
+    pairs = list(of_samples(encoder, plain, on))
     if not pairs:
+        data = plain.data
         reasons = (f" {printable(data.source.name(i))}: {why}" for i, why in data.skipped.items())
-        raise UserError(f"none of the {len(items)} items of {data.path} can be read.{next(reasons, '')}")
+        raise UserError(f"none of the {len(plain.items)} items of {data.path} can be read.{next(reasons, '')}")
     return [i for kept, _ in pairs for i in kept], np.concatenate([vectors for _, vectors in pairs])
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 from pydantic import Field, field_validator, model_validator
 
 from selfsame.errors import UserError, missing, unknown
-from selfsame.jobs.checked import checked
+from selfsame.jobs.checked import checked, spared
 from selfsame.records import Record
 
 if TYPE_CHECKING:
@@ -145,6 +145,9 @@ def written(job: Embed, encoder: "Encoder") -> dict[str, Any]:
     from selfsame.engine.watch import say
     from selfsame.jobs.data import check_share, printable
 
+    spared(job.out, job.data)
+    if job.out.suffix == ".npy":
+        spared(named_in(job.out), job.data)
     data, chunks = stream(job, encoder)
     count = 0
 

@@ -29,7 +29,7 @@ class Evaluate(Record):
     run_folder: Path
     """folder of a run; or of a task run, which is scored"""
     labelled: str
-    """labelled data: class folders, or anything with --labels; train/ and test/ in it are used as such"""
+    """labelled data: class folders, or anything with --labels; train/ and test/ (or val/) in it are used as such"""
     test: str | None = None
     """the test part; without it, and without train/ and test/, a part is split off by seed, class by class"""
     labels: str | None = None

@@ -24,7 +24,7 @@ from selfsame.engine.plan import workers_for
 from selfsame.engine.state import check_writable, write_text
 from selfsame.engine.watch import console, say
 from selfsame.errors import NO_LABEL, UserError
-from selfsame.jobs.data import Data, all_vectors, check_share, open_like
+from selfsame.jobs.data import Data, all_vectors, check_share, open_like, parts_of
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.grouping import groups_of
 from selfsame.jobs.runs import EVALUATION, JOB, load
@@ -174,11 +174,10 @@ def of_pairs(job: Evaluate, encoder: Encoder, on: torch.device) -> dict[str, Any
 
 
 def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:
-    """Train and test parts: as given, as found in train/ and test/, or split by seed."""
+    """Train and test parts: as given, as `parts_of` finds them, or split by seed."""
     train_path, test_path, test_labels = job.labelled, job.test, job.test_labels
-    folder = Path(job.labelled).expanduser()
-    if test_path is None and (folder / "train").is_dir() and (folder / "test").is_dir():
-        train_path, test_path = str(folder / "train"), str(folder / "test")
+    if test_path is None and parts_of(job.labelled)[1] is not None:
+        train_path, test_path = parts_of(job.labelled)
         test_labels = test_labels or job.labels  # one list for both parts
     elif test_path is None and ".npz" in job.labelled:
         train_path, test_path = archive_parts(job.labelled)

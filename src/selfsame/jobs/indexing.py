@@ -64,8 +64,13 @@ def built(job: IndexItems, encoder: Encoder | None = None, module: Any = None) -
     there = f", {known:,} {'was' if known == 1 else 'were'} there already" if known else ""
     holds = f"{index.place} holds {counted(len(index), 'vector')} of width {encoder.dim}"
     say(f"{counted(len(index) - before, 'item')} added{there}; {holds}")
-    if job.approximate_above is not None and len(index) >= job.approximate_above:
-        graph = index.approximate()
+    if job.approximate_above is not None and len(index) < job.approximate_above:
+        say(f"search is exact: {counted(len(index), 'item')}, and it is approximate from {job.approximate_above:,} on")
+    elif job.approximate_above is not None:
+        try:
+            graph = index.approximate()
+        except UserError as error:
+            raise UserError(f"{error} The items are in the index; search in it is as it was.") from None
         say(
             f"approximate search ({graph.kind}): recall@{graph.k} {graph.recall:.3f} against exact search, of "
             f"{graph.asked:,} items, {graph.view} kept in view"

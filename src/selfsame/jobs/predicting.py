@@ -8,15 +8,17 @@ from torch import nn
 from selfsame.downstream import saved
 from selfsame.downstream.task import Examples, Model
 from selfsame.engine import dist
-from selfsame.engine.watch import say
+from selfsame.engine.watch import counted, say
 from selfsame.errors import UserError
-from selfsame.jobs.adapting import workers_of
+from selfsame.jobs.checked import spared
 from selfsame.jobs.data import check_rate, printable
+from selfsame.jobs.fitting import workers_of
 from selfsame.jobs.predict import Predict
 
 
 def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
     """Write all predictions; what is there already is replaced when all are made."""
+    spared(job.out, job.data)
     model, examples = opened(job, module)
     accepted = model.task.suffixes()
     if job.out.suffix.lower() not in accepted:
@@ -39,7 +41,9 @@ def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
     files = model.task.write(named(), model.facts, job.out)
     skipped = {printable(examples.name(i)): why for i, why in examples.skipped.items()}
     if skipped:
-        say(f"{len(skipped)} unreadable item{'s' if len(skipped) > 1 else ''} left out: {next(iter(skipped))}, ...")
+        name, why = next(iter(skipped.items()))
+        more = ", ..." if len(skipped) > 1 else ""
+        say(f"{counted(len(skipped), 'unreadable item')} left out: {name} ({why}){more}", "yellow")
     count = f"{parts:,} prediction{'s' if parts != 1 else ''}"
     if model.task.parts[1]:
         pictures = f"{len(whole):,} picture{'s' if len(whole) != 1 else ''}"

@@ -20,9 +20,10 @@ from selfsame.engine.stopwatch import peak
 from selfsame.engine.watch import duration, say
 from selfsame.errors import UserError
 from selfsame.jobs.data import (
-    all_vectors,
+    Plain,
     check_share,
     fixed_views,
+    joined,
     printable,
     read_skipped,
     warn_skipped,
@@ -37,6 +38,7 @@ from selfsame.types import Draws, Encoder, Learner, mixed
 BEST = "best"
 MEASURED = ("time", "memory")  # lines of the plan that are measured anew by each process
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
+KEPT = 2**29  # bytes of the samples of these, and of as many to compare them with, that are read once for all looks
 
 
 class Pretraining(Deciding):
@@ -156,15 +158,13 @@ class Pretraining(Deciding):
         names = np.unique(self.labels, return_inverse=True)[1]
         chosen = np.random.default_rng(mixed(self.job.seed, 8)).permutation(self.data.readable())[: 2 * PROBED]
         half = len(chosen) // 2
-
+        plain = Plain(self.data, self.views, chosen.tolist(), self.workers, kept=KEPT)
         place = self.folder / BEST
         best = read_json(place / "score.json")["knn"] if (place / "score.json").exists() else -1.0
 
         def accuracy() -> dict[str, float]:
             nonlocal best
-            was = encoder.training
-            kept, vectors = all_vectors(encoder, self.data, self.views, chosen.tolist(), self.on, self.workers)
-            encoder.train(was)
+            kept, vectors = joined(encoder, plain, self.on)
             z, y = torch.from_numpy(vectors), torch.from_numpy(names[kept])
             score = knn_accuracy(z[half:], y[half:], z[:half], y[:half])
             if score > best:

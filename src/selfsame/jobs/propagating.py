@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsame.downstream import masks
+from selfsame.downstream import maskfiles, masks
 from selfsame.downstream.outputs import beside, into_folder
 from selfsame.downstream.overlay import Overlay
 from selfsame.downstream.propagation import hard, one_hot, propagated
@@ -251,12 +251,12 @@ def by_number(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"([0-9]+)", name)]
 
 
-def read_mask(path: Path, film: Film, what: str) -> masks.Stored:
+def read_mask(path: Path, film: Film, what: str) -> maskfiles.Stored:
     """Raises UserError on what is no mask, or of another size."""
     if not path.is_file():
         raise UserError(f"{what} {path}: no such file. Give a palette or grey PNG.")
     try:
-        stored = masks.read(str(path))
+        stored = maskfiles.read(str(path))
     except UnreadableItem as error:
         raise UserError(f"{what} {path} cannot be read: {error}.") from None
     if stored.form == "colour":
@@ -295,7 +295,7 @@ def first_mask(job: Propagate, film: Film) -> tuple[Mask, list[int], list[int]]:
     return mask, palette, values
 
 
-def black_and_white(stored: masks.Stored) -> bool:
+def black_and_white(stored: maskfiles.Stored) -> bool:
     """Whether a mask has 0 and 255 alone: 255 is then the object, and not what does not count.
 
     Unless a palette gives it the colour that VOC gives to what does not count.

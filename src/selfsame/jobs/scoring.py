@@ -22,21 +22,11 @@ from selfsame.engine.state import check_writable, write_text
 from selfsame.engine.watch import console, counted, duration, say, silent
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import FREE_TO_CHANGE, Adapt
-from selfsame.jobs.adapting import (
-    Fit,
-    Labels,
-    Planned,
-    check_size,
-    divided,
-    grouped,
-    looks,
-    new_model,
-    parts_of,
-    planned,
-    workers_of,
-)
+from selfsame.jobs.data import parts_of
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import CALIBRATED, redrawn
+from selfsame.jobs.fitting import Fit, Planned, check_size, looks, new_model, planned, workers_of
+from selfsame.jobs.labelled import Labels, divided, grouped
 from selfsame.jobs.runs import EVALUATION, JOB, RESULT, load, read_json
 from selfsame.jobs.task_report import refresh, write_pictures, write_standings
 from selfsame.nn.norm import calibrated
@@ -56,13 +46,14 @@ def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any
     on = dist.device(job.device)
     model.to(on)
     train, test = parts_of(job.labelled)
-    examples = model.task.open(job.test or test or train, labels_of(job, test), model.encoder, model.facts)
+    path, labels = job.test or test or train, labels_of(job, test)
+    examples = model.task.open(path, labels, model.encoder, model.facts)
     examples.most_skipped = job.max_skipped
     items = list(range(len(examples)))
     here = f": {examples.here.summary}" if examples.here is not None else ""
     say(f"{counted(len(items), 'labelled item')}{here}; the head was made for {model.facts.summary}")
     given = read_json(job.run_folder / JOB)  # what the head was learned with
-    seen = learned_from(given, job.test or test or train)
+    seen = learned_from(given, path, labels, model, examples)
     if seen:
         say("caution: the head was learned from these items, so its scores are too good", "yellow")
     scores = model.task.scores(model.facts)
@@ -98,9 +89,28 @@ def of_task_run(job: Evaluate, module: nn.Module | None = None) -> dict[str, Any
     return result
 
 
-def learned_from(given: dict[str, Any], path: str) -> bool:
-    """Whether the head was trained with the items at this path; `given` is the job that did."""
-    return Path(parts_of(given["labelled"])[0]).expanduser().resolve() == Path(path).expanduser().resolve()
+def learned_from(given: dict[str, Any], path: str, labels: str | None, model: Model, examples: Examples) -> bool:
+    """Whether the head was trained with some of these items; `given` is the job that did.
+
+    Label files of several parts may speak of pictures in one folder: then the pictures tell. What cannot be read any
+    more may have been the same.
+    """
+    learned = parts_of(given["labelled"])[0]
+    if not same_place(learned, path):
+        return False
+    if labels == given["labels"] or (labels and given["labels"] and same_place(labels, given["labels"])):
+        return True
+    try:
+        with silent():
+            others = model.task.open(learned, given["labels"], model.encoder, model.facts)
+    except UserError:
+        return True
+    known = {others.part_of(i) for i in range(len(others))}
+    return any(examples.part_of(i) in known for i in range(len(examples)))
+
+
+def same_place(one: str, other: str) -> bool:
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def guesser(

@@ -1,7 +1,8 @@
 """What `search` does: the query made a vector, what was found shown as a table and in pictures."""
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from selfsame.storage.disk import is_address
 from selfsame.types import Encoder
 
 TYPED = "typed"  # name of a text that is itself the query
+SAID = 200  # characters of a text that is shown
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Queries:
     data: Data | None = None  # where they come from, if not from the index
     items: Sequence[int] = ()  # their numbers there
     encoder: Encoder | None = None
+    card: Image.Image | None = None  # of a text that is itself the query, where it is to be drawn
 
 
 def searched(
@@ -61,15 +64,14 @@ def searched(
         if typed:  # a text
             path = str(Path(folder) / f"{TYPED}.txt")
             Path(path).write_text(" ".join(job.query.split()) + "\n", encoding="utf-8")
-        # A file of lines has no columns, whatever the encoder learned from.
-        changes = {"column": None} if index.made.modality == "text" and Path(path).suffix == ".txt" else {}
-        data = open_like(path, encoder, **changes)
+        data = open_like(path, encoder)
         views = data.modality.recipe("weak", encoder.spec["size"], data.stats)
         items, vectors = all_vectors(encoder, data, views, range(len(data.source)), dist.device(job.device))
+        card = picture(data, 0) if typed and job.picture is not None else None
     for item, why in sorted(data.skipped.items()):
         say(f"skipped {printable(data.source.name(item))}: {why}", "yellow")
     names = [job.query] if len(data.source) == 1 else [data.source.name(i) for i in items]
-    queries = Queries(names, vectors, None if typed else data, items, encoder)
+    queries = Queries(names, vectors, None if typed else data, items, encoder, card)
     return index, queries, index.search(vectors, job.k, job.label, job.exact)
 
 
@@ -147,6 +149,7 @@ def made_by(index: Index, given: Path | None, encoder: Encoder | None, module: A
 def told(job: Search, index: Index, queries: Queries, found: Found) -> dict[str, Any]:
     """What was found, as --json prints it; drawn where that is asked for."""
     result = []
+    texts = texts_of(job, index, found, queries.encoder) if index.made.modality == "text" else {}
     for q, query in enumerate(queries.names):
         rows = []
         for place, name in enumerate(found.names[q]):
@@ -154,6 +157,8 @@ def told(job: Search, index: Index, queries: Queries, found: Found) -> dict[str,
             if found.labels is not None:
                 label = found.labels[q][place]
                 row["label"] = None if label == NO_LABEL else label
+            if name in texts:
+                row["text"] = texts[name]
             rows.append(row)
         result.append({"query": printable(query), "found": rows})
     said: dict[str, Any] = {"index": index.place, "k": job.k, "label": job.label, "exact": True, "queries": result}
@@ -171,7 +176,7 @@ def show(result: dict[str, Any]) -> None:
         return
     queries = result["queries"]
     several = len(queries) > 1
-    labelled = any("label" in row for one in queries for row in one["found"])
+    labelled, worded = (any(key in row for one in queries for row in one["found"]) for key in ("label", "text"))
     table = Table(box=None, pad_edge=False)
     if several:
         table.add_column("query", overflow="fold")
@@ -180,26 +185,42 @@ def show(result: dict[str, Any]) -> None:
     table.add_column("name", overflow="fold")
     if labelled:
         table.add_column("label")
+    if worded:
+        table.add_column("text", overflow="fold")
     for one in queries:
         for place, row in enumerate(one["found"]):
             cells = [str(place + 1), f"{row['cosine']:.4f}", row["name"]]
             cells += [row["label"] or ""] if labelled else []
+            cells += [row.get("text", "")] if worded else []
             table.add_row(*([one["query"] if place == 0 else ""] if several else []), *cells)
     heading = [] if several else [Text(queries[0]["query"], style="bold")]
     Console(stderr=True, highlight=False, markup=False).print(Group(*heading, table))
 
 
-# Pictures ------------------------------------------------------------------------------------------------------------
+# Texts and pictures --------------------------------------------------------------------------------------------------
+
+
+def texts_of(job: Search, index: Index, found: Found, encoder: Encoder | None) -> dict[str, str]:
+    """The beginning of each text that was found, by name, where it can be read."""
+    texts = {}
+    for name, (data, item) in where(job, index, sorted({name for line in found.names for name in line}), encoder):
+        with contextlib.suppress(UnreadableItem):
+            text = " ".join(printable(data.source.read(item)).split())
+            texts[name] = text if len(text) <= SAID else f"{text[: SAID - 1]}…"
+    return texts
 
 
 def drawn(job: Search, index: Index, queries: Queries, found: Found) -> None:
     """The queries and what was found, a line each, as a PNG; grey where an item can no longer be read."""
     assert job.picture is not None
     names = {name for line in found.names for name in line}
-    pictures = pictures_of(job, index, sorted(names if queries.data else names | set(queries.names)), queries.encoder)
+    wanted = sorted(names if queries.data else names | set(queries.names))
+    pictures = {name: picture(*at) for name, at in where(job, index, wanted, queries.encoder)}
     rows = []
     for q, query in enumerate(queries.names):
-        own = pictures.get(query) if queries.data is None else picture(queries.data, queries.items[q])
+        own = queries.card or pictures.get(query)
+        if queries.data is not None:
+            own = picture(queries.data, queries.items[q])
         row = [(own, printable(query))]
         for place, name in enumerate(found.names[q]):
             label = NO_LABEL if found.labels is None else found.labels[q][place]
@@ -211,27 +232,26 @@ def drawn(job: Search, index: Index, queries: Queries, found: Found) -> None:
     say(f"drawn in {job.picture}")
 
 
-def pictures_of(job: Search, index: Index, names: list[str], encoder: Encoder | None) -> dict[str, Image.Image]:
-    """Pictures of items of the index, by name, as far as they can be read where they came from."""
+def where(
+    job: Search, index: Index, names: list[str], encoder: Encoder | None
+) -> Iterator[tuple[str, tuple[Data, int]]]:
+    """Of items of the index, as far as they are still where they came from: name, data and number there."""
     wanted: dict[str, dict[str, str]] = {}  # path -> name there -> name in the index
     for name, origin in zip(names, index.origins_of(names), strict=True):
         if origin is not None:
             wanted.setdefault(origin.path, {})[name.removeprefix(origin.prefix)] = name
-    found: dict[str, Image.Image] = {}
     for path, some in wanted.items():
         try:
             encoder = made_by(index, job.run_folder, encoder, None)  # it knows how its items are read
             # Of videos all frames, whichever are in the index.
             data = open_like(path, encoder, **({"fps": None} if index.made.modality == "image" else {}))
         except UserError as error:
-            say(f"no pictures of the items of {path}: {error}", "yellow")
+            say(f"the items of {path} cannot be shown: {error}", "yellow")
             continue
         for i in range(len(data.source)):
             known = some.get(data.source.name(i))
-            drawing = None if known is None else picture(data, i)
-            if known is not None and drawing is not None:
-                found[known] = drawing
-    return found
+            if known is not None:
+                yield known, (data, i)
 
 
 def picture(data: Data, item: int) -> Image.Image | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from selfsame.errors import UserError
-from selfsame.jobs.checked import checked
+from selfsame.jobs.checked import checked, spared
 from selfsame.records import Record, ViewPlan
 
 
@@ -71,9 +71,9 @@ class Views(Record):
             related, beside = Related(found, data.readable()), f", every second of a related item ({found.summary})"
             without_relatives(related, self.related)
         drawn = sheet(data, strength, self.count, ViewPlan(full=self.each, part=self.parts), self.seed, related)
-        out = self.out
+        out = self.out.with_suffix(".txt") if isinstance(drawn, str) else self.out
+        spared(out, self.data)
         if isinstance(drawn, str):
-            out = out.with_suffix(".txt")
             text = drawn
             say(text)
             write_text(out, text)

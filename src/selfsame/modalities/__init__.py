@@ -14,6 +14,7 @@ from selfsame.storage.folders import arrays_apart, converted, listed, suffix_of
 from selfsame.types import Modality, Source
 
 FIRST = 10_000  # files that are counted where nothing is read
+BLANK = 1 << 16  # bytes of a file that are looked at
 CLEARLY = 20  # times as many items as of any other kind leave no doubt what a place holds
 
 
@@ -66,6 +67,8 @@ def open_like(path: str, spec: dict[str, Any], labels: str | None = None, **chan
     known = load(str(spec["modality"]))
     stats = known.Stats.model_validate(spec["stats"])
     way = reading_of(spec)
+    if hasattr(known, "reading_for"):
+        way = known.reading_for(way, path)
     if changes:
         odd = [name for name in changes if name not in known.Reading.model_fields]
         if odd:
@@ -95,6 +98,8 @@ def nothing(path: str) -> UserError:
         counts = Counter(suffix_of(name) for name in islice(chain.from_iterable(disk.runs(where)), FIRST))
         cures = arrays_apart(counts) + converted(counts)
         held = f" It holds {listed(counts)}.{cures}" if counts else " The folder is empty."
+    elif disk.exists(where) and not disk.cut(where, 0, BLANK).strip():
+        held = " The file is empty." if not disk.cut(where, 0, 1) else " The file holds blank lines alone."
     return UserError(
         f"{path}: nothing here that selfsame reads.{held} It reads: {', '.join(names())}. If it is one of these after "
         "all, say which with --modality."

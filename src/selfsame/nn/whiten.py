@@ -48,7 +48,8 @@ def inverse_root(covariance: Float[Tensor, "g s s"]) -> Float[Tensor, "g s s"]:
     shrunk = covariance + (SHRINK * variance + EPS) * eye
     norm = shrunk.flatten(1).norm(dim=1)[:, None, None]
     root, inverse = shrunk / norm, eye.expand_as(shrunk)
-    for _ in range(ITERATIONS):
-        step = (3 * eye - inverse @ root) / 2
-        root, inverse = root @ step, step @ inverse
+    for left in reversed(range(ITERATIONS)):
+        step = torch.baddbmm(eye, inverse, root, beta=1.5, alpha=-0.5)  # (3 - inverse root) / 2 in one operation
+        inverse = step @ inverse
+        root = root @ step if left else root
     return inverse / norm.sqrt()

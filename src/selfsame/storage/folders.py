@@ -171,3 +171,9 @@ def opened_zip(path: str) -> zipfile.ZipFile:
         raise UserError(f"{path}: not a zip, or a damaged one ({error}).") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be opened: {error.strerror}.") from error
+
+
+def mostly(names: Iterable[str], suffixes: Iterable[str]) -> bool:
+    """Whether files of these kinds are at least half of all: whether rows of theirs are what a folder is about."""
+    kinds = Counter(suffix_of(name) for name in names)
+    return 2 * sum(kinds[kind] for kind in suffixes) >= kinds.total()

@@ -8,7 +8,7 @@ from torch import nn
 
 from selfsame.errors import UserError
 from selfsame.modalities import text
-from selfsame.modalities.text.encoder import owners
+from selfsame.modalities.text.places import owners
 from selfsame.types import Hidden
 from tests.modalities.text.made import TINY, TINY_TOKENS
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from selfsame import modalities
-from selfsame.downstream import boxfiles, task
+from selfsame.downstream import boxfiles, boxforms, task
 from selfsame.downstream.boxes import COUNTED, Detections, Truth, clipped, overlaps, target_of
 from selfsame.downstream.detectors import HEADS, BoxHead
 from selfsame.downstream.outputs import into_folder
@@ -63,7 +63,7 @@ class Detection(PictureTask):
     worth: ClassVar = 6_000
     batch: ClassVar = 16
     parts: ClassVar = ("box", "boxes")
-    accepts: ClassVar = boxfiles.FORMS
+    accepts: ClassVar = boxforms.FORMS
     Facts: ClassVar = Kinds
 
     detector: Literal["fcos", "retinanet", "faster-rcnn"] = "fcos"
@@ -292,7 +292,7 @@ def results(name: str, found: Detections, facts: Kinds) -> list[dict[str, Any]]:
 def as_csv(predictions: Iterable[tuple[str, Detections]], facts: Kinds) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["path", "class", "score", *boxfiles.EDGES])
+    rows.writerow(["path", "class", "score", *boxforms.EDGES])
     for name, found in predictions:
         for box, kind, score in zip(found.xyxy.tolist(), found.classes.tolist(), found.scores.tolist(), strict=True):
             rows.writerow([name, facts.classes[kind], f"{score:.5f}", *(f"{edge:.2f}" for edge in box)])

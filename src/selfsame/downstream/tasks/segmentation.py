@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from selfsame import modalities
-from selfsame.downstream import masks, outlines, pairs, tiles
+from selfsame.downstream import maskfiles, masks, outlines, pairs, tiles
 from selfsame.downstream.boxfiles import pictures_at
 from selfsame.downstream.decoders import MultiScale, PerPixel, classes_at, roomy
 from selfsame.downstream.masks import IGNORED, MASKS, Classes
@@ -87,7 +87,7 @@ class Segmentation(PictureTask):
         if facts is None:
             self.check_tile(found.source, found.items)
         facts, broken = masks.understood(found.files, folders_of(found.files, path), self.ignore, self.threshold, facts)
-        kept = pairs.usable(found, broken, masks.size_of, MASKS, path)
+        kept = pairs.usable(found, broken, maskfiles.size_of, MASKS, path)
         items, files = [found.items[k] for k in kept], [found.files[k] for k in kept]
         return Masked(self, found.source, items, facts, encoder, True, files)
 
@@ -266,7 +266,7 @@ class Masked(PictureExamples):
             height, width = self.source.header(self.items[i])[:2]
             return self.drawn.mask(self.files[i], height, width)
         try:
-            return masks.numbered(masks.read(self.files[i]), self.facts)
+            return masks.numbered(maskfiles.read(self.files[i]), self.facts)
         except UnreadableItem as error:
             raise UnreadableItem(f"its mask {self.files[i]}: {error}") from None
 

@@ -48,8 +48,8 @@ def ultralytics(encoder: ImageEncoder, fed: Fed, folder: Path, wanted: Wanted) -
         )
     if name not in torchvision.models.list_models(torchvision.models) or encoder.spec["options"]:
         raise UserError(
-            f"ultralytics takes residual nets as torchvision has them, and it has no {encoder.spec['name']}"
-            f"{' with ' + str(encoder.spec['options']) if encoder.spec['options'] else ''}. Export to onnx or torch."
+            f"ultralytics takes residual nets as torchvision has them, in full width, and it has no {encoder.called}. "
+            "Export to onnx or torch."
         )
     mean, std = (torch.tensor(encoder.spec["stats"][key]) for key in ("mean", "std"))
     state = {

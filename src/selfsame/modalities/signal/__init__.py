@@ -9,6 +9,7 @@ _PLACES = {
     "Stats": "stats",
     "measure": "stats",
     "open_source": "opening",
+    "reading_for": "opening",
     "reads": "opening",
     "Views": "recipes",
     "recipe": "recipes",

@@ -26,12 +26,24 @@ from selfsame.storage.arrays import (
     npz_keys,
     split_key,
 )
-from selfsame.storage.folders import depth_of, folder_labels, listed, matching, nowhere, split_glob, suffix_of, walk
+from selfsame.storage.folders import (
+    depth_of,
+    folder_labels,
+    listed,
+    matching,
+    mostly,
+    nowhere,
+    split_glob,
+    suffix_of,
+    walk,
+)
 from selfsame.storage.tables import Finder, paths_and_labels, some
 
-__all__ = ["open_source", "reads"]
+__all__ = ["open_source", "reading_for", "reads"]
 
 SUFFIXES = (".npy", ".npz", ".ts", ".csv", ".parquet")
+NO_TABLES = (".npy", ".npz", ".ts")
+OF_TABLES = ("columns", "id", "time", "leave_out")  # what of a reading says something of tables alone
 SERIES = ("x_train", "x", "signal", "signals", "series", "X_train", "X")  # arrays taken when none is named, best first
 LABELS = ("y_train", "y", "labels", "Y_train", "Y")
 RATES, NAMES = ("fs", "rate", "sampling_rate"), ("channels", "leads", "names")  # told by arrays beside the series
@@ -99,8 +111,12 @@ def reads(path: str) -> int:
 
 
 def reads_files(root: Path, names: Iterable[str]) -> int:
-    """How many of the first names are like the first that holds series, if any; or its rows, if these are more."""
-    found = [name for name in itertools.islice(names, FIRST) if suffix_of(name) in SUFFIXES]
+    """How many of the first names are like the first that holds series, if any; or its rows, if these are more.
+
+    Rows count only where most files may hold series: a list beside photos does not outnumber them.
+    """
+    every = list(itertools.islice(names, FIRST))
+    found = [name for name in every if suffix_of(name) in SUFFIXES]
     if not found:
         return 0
     file = str(root / found[0])
@@ -109,7 +125,8 @@ def reads_files(root: Path, names: Iterable[str]) -> int:
         ours = int(is_kind(dtype) and len(shape) in (1, 2))
     else:
         ours = reads_file(file, None)
-    return max(ours, sum(suffix_of(name) == suffix_of(file) for name in found)) if ours else 0
+    alike = sum(suffix_of(name) == suffix_of(file) for name in found)
+    return (max(ours, alike) if mostly(every, SUFFIXES) else alike) if ours else 0
 
 
 def reads_file(file: str, key: str | None) -> int:
@@ -131,11 +148,18 @@ def is_kind(dtype: np.dtype) -> bool:
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
+def reading_for(reading: Reading, path: str) -> Reading:
+    """As an encoder's series were read, for another path: arrays and .ts files have no columns."""
+    if suffix_of(path.partition("::")[0]) not in NO_TABLES:
+        return reading
+    return reading.changed(**{name: type(getattr(reading, name))() for name in OF_TABLES})
+
+
 def open_file(file: str, key: str | None, reading: Reading, label: str | None, whole: bool = False) -> Opened:
     """One file. `whole`: of several, of which each is a record."""
     suffix = suffix_of(file)
-    for name in ("columns", "id", "time", "leave_out"):
-        if suffix in (".npy", ".npz", ".ts") and getattr(reading, name):
+    for name in OF_TABLES:
+        if suffix in NO_TABLES and getattr(reading, name):
             raise UserError(f"--reading.{name} is for tables; {file} has no columns. Leave it out.")
     if suffix in (".npy", ".npz"):
         return open_array(file, key, reading, whole)

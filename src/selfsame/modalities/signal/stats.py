@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Stats", "measure"]
 
+SHORT = 8  # steps: records as [steps, channels] that were taken for series of as many steps as there are channels
+
 
 class Stats(Record):
     """What is measured from the series and saved with the encoder."""
@@ -50,11 +52,18 @@ class Stats(Record):
     @property
     def cautions(self) -> list[str]:
         """What a person should know before the run begins."""
-        silent = {*self.constant, *self.empty}
-        if len(silent) < self.channels:
-            return []
-        every = "its channel is" if self.channels == 1 else f"all {self.channels} channels are"
-        return [f"{every} constant over all items, so there is nothing to tell them apart. Are these the right data?"]
+        found = []
+        if len({*self.constant, *self.empty}) == self.channels:
+            every = "its channel is" if self.channels == 1 else f"all {self.channels} channels are"
+            found.append(
+                f"{every} constant over all items, so there is nothing to tell them apart. Are these the right data?"
+            )
+        if self.longest < SHORT:
+            found.append(
+                f"the longest of the series has {self.longest} steps, in which there is little to learn from. If a row "
+                "is a step of one record, and a column a channel, say how long its items are: --reading.window 256."
+            )
+        return found
 
     @property
     def summary(self) -> str:

@@ -45,7 +45,8 @@ def picture(source: Any, i: int, side: int = 256) -> Image.Image:
     for k, (name, value) in enumerate(lines[:room]):
         top = 6 + k * step
         if k + 1 == room and len(lines) > room:
-            name, value = f"and {len(lines) - k} more", ""
+            draw.text((8, top), f"and {len(lines) - k} more", fill=FAINT, font=font)
+            break
         draw.text((8, top), cut(name, left - 12, font), fill=FAINT, font=font)
         draw.text((left, top), cut(value or "–", side - left - 8, font), fill=INK if value else FAINT, font=font)
     draw.rectangle((0, 0, side - 1, side - 1), outline=LINE)

@@ -6,7 +6,7 @@ Raises UserError where there is nothing to read, UnreadableItem for one broken r
 import difflib
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from os import getpid
 from pathlib import Path
 from sys import intern
@@ -24,12 +24,13 @@ from selfsame.modalities.table.lines import CsvCells, has_header, head_of, is_nu
 from selfsame.modalities.table.reading import Reading
 from selfsame.modalities.table.stats import Stats
 from selfsame.storage.disk import disk_of, is_address, plain_path
-from selfsame.storage.folders import suffix_of
+from selfsame.storage.folders import mostly, suffix_of
 from selfsame.storage.names import Names, repeated
 
 __all__ = ["SequenceSource", "TableSource", "open_source", "reads"]
 
 FIRST = 1000  # lines from which it is seen whether a file is a table
+FILES = 10_000  # files of a folder whose names are looked at
 LOOKED = 50_000  # rows that are looked at when a table is measured: all, or of more as many
 HELD = 256 << 20  # bytes: a table that is no larger as float32 is held in memory; of larger ones as many groups
 RUN = 65_536  # rows of a CSV that are parsed at a time
@@ -399,20 +400,29 @@ def open_source(path: str, labels: str | None = None, reading: Reading | None = 
 def reads(path: str) -> int:
     """How many of the first lines at `path` look like rows of a table; 0 where nothing is there.
 
+    Where most files of a folder are none of a table, it is how many are: a list beside photos does not outnumber them.
     Lists of files, numbers without names and texts with a label are data of other kinds; `--modality table` reads
     them as a table all the same.
     """
     try:
-        paths = paths_of(spelt(path))
-        suffix = suffix_of(paths[0])
-        if suffix in PARQUET:
-            cells = cells_of(paths[0], Reading())
-            return len(cells) if len(cells.names) > 1 and "bytes" not in cells.left_out.values() else 0
-        if suffix not in CSV:
-            return 0
-        return rows_in(head_of(paths[0], disk_of(paths[0]))[0], suffix)
+        place = spelt(path)
+        paths, disk = paths_of(place), disk_of(place)
+        rows = rows_of_file(paths[0])
+        if not rows or not disk.is_folder(place):
+            return rows
+        every = chain.from_iterable(disk.runs(place))
+        return rows if mostly(islice(every, FILES), (*CSV, *PARQUET)) else len(paths)
     except (UserError, OSError):
         return 0
+
+
+def rows_of_file(path: str) -> int:
+    """How many of the first lines of a file look like rows; of Parquet, how many rows it has."""
+    suffix = suffix_of(path)
+    if suffix in PARQUET:
+        cells = cells_of(path, Reading())
+        return len(cells) if len(cells.names) > 1 and "bytes" not in cells.left_out.values() else 0
+    return rows_in(head_of(path, disk_of(path))[0], suffix) if suffix in CSV else 0
 
 
 def rows_in(head: bytes, suffix: str) -> int:

@@ -24,6 +24,7 @@ _PLACES = {
     "picture": "sheet",
     "raw_name": "raw",
     "raw_vectors": "raw",
+    "reading_for": "opening",
     "reads": "opening",
     "recipe": "recipes",
     "sample": "views",

@@ -4,8 +4,6 @@ Raises: UserError on unknown names, wrong input, and weights or saved encoders t
 network has no maps or tokens.
 """
 
-import json
-from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +16,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from selfsame import types
 from selfsame.errors import UserError, too_few_blocks
 from selfsame.modalities.text.networks import Convolutions, bert, convolutions, from_saved, local, resolve
+from selfsame.modalities.text.places import averaged, owners, pooled, spread_over, trimmed
 from selfsame.modalities.text.stats import Stats
+from selfsame.modalities.text.weights import load_weights
 from selfsame.nn.norm import at_rest
 from selfsame.records import Record
 from selfsame.storage import encoders
-from selfsame.storage.weights import fitting, tensors
 
 PIECES = 7  # pieces of a text, each a quarter of it and half over the next
 
@@ -149,8 +148,8 @@ class TextEncoder(types.Encoder):
         """The tokens as the `last` last blocks give them, spread over the places as `both` does."""
         self._need_tokens()
         self._check(view)
-        depth = self.trunk.config.num_hidden_layers  # type: ignore[union-attr]
-        if not 1 <= last <= depth:  # type: ignore[operator]
+        depth = int(self.trunk.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+        if not 1 <= last <= depth:
             raise too_few_blocks(last, self.spec["name"], depth)
         owner = owners(view)
         return [spread_over(tokens, owner) for tokens in self._run(view, None, None, last)[1]]
@@ -293,42 +292,6 @@ class TextEncoder(types.Encoder):
             )
 
 
-# Places --------------------------------------------------------------------------------------------------------------
-
-
-def trimmed(view: Int[Tensor, "b n"]) -> Int[Tensor, "b m"]:
-    """Without the columns that are padding in all rows, where looking costs no waiting for a device."""
-    if not view.is_cpu or torch.compiler.is_compiling() or isinstance(view, FakeTensor):
-        return view
-    return view[:, : max(1, int((view != 0).sum(dim=1).max()))] if view.numel() else view
-
-
-def owners(view: Tensor) -> Int[Tensor, "b n"]:
-    """Which token each place belongs to: floor(j r / n) of the r tokens of a row."""
-    n = view.shape[1]
-    real = (view != 0).sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.arange(n, device=view.device) * real // n
-
-
-def spread_over(tokens: Float[Tensor, "b m d"], owner: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
-    return tokens.gather(1, owner[..., None].expand(-1, -1, tokens.shape[2]))
-
-
-def averaged(features: Float[Tensor, "b c n"], real: Bool[Tensor, "b n"]) -> Float[Tensor, "b c"]:
-    """The mean over the places that hold text."""
-    weight = real.to(features.dtype)
-    return (features * weight[:, None]).sum(dim=2) / weight.sum(dim=1, keepdim=True).clamp(min=1)
-
-
-def pooled(out: Any, view: Tensor, name: str) -> Float[Tensor, "b d"]:
-    if isinstance(out, Tensor) and out.ndim == 2:
-        return out
-    if isinstance(out, Tensor) and out.ndim == 3 and out.shape[1] == view.shape[1]:
-        return averaged(out.transpose(1, 2), view != 0)
-    given = f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-    raise UserError(f"{name} gives {given} for tokens [b, n]; an encoder needs [b d] or [b n d].")
-
-
 def _check_rows(what: str, given: Tensor, view: Tensor, any_length: bool = False) -> None:
     fits = given.ndim == 2 and len(given) == len(view) and (any_length or given.shape == view.shape)
     if not fits:
@@ -468,7 +431,7 @@ def _fresh(
     }
     encoder = TextEncoder(trunk, spec)
     if weights is not None:
-        spec["weights"] = load_weights(encoder, Path(weights))
+        spec["weights"] = load_weights(encoder, stats.tokenizer, Path(weights))
     return encoder
 
 
@@ -484,35 +447,3 @@ def _width(trunk: nn.Module, library: str, size: int, name: str) -> int:
             return pooled(trunk(ids), ids, name).shape[1]
     except (RuntimeError, TypeError, AssertionError, IndexError, ArithmeticError) as error:
         raise UserError(f"{name} cannot run on tokens [2, {size}]: {error}") from error
-
-
-def load_weights(encoder: TextEncoder, file: Path) -> dict[str, Any]:
-    """Take weights from a file of tensors whose names end as the encoder's do; and what was taken.
-
-    Beside another run's encoder lies its encoder.json: its tokenizer must be the same. Raises UserError where under
-    95 % of the tensors are found in the right shape.
-    """
-    beside = file.with_name("encoder.json")
-    if file.name == "encoder.safetensors" and beside.is_file():
-        try:
-            then = json.loads(beside.read_text(encoding="utf-8"))["stats"]["tokenizer"]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{beside} is damaged, or of no text encoder.") from None
-        if then != encoder.spec["stats"]["tokenizer"]:
-            raise UserError(
-                f"{file} was trained with another tokenizer, so its words have other numbers. Give that one too: "
-                f"--reading.tokenizer {file.parent}"
-            )
-    given, own = tensors(file), encoder.state_dict()
-    starts: Counter[tuple[str, str]] = Counter()  # what to take away in front of a given name, and to put there
-    for key in given:
-        for name in own:
-            if key.endswith(name):
-                starts[key[: len(key) - len(name)], ""] += 1
-            elif name.endswith(key):
-                starts["", name[: len(name) - len(key)]] += 1
-    (away, put), _ = starts.most_common(1)[0] if starts else (("", ""), 0)
-    renamed = {put + key.removeprefix(away): value for key, value in given.items() if key.startswith(away)}
-    fits = fitting(renamed, own, file)
-    encoder.load_state_dict(fits, strict=False)
-    return {"file": str(file), "loaded": len(fits), "of": len(own), "missing": sorted(own.keys() - fits.keys())}

@@ -65,6 +65,13 @@ def open_source(path: str, labels: str | None = None, reading: Any = None) -> Te
     return source
 
 
+def reading_for(reading: Reading, path: str) -> Reading:
+    """As an encoder's texts were read, for another path: lines and files of text have no column."""
+    place = Path(plain_path(str(Path(path).expanduser())))
+    kinds = {suffix_of(name) for name in walk(place)} if place.is_dir() else {suffix_of(path)}
+    return reading.changed(column=None) if kinds & set(TEXTS) else reading
+
+
 def open_files(path: str, reading: Reading) -> TextSource:
     """A folder, or what a pattern matches: text files, or tables of one kind."""
     if Path(path).is_dir():
