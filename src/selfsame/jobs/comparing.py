@@ -260,7 +260,10 @@ class Row(Record):
 
 
 def ranked(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The methods, best first: by linear accuracy, or without labels by the mean place of LABEL_FREE; stopped last."""
+    """The methods, best first: by linear accuracy, or without labels by the mean place of LABEL_FREE; stopped last.
+
+    Those that are alike have the same place.
+    """
     by_method: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         by_method.setdefault(run["method"], []).append(run)
@@ -271,14 +274,15 @@ def ranked(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         figures[name] = {key: spread([run[key] for run in done]) for key in keys if done and key in done[0]}
     alive = [name for name in by_method if len(figures[name])]
     if any("linear" in figures[name] for name in alive):
-        order = sorted(alive, key=lambda name: -figures[name]["linear"][0])
+        standing = {name: -figures[name]["linear"][0] for name in alive}
     else:
-        order = sorted(alive, key=lambda name: sum(place_by(key, name, alive, figures) for key in LABEL_FREE))
-    order += [name for name in by_method if name not in alive]
+        standing = {name: sum(place_by(key, name, alive, figures) for key in LABEL_FREE) for name in alive}
+    order = sorted(alive, key=standing.__getitem__) + [name for name in by_method if name not in alive]
+    places = {name: 1 + sum(other < mine for other in standing.values()) for name, mine in standing.items()}
     return [
         Row(
             method=name,
-            place=place,
+            place=places.get(name, place),
             runs=len(by_method[name]),
             verdicts=[run["verdict"] for run in by_method[name]],
             seconds=round(statistics.fmean(run["seconds"] for run in by_method[name]), 1),

@@ -8,6 +8,10 @@ feed-forward part; each is normalised token by token before the average (speech:
 normalised again. Blocks are laid as `nn.masks.blockwise` has it. Teacher and student see the same transformed view.
 The rise of the momentum is given as a share of the run; for vision the paper's text has it nearly constant. The
 encoder's vector becomes the mean of its tokens. Fitted to short runs (ours): both momenta.
+
+Short runs: hardly better than random weights. CIFAR-10, 624 steps of 64 images, a vision transformer of 6 blocks, 128
+wide, one seed, k-NN / probe: 28.4 / 33.8, random weights 28.6 / 31.4, and the health check says "slow". The cause is
+not known; I-JEPA, which learns from hidden tokens too, stands alike.
 """
 
 from typing import Annotated, ClassVar, Literal, Self, cast

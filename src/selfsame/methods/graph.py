@@ -12,6 +12,10 @@ exactly; those beyond the percentile count. The bank follows the items that come
 norm, for without it they all ran from the bank in one direction in trial. Where the paper trains a
 classifier of pairs on top of strong descriptors, the loss here is InfoNCE and the vectors are its own; so that it finds
 a start from random weights, an item's other view is a positive too (`own_view`).
+
+Short runs: neighbours get better than those of random weights, what a probe can read does not. CIFAR-10, 624 steps of
+64 images, residual net of width 0.25, one seed, k-NN / probe: 34.8 / 35.0, random weights 30.4 / 35.3. Few directions
+are left in use (RankMe 8 of 128), which may be why; that was not tested.
 """
 
 from typing import Annotated, ClassVar, Self

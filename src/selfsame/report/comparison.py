@@ -60,13 +60,17 @@ def conclusion(rows: Sequence[Mapping[str, Any]], baselines: Sequence[Mapping[st
     best = rows[0]
     if not best["figures"]:
         return "No method came to its end."
-    found = f"Best: {best['method']}."
+    first = listed([row["method"] for row in rows if row["place"] == best["place"]])
+    found = f"Best: {first}{', which are alike' if ' and ' in first else ''}."
     if "linear" not in best["figures"]:
+        if not any("healthy" in row["verdicts"] for row in rows):
+            found += " No run is healthy yet: raise --budget before you choose."
         return f"{found} Labels for some items (--labels) would tell whether that is so for what you need."
     here = best["figures"]["linear"]
-    alike = [row["method"] for row in rows[1:] if "linear" in row["figures"] and near(here, row["figures"]["linear"])]
+    after = [row for row in rows if row["place"] > best["place"] and "linear" in row["figures"]]
+    alike = [row["method"] for row in after if near(here, row["figures"]["linear"])]
     if alike:
-        found += f" Not clearly better than {listed(alike)}: they lie within the spread."
+        found += f" Not clearly better than {listed(alike)}, within the spread."
     elif here[1] is None and len(rows) > 1:
         found += " One seed each tells nothing of the spread: raise --seeds before you rely on small differences."
     low = [

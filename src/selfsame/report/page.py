@@ -171,8 +171,8 @@ def _verdict(verdict: Verdict, beside: str = "") -> str:
     advice = escape(ADVICE.get(verdict, ""))
     for word in ("Likely cause:", "Cure:"):
         advice = advice.replace(word, f"<br/><b>{word}</b>")
-    advice = re.sub(r"(?<!\S)--[\w.-]*\w", r"<code>\g<0></code>", advice)
     advice += f"<br/><b>Beside other runs:</b> {escape(beside)}" if beside else ""
+    advice = re.sub(r"(?<!\S)--[\w.-]*\w", r"<code>\g<0></code>", advice)
     headline = escape(verdict[:1].upper() + verdict[1:])
     return (
         f'<div class="verdict {kind}" role="status"><i>{MARKS[kind]}</i><div><strong>{headline}</strong>'
