@@ -23,21 +23,31 @@ from selfsame.jobs.on_ray import BLOCK, MOST_BLOCKS, Process, Share, answers, bl
 ROOT = Path(__file__).parents[2]
 there = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
 JOBS = """
-import json, os, sys
+import json, os, signal, sys, time
 
 run, data, out = sys.argv[1:]
 from selfsame.cli import main
 from selfsame.jobs.on_ray import joined
 told, before = {}, dict(os.environ)
-with joined("local", 2, "cpu"):
-    flags = ["--batch-size", "5", "--ray", "local", "--workers", "2", "--max-skipped", "0.1"]
-    told["code"] = main(["embed", run, data, "--out", f"{out}.parquet", *flags])
-    told["usage"] = os.environ["RAY_USAGE_STATS_ENABLED"]
-    import ray, psutil  # Ray brings the second
-    here = psutil.Process()
-    sockets = [each for one in (here, *here.children(recursive=True)) for each in one.net_connections()]
-    told["listens"] = sorted({each.laddr.ip.removeprefix("::ffff:") for each in sockets if each.status == "LISTEN"})
-    told["crowd"] = main(["embed", run, data, "--out", f"{out}-crowd.npy", "--ray", "local", "--workers", "99"])
+try:
+    with joined("local", 2, "cpu"):
+        flags = ["--batch-size", "5", "--ray", "local", "--workers", "2", "--max-skipped", "0.1"]
+        told["code"] = main(["embed", run, data, "--out", f"{out}.parquet", *flags])
+        told["usage"] = os.environ["RAY_USAGE_STATS_ENABLED"]
+        import ray, psutil  # Ray brings the second
+        here = psutil.Process()
+        others = here.children(recursive=True)
+        sockets = [each for one in (here, *others) for each in one.net_connections()]
+        told["listens"] = sorted({each.laddr.ip.removeprefix("::ffff:") for each in sockets if each.status == "LISTEN"})
+        told["nicer"] = max(one.nice() for one in others) - here.nice()
+        told["crowd"] = main(["embed", run, data, "--out", f"{out}-crowd.npy", "--ray", "local", "--workers", "99"])
+        place = ray._private.worker._global_node.get_temp_dir_path()
+        told["stayed"] = os.path.exists(place)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+except SystemExit as end:
+    told["ended"] = end.code
+told["left"] = os.path.exists(place)
 told["environment"] = dict(os.environ) == before
 print(json.dumps(told))
 """
@@ -65,6 +75,8 @@ def test_what_ray_writes_is_what_one_process_writes(finished, pictures, tmp_path
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped")]
     assert said and all(line in ended.stderr for line in said)
     assert told["crowd"] == 2 and "--workers 99: the Ray cluster has" in ended.stderr
+    assert told["nicer"] == 0  # at Ray's 15 they would stand still on a machine that is busy
+    assert told["stayed"] and told["ended"] == 143 and not told["left"]
     assert told["listens"] == ["127.0.0.1"] and told["usage"] == "0" and told["environment"]
 
 

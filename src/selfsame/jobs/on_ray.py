@@ -25,6 +25,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ ALONE = {  # a cluster of this machine only
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's switch for "no cluster": every server binds to loopback
     "RAY_AUTH_MODE": "token",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # its processes run in this environment; nothing is installed
+    "RAY_worker_niceness": "0",  # as nice as the command: Ray's 15 stand still on a machine that is busy
 }
 
 
@@ -162,6 +164,7 @@ def joined(cluster: str, processes: int | None, device: str) -> Iterator[None]:
                 answers(cluster)
             left.callback(ray.shutdown)
             ray.init(cluster, **settings)
+            answer_sigterm()
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             cure = (
                 "Is there room in /tmp?" if cluster == "local" else "Start one with `ray start --head`, or --ray local."
@@ -201,11 +204,21 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_kept() -> Iterator[None]:
-    """Ray answers SIGTERM in its own way; afterwards it is answered as before."""
+    """Ray has SIGTERM answered in its own way; afterwards it is answered as before."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
+
+
+def answer_sigterm() -> None:
+    """End at a SIGTERM as at an error, so that a cluster started here goes with its folder; Ray would just die."""
+    if threading.current_thread() is threading.main_thread():
+
+        def end(number: int, frame: FrameType | None) -> None:
+            raise SystemExit(128 + number)
+
+        signal.signal(signal.SIGTERM, end)
 
 
 @dataclass(frozen=True)

@@ -263,7 +263,7 @@ MODEL = (
     "This is a model, nothing here was run on such a card. Counted: FLOPs, bytes and exchanges of a step, memory. "
     "Measured, on {machine}: reading, and the bytes of the items. Published: the cards. Assumed: a step reaches "
     "{share:.0%} of the card's roofline, as ResNet-50 does on an A100 in NVIDIA's figures, and has all cores it asks "
-    "for. Expect up to a third more or less. See docs/scale.md."
+    "for. Expect up to half more or less. See docs/scale.md."
 )
 
 
