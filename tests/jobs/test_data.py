@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 import selfsame as ss
-from selfsame.jobs.data import open_data, parts_of, printable, read_skipped, sheet, write_skipped
+from selfsame.jobs.data import labels_for, open_data, parts_of, printable, read_skipped, sheet, write_skipped
 from selfsame.records import ViewPlan
 
 
@@ -57,3 +57,8 @@ def test_a_test_part_is_found_by_the_names_of_folders(tmp_path):
     assert parts_of(str(tmp_path))[0] == str(tmp_path / "images" / "train")  # train/ alone has nothing beside it
     (tmp_path / "valid").mkdir()
     assert parts_of(str(tmp_path)) == (str(tmp_path / "train"), str(tmp_path / "valid"))
+    (tmp_path / "masks" / "train").mkdir(parents=True)
+    masks, whole = str(tmp_path / "masks"), str(tmp_path)
+    assert labels_for(masks, str(tmp_path / "train"), whole) == str(tmp_path / "masks" / "train")
+    assert labels_for(masks, str(tmp_path / "valid"), whole) == masks == labels_for(masks, whole, whole)
+    assert labels_for(None, str(tmp_path / "train"), whole) is None

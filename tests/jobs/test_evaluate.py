@@ -272,9 +272,11 @@ def test_parts_are_found_through_the_home_folder(run, split, monkeypatch):
 
 def test_parts_are_not_taken_for_classes(run, split, tmp_path):
     shutil.copytree(split / "train", tmp_path / "set" / "train")
-    shutil.copytree(split / "test", tmp_path / "set" / "valid")
-    with pytest.raises(ss.UserError, match=r"train and valid are parts of a set, not classes.*--test"):
+    shutil.copytree(split / "test", tmp_path / "set" / "dev")
+    with pytest.raises(ss.UserError, match=r"dev and train are parts of a set, not classes.*--test"):
         measured(run, tmp_path / "set")
+    (tmp_path / "set" / "dev").rename(tmp_path / "set" / "valid")  # of this name it is known to be the test part
+    assert measured(run, tmp_path / "set") == measured(run, split / "train", test=str(split / "test"))
 
 
 def test_a_test_part_without_labels_is_told_of_its_own_flag(run, split, tmp_path):

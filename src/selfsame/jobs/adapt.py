@@ -81,7 +81,7 @@ class Adapt(Fitting):
     out: Path | None = None
     """folder of the task run; an unfinished one found there goes on [runs/NAME-TASK]"""
     labels: str | None = None
-    """where the labels are, unless they lie as the task expects: a CSV, a JSON, a folder, a column"""
+    """where the labels are, unless they lie as the task expects: a CSV, a Parquet, a JSON, a folder, a column"""
     val: str | None = None
     """items to choose the best weights by [a share of the labelled ones]"""
     val_labels: str | None = None

@@ -229,9 +229,11 @@ def told(value: Any) -> str:
 
 
 def parameters(module: nn.Module) -> str:
-    """As in: 11.18 M, or, below 0.1 M, 12.3 K."""
+    """As in: 11.18 M; below 0.1 M 12.3 K, below 1 K 774."""
     millions = count(module)
-    return f"{millions:.2f} M" if millions >= 0.1 else f"{1000 * millions:.3g} K"
+    if millions >= 0.1:
+        return f"{millions:.2f} M"
+    return f"{1000 * millions:.3g} K" if millions >= 0.001 else f"{1e6 * millions:.0f}"
 
 
 def kept_together(labels: Labels, job: Adapt) -> list[Line]:

@@ -138,6 +138,14 @@ def parts_of(path: str) -> tuple[str, str | None]:
     return path, None
 
 
+def labels_for(labels: str | None, part: str, whole: str) -> str | None:
+    """The labels of a part that `parts_of` found: of a folder with a folder of the part's name in it, that one."""
+    if labels is None or part == whole:
+        return labels
+    own = Path(labels).expanduser() / Path(part).name
+    return str(own) if own.is_dir() else labels
+
+
 def open_like(path: str, encoder: Encoder, labels: str | None = None, **changes: Any) -> Data:
     """Open a path to be fed to an encoder: read as what it learned from, with its statistics; nothing is measured.
 

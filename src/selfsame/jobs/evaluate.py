@@ -33,7 +33,7 @@ class Evaluate(Record):
     test: str | None = None
     """the test part; without it, and without train/ and test/, a part is split off by seed, class by class"""
     labels: str | None = None
-    """CSV path,label, file.npz::y_train or a column [class folders, the list's own column, y_ of the same name]"""
+    """CSV or Parquet path,label, file.npz::y_train or a column [class folders, the list's own, y_ of the same name]"""
     test_labels: str | None = None
     """the same for --test"""
     groups: str | None = None

@@ -12,7 +12,7 @@ from selfsame.downstream.task import Examples, Task
 from selfsame.engine.state import write_text
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import Adapt
-from selfsame.jobs.data import parts_of
+from selfsame.jobs.data import labels_for, parts_of
 from selfsame.jobs.grouping import groups_of, parts_together
 from selfsame.jobs.runs import SKIPPED
 from selfsame.types import Encoder
@@ -47,14 +47,15 @@ class Labels:
 def opened(task: Task, encoder: Encoder, job: Adapt) -> Labels:
     """The labelled items, and which of them choose the weights. Raises UserError."""
     path, _ = parts_of(job.labelled)
-    examples = task.open(path, job.labels, encoder)
+    labels = labels_for(job.labels, path, job.labelled)
+    examples = task.open(path, labels, encoder)
     examples.most_skipped = job.max_skipped
     use = budget(examples.strata, job.budget, job.seed).tolist()
     if job.val is not None:
         val = task.open(job.val, job.val_labels, encoder, examples.facts)
         val.most_skipped = job.max_skipped
         return Labels(examples, use, val, list(range(len(val))))
-    groups = grouped(job.groups, path, job.labels, encoder, examples)
+    groups = grouped(job.groups, path, labels, encoder, examples)
     learn, check = divided(examples, use, job.val_share, job.seed, groups)
     return Labels(examples, learn, examples, check, groups)
 

@@ -22,7 +22,7 @@ from selfsame.engine.state import check_writable, write_text
 from selfsame.engine.watch import console, counted, duration, say, silent
 from selfsame.errors import UserError
 from selfsame.jobs.adapt import FREE_TO_CHANGE, Adapt
-from selfsame.jobs.data import parts_of
+from selfsame.jobs.data import labels_for, parts_of
 from selfsame.jobs.evaluate import Evaluate
 from selfsame.jobs.evaluating import CALIBRATED, redrawn
 from selfsame.jobs.fitting import Fit, Planned, check_size, looks, new_model, planned, workers_of
@@ -102,7 +102,8 @@ def learned_from(given: dict[str, Any], path: str, labels: str | None, model: Mo
         return True
     try:
         with silent():
-            others = model.task.open(learned, given["labels"], model.encoder, model.facts)
+            its = labels_for(given["labels"], learned, given["labelled"])
+            others = model.task.open(learned, its, model.encoder, model.facts)
     except UserError:
         return True
     known = {others.part_of(i) for i in range(len(others))}
@@ -118,7 +119,8 @@ def guesser(
 ) -> Callable[[Examples, int], Any] | None:
     """What is said without an encoder, learned from the labels the head was trained with, where these are there."""
     path, labels = (job.labelled, job.labels) if test is not None else (str(given["labelled"]), given["labels"])
-    path = parts_of(path)[0]
+    whole, path = path, parts_of(path)[0]
+    labels = labels_for(labels, path, whole)
     try:
         with silent():  # what there is to say of them was said when the head was learned
             examples = model.task.open(path, labels, model.encoder, model.facts)
@@ -129,7 +131,10 @@ def guesser(
 
 
 def labels_of(job: Evaluate, test: str | None) -> str | None:
-    return job.test_labels or job.labels if job.test or test else job.labels
+    """Of the test part, where there is one."""
+    if job.test:
+        return job.test_labels or job.labels
+    return job.test_labels or labels_for(job.labels, test, job.labelled) if test else job.labels
 
 
 # From each start -----------------------------------------------------------------------------------------------------
@@ -391,10 +396,11 @@ def parts(
     """
     train_path, test_path = parts_of(job.labelled)
     test_path = job.test or test_path
-    examples = task.open(train_path, job.labels, encoder)
+    labels = labels_for(job.labels, train_path, job.labelled)
+    examples = task.open(train_path, labels, encoder)
     examples.most_skipped = job.max_skipped
     items = list(range(len(examples)))
-    groups = grouped(job.groups, train_path, job.labels, encoder, examples)
+    groups = grouped(job.groups, train_path, labels, encoder, examples)
     if test_path is None:
         kept, held = divided(examples, items, job.test_share, job.seed, groups)
         if kept == held:

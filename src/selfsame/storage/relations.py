@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from selfsame.errors import UserError
-from selfsame.storage.tables import Finder, paths_and_columns, some
+from selfsame.storage.tables import TABLES, Finder, paths_and_columns, some
 
 __all__ = ["groups_of_folders", "groups_of_list", "ranks"]
 
@@ -33,8 +33,10 @@ def groups_of_list(
     path: Path, names: Sequence[str], root: str | None, where: str
 ) -> tuple[Int64[np.ndarray, "n"], Float64[np.ndarray, "n"] | None]:
     """A number for the group of each item, -1 for items that the list does not name, and times where it has them."""
-    if path.suffix.lower() != ".csv":
-        raise UserError(f"--related {path}: give `folders`, or a .csv with the columns path, group and perhaps time.")
+    if path.suffix.lower() not in TABLES:
+        raise UserError(
+            f"--related {path}: give `folders`, or a .csv or .parquet with the columns path, group and perhaps time."
+        )
     if not path.exists():
         raise UserError(f"--related {path}: no such file. Give `folders`, or a .csv with the columns path and group.")
     find = Finder(path, names, root, where)

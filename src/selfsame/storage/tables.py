@@ -1,4 +1,4 @@
-"""Lists of paths with or without labels: .txt, one a line, and .csv.
+"""Lists of paths with or without labels: .txt, one a line, .csv and .parquet.
 
 Raises UserError on files that are no such list.
 """
@@ -11,15 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from selfsame.errors import UserError
+from selfsame.errors import UserError, missing
 from selfsame.storage.names import Names
+
+TABLES = (".csv", ".parquet")  # lists with columns that have names
 
 
 def table(path: Path, blank: bool = False) -> Iterator[list[str]]:
     """The rows of a .csv (separated by comma, semicolon or tab), or the lines of a .txt, without empty ones.
 
-    `blank`: rows of a .csv with separators but only empty cells come too; lines without anything never do.
+    Of a .parquet the names of its columns, then its rows as texts. `blank`: rows of a .csv with separators but only
+    empty cells come too; lines without anything never do.
     """
+    if path.suffix.lower() == ".parquet":
+        yield from rows_of_parquet(path)
+        return
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".txt":
@@ -38,8 +44,26 @@ def table(path: Path, blank: bool = False) -> Iterator[list[str]]:
         raise UserError(f"{path}: no valid CSV: {error}.") from error
 
 
+def rows_of_parquet(path: Path) -> Iterator[list[str]]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise missing("parquet", "pyarrow", f"to read {path}") from None
+    try:
+        with pq.ParquetFile(path) as file:
+            yield list(file.schema_arrow.names)
+            for some_rows in file.iter_batches():
+                columns = [column.to_pylist() for column in some_rows.columns]
+                yield from (["" if cell is None else str(cell) for cell in row] for row in zip(*columns, strict=True))
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: no valid Parquet: {error}.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}.") from error
+
+
 def paths_and_labels(path: Path, names_item: Callable[[str], bool]) -> tuple[Names, list[str] | None]:
-    """The column `path` or else the first, and the column `label` or else the second of two, of a .csv or .txt."""
+    """The column `path` or else the first, and the column `label` or else the second of two, of a list."""
     names, columns = paths_and_columns(path, names_item, ("label",))
     return names, columns["label"]
 

@@ -24,6 +24,7 @@ from selfsame.storage.opening import (
     labels_from_csv,
     none_in_folder,
 )
+from selfsame.storage.tables import TABLES
 
 __all__ = ["open_source", "reads"]
 
@@ -96,8 +97,10 @@ def labels_from(path: str, source: AudioSource) -> list[str]:
     """One label a file, from a CSV `path,label`. Raises UserError."""
     if not Path(path).exists():
         raise Disk().nowhere(path)
-    if Path(path).suffix.lower() != ".csv":
-        raise UserError(f'{path}: labels are read from a .csv with the columns path and label, or are "folders".')
+    if Path(path).suffix.lower() not in TABLES:
+        raise UserError(
+            f'{path}: labels are read from a .csv or .parquet with the columns path and label, or are "folders".'
+        )
     where = source.path
     return labels_from_csv(
         Path(path), source.files, source.place, where, RECORDINGS, lambda cell: suffix_of(cell) in SUFFIXES

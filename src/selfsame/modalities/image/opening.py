@@ -33,6 +33,7 @@ from selfsame.storage.opening import (
     labels_from_csv,
     none_in_folder,
 )
+from selfsame.storage.tables import TABLES
 
 LABELS = ("y_train", "y", "labels")
 
@@ -187,20 +188,21 @@ def labels_from(path: str, source: ImageSource) -> list[str]:
         if len(labels) != len(source):
             raise UserError(f"{path}: {len(labels)} labels for the {len(source)} images of {source.path}.")
         return labels
-    if suffix == ".csv" and isinstance(source, VideoSource) and count_of(file, VIDEO_FILES):  # a line a video
+    if suffix in TABLES and isinstance(source, VideoSource) and count_of(file, VIDEO_FILES):  # a line a video
         of_videos = labels_from_csv(
             Path(file), source.videos, source.place, source.path, VIDEO_FILES, lambda c: suffix_of(c) in VIDEO_SUFFIXES
         )
         source.label_frames(of_videos)
         assert source.labels is not None
         return source.labels
-    if suffix == ".csv":
+    if suffix in TABLES:
         known = suffixes()
         return labels_from_csv(
             Path(file), source.names, source.place, source.path, IMAGE_FILES, lambda cell: suffix_of(cell) in known
         )
     raise UserError(
-        f"{path}: labels are read from a .csv with the columns path and label, or for arrays from .npy or .npz."
+        f"{path}: labels are read from a .csv or .parquet with the columns path and label, or for arrays "
+        "from .npy or .npz."
     )
 
 

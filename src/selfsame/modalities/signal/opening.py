@@ -37,7 +37,7 @@ from selfsame.storage.folders import (
     suffix_of,
     walk,
 )
-from selfsame.storage.tables import Finder, paths_and_labels, some
+from selfsame.storage.tables import TABLES, Finder, paths_and_labels, some
 
 __all__ = ["open_source", "reading_for", "reads"]
 
@@ -86,7 +86,7 @@ def open_source(path: str, labels: str | None = None, reading: Reading | None = 
 
 def is_column(labels: str) -> bool:
     """Whether labels are named by a column: neither a file nor the word for folders."""
-    return labels != "folders" and suffix_of(split_key(labels)[0]) not in (".csv", ".npy", ".npz")
+    return labels != "folders" and suffix_of(split_key(labels)[0]) not in (*TABLES, ".npy", ".npz")
 
 
 def reads(path: str) -> int:
@@ -322,13 +322,13 @@ def labels_from(labels: str, source: SignalSource, place: Path) -> list[str]:
         if header:
             raise unknown(f"column of {source.path}", labels, header)
         raise UserError(
-            f"--labels {labels}: {source.path} has no columns. Give an array file.npz::key, a .csv with the columns "
-            "path,label, or leave it out where the series have labels of their own."
+            f"--labels {labels}: {source.path} has no columns. Give an array file.npz::key, a .csv or .parquet with "
+            "the columns path,label, or leave it out where the series have labels of their own."
         )
     file, key = split_key(str(Path(labels).expanduser()))
     if not Path(file).exists():
         raise nowhere(file)
-    if suffix_of(file) == ".csv":
+    if suffix_of(file) in TABLES:
         return labels_from_csv(Path(file), source)
     key = npz_key(file, key, LABELS) if suffix_of(file) == ".npz" else None
     found = label_strings(file, key)

@@ -19,7 +19,7 @@ from selfsame.modalities.text.source import LONGEST, FileSource, LineSource, Tex
 from selfsame.storage.disk import Disk, is_address, plain_path
 from selfsame.storage.folders import depth_of, folder_labels, listed, matching, nowhere, split_glob, suffix_of, walk
 from selfsame.storage.names import Names
-from selfsame.storage.tables import Finder, paths_and_labels, some, table
+from selfsame.storage.tables import TABLES, Finder, paths_and_labels, some, table
 
 TEXTS = (".txt", ".md", ".text", ".rst")
 LISTS = (".csv", ".tsv")
@@ -226,11 +226,11 @@ def labels_from(given: str, source: TextSource) -> Any:
         if len(found) != len(source):
             raise UserError(f"{given}: {len(found):,} labels for the {len(source):,} items of {source.path}.")
         return found
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() in TABLES:
         return labels_from_csv(path, source)
     raise UserError(
-        f"{given}: labels are the name of a column, 'folders', a .csv with the columns path and label, or a .txt with "
-        "one a line."
+        f"{given}: labels are the name of a column, 'folders', a .csv or .parquet with the columns path and label, "
+        "or a .txt with one a line."
     )
 
 
