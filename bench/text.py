@@ -7,7 +7,8 @@ correlation of the cosine with the score.
 
     python bench/text.py --sets movies trec --methods simclr maskedwords --seeds 0 1 2 --epochs 20
 
-Stored in bench/results/NAME.json with command, machine, versions and seeds.
+Stored in bench/results/NAME.json with command, machine, versions and seeds. With `--validate` the test part is never
+read: each fifth text of the train part takes its place, so that settings can be chosen; nothing is stored.
 """
 
 import argparse
@@ -41,13 +42,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, help="[derived by the run]")
     parser.add_argument("--settings", type=json.loads, default={}, help='more for pretrain, as \'{"views": "simcse"}\'')
     parser.add_argument("--method-settings", type=json.loads, default={}, help="more for the methods")
+    parser.add_argument("--validate", action="store_true", help="judge on a fifth of the train part")
     parser.add_argument("--name", default="text")
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         for name in args.sets:
-            learn, measured = prepared(name, Path(place))
+            learn, measured = prepared(name, Path(place), args.validate)
             for method in args.methods:
                 for seed in args.seeds:
                     began = time.monotonic()
@@ -71,11 +73,13 @@ def main() -> None:
         "rows": rows,
         "mean": means(rows),
     }
+    for one in means(rows):
+        print(one)
+    if args.validate:
+        return
     path = HERE / "results" / f"{args.name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for one in result["mean"]:
-        print(one)
 
 
 def means(rows: list[dict[str, Any]]) -> list[str]:
@@ -90,11 +94,15 @@ def means(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def prepared(name: str, place: Path) -> tuple[str, dict[str, Any]]:
-    """The texts to learn from, and what to measure on."""
+def prepared(name: str, place: Path, validate: bool = False) -> tuple[str, dict[str, Any]]:
+    """The texts to learn from, and what to measure on: the test part, or to `validate` a fifth of the train part."""
     if name == "stsb":
+        if validate:
+            raise SystemExit("stsb learns from sentences without scores: there is no part to choose by.")
         return pairs(place)
     train, test = movies() if name == "movies" else trec()
+    if validate:
+        train, test = [row for k, row in enumerate(train) if k % 5], train[::5]
     paths = [written(place / f"{name}-{part}.csv", rows) for part, rows in (("train", train), ("test", test))]
     measured = {"labelled": paths[0], "test": paths[1], "labels": "label", "test_labels": "label"}
     return paths[0], {**measured, "budgets": "all,1%"}

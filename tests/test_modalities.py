@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -334,6 +335,14 @@ def test_an_empty_file_is_called_empty(tmp_path):
         (tmp_path / "a.csv").write_text(text)
         with pytest.raises(UserError, match=told):
             modalities.of(str(tmp_path / "a.csv"))
+
+
+def test_parquet_without_its_package_names_the_install_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "part.parquet").write_bytes(b"PAR1")
+    for place in (tmp_path, tmp_path / "part.parquet"):
+        with pytest.raises(UserError, match=r"needs the package pyarrow. Install it with: .*selfsame\[parquet\]"):
+            modalities.of(str(place)).open_source(str(place))
 
 
 def test_a_place_of_nothing_known_says_what_is_there_and_what_is_read(tmp_path):

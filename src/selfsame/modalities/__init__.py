@@ -1,13 +1,14 @@
 """One folder per modality. Adding a modality is adding a folder: this module finds it by its name."""
 
 import importlib
+import importlib.util
 import pkgutil
 from collections import Counter
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from selfsame.errors import UserError, unknown
+from selfsame.errors import UserError, missing, unknown
 from selfsame.records import Record
 from selfsame.storage.disk import disk_of, is_address
 from selfsame.storage.folders import arrays_apart, converted, listed, suffix_of
@@ -15,6 +16,7 @@ from selfsame.types import Modality, Source
 
 FIRST = 10_000  # files that are counted where nothing is read
 BLANK = 1 << 16  # bytes of a file that are looked at
+PARQUET = (".parquet", ".pq")
 CLEARLY = 20  # times as many items as of any other kind leave no doubt what a place holds
 
 
@@ -91,6 +93,7 @@ def nothing(path: str) -> UserError:
     if not disk.exists(where) and not any(sign in where for sign in "*?[{"):
         return disk.nowhere(where.split("::")[0])
     held = converted([suffix_of(where)])
+    counts = Counter([suffix_of(where)])
     if disk.exists(where) and not disk.is_folder(where) and disk.cut(where, 0, 2) in (b"\xff\xfe", b"\xfe\xff"):
         suffix = suffix_of(where) or ".txt"
         return UserError(f"{path}: text in UTF-16. Write it anew: iconv -f UTF-16 -t UTF-8 {path} > new{suffix}")
@@ -100,6 +103,8 @@ def nothing(path: str) -> UserError:
         held = f" It holds {listed(counts)}.{cures}" if counts else " The folder is empty."
     elif disk.exists(where) and not disk.cut(where, 0, BLANK).strip():
         held = " The file is empty." if not disk.cut(where, 0, 1) else " The file holds blank lines alone."
+    if counts.keys() & set(PARQUET) and importlib.util.find_spec("pyarrow") is None:
+        return missing("parquet", "pyarrow", f"{path}: reading Parquet")
     return UserError(
         f"{path}: nothing here that selfsame reads.{held} It reads: {', '.join(names())}. If it is one of these after "
         "all, say which with --modality."

@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Int64
 
-from selfsame.errors import UnreadableItem, UserError, unknown
+from selfsame.errors import UnreadableItem, UserError, missing, unknown
 from selfsame.storage.disk import Disk
 from selfsame.storage.index import kept
 from selfsame.storage.names import Names
@@ -386,7 +386,7 @@ def arrow() -> tuple[Any, Any]:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise UserError("Parquet needs pyarrow: pip install 'selfsame[parquet]'") from None
+        raise missing("parquet", "pyarrow", "reading Parquet") from None
     return pa, parquet
 
 
