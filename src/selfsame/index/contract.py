@@ -244,6 +244,10 @@ class Index(ABC):
         """Raise UserError where `search` could not find k items."""
         of_label = "" if label is None else f" with the label {label!r}"
         there = len(self) if label is None else self.count(label)
+        if not there:
+            raise UserError(
+                f"{self.place} holds no items{of_label}. Add some: selfsame index RUN PATH --out {self.place} --add"
+            )
         if not 1 <= k <= there:
             raise UserError(f"k is {k}; {self.place} holds {there:,} items{of_label}. Give 1 to {there:,}.")
 
