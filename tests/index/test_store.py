@@ -8,9 +8,10 @@ import pytest
 from filelock import FileLock
 
 from selfsame.errors import NO_LABEL, UserError
-from selfsame.index import folder
+from selfsame.index import contents, folder
 from selfsame.index.contract import Made, Origin
 from selfsame.index.folder import Folder
+from selfsame.index.rows import Rows
 from selfsame.index.store import opened
 
 MADE = Made(fingerprint="0" * 32, modality="image", size=16, dim=6)
@@ -80,7 +81,7 @@ def test_items_go_and_come_without_a_rebuild(index):
     assert index.remove(words(300, 100)) == 300
     index.compact()
     before = index.vectors.copy()
-    file = index._file("vectors")
+    file = index.rows.file("vectors")
     size = file.stat().st_size
     assert index.remove(["item 5", "item 0"]) == 2
     kept = [k for k in range(12) if k not in (0, 5)]
@@ -103,7 +104,7 @@ def test_rows_that_were_taken_out_leave_the_disk_when_they_are_many(index):
     before = {name: index.vector(name) for name in index.names}
     index.remove(words(4))
     assert sorted(path.name for path in index.folder.glob("*-*")) == [
-        f"{kind}-2.{suffix}" for kind, suffix in sorted(Folder.KINDS.items())
+        f"{kind}-2.{suffix}" for kind, suffix in sorted(Rows.KINDS.items())
     ]
     assert (index.folder / "vectors-2.f32").stat().st_size == 9 * 6 * 4
     again = opened(index.folder)
@@ -161,7 +162,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(index, monkeypatch, kind):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if kind == "index":
-        monkeypatch.setattr(folder, "write_text", full)
+        monkeypatch.setattr(contents, "write_text", full)
     else:
         settled = folder.settled
         monkeypatch.setattr(folder, "settled", lambda file: full() if kind in Path(file.name).name else settled(file))
@@ -191,7 +192,7 @@ def test_a_full_disk_while_rows_are_moved_loses_nothing(index, monkeypatch):
 
 
 def test_what_a_killed_process_left_behind_the_last_row_is_written_over(index):
-    for kind, suffix in Folder.KINDS.items():
+    for kind, suffix in Rows.KINDS.items():
         with (index.folder / f"{kind}-1.{suffix}").open("ab") as file:
             file.write(b"half a row")
     again = opened(index.folder)
@@ -224,7 +225,7 @@ def test_names_that_are_no_utf_8_come_back(index):
 def test_an_empty_index_can_be_opened(tmp_path):
     index = opened(Folder.create(tmp_path / "idx", MADE).folder)
     assert len(index) == 0 and index.vectors.shape == (0, 6) and list(index.names) == [] and index.labels is None
-    with pytest.raises(UserError, match="holds 0 items"):
+    with pytest.raises(UserError, match=r"holds no items. Add some"):
         index.search(cloud(1), 1)
     index.add([], cloud(0))
     assert len(opened(index.folder)) == 0

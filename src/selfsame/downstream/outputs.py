@@ -5,11 +5,11 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from selfsame.engine.state import write_text, writing
 from selfsame.errors import UserError
-from selfsame.storage.captions import shortened
+from selfsame.storage.captions import font_for, shortened
 
 Write = Callable[[Path], None]
 WRITTEN = ".written"  # in a folder of predictions: the names of the files that were written there, a line each
@@ -75,7 +75,7 @@ def beside(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Im
     width, height = pictures[0].size
     step = width + GAP
     page = Image.new("RGB", (step * len(pictures) - GAP, height + CAPTION), "#ffffff")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=14)
+    draw, font = ImageDraw.Draw(page), font_for("".join(captions), 14)
     for k, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         page.paste(picture, (k * step, CAPTION))
         draw.text((k * step + 2, 1), shortened(caption, width - 4, font), fill="#1f2328", font=font)

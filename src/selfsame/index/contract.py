@@ -1,7 +1,7 @@
 """What every index is: unit vectors of one encoder under unique names, labels where there are any; and its errors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from selfsame.index import approximate
 from selfsame.index.approximate import Graph
 from selfsame.records import Record
 from selfsame.storage.encoders import fingerprint
+from selfsame.storage.names import repeated
 from selfsame.types import Encoder
 
 FORMAT = 1  # of what is said of an index beside its vectors
@@ -68,6 +69,27 @@ class Found:
         return len(self.names)
 
 
+@dataclass
+class Addition:
+    """Items that are put into an index together."""
+
+    names: Sequence[str]
+    vectors: Float[np.ndarray, "n d"]
+    labels: Sequence[str | None] | None = None
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        for what, given in (("vectors", self.vectors), ("labels", self.labels)):
+            if given is not None and len(given) != len(self.names):
+                raise UserError(f"{len(self.names):,} names and {len(given):,} {what}: give one to each item.")
+
+    def blocks(self, dim: int) -> Iterator[tuple[slice, Float[np.ndarray, "b d"]]]:
+        """Unit vectors, some at once, and which of the items they are of. Raises UserError as `unit` does."""
+        for start in range(0, len(self.names), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            yield some, unit(self.vectors[some], dim, "an item", self.names[some])
+
+
 class Index(ABC):
     """Unit vectors of one encoder under unique names, searched by cosine."""
 
@@ -103,7 +125,6 @@ class Index(ABC):
     def count(self, label: str) -> int:
         """Items with a label. Raises UserError where no item has it."""
 
-    @abstractmethod
     def add(
         self,
         names: Sequence[str],
@@ -115,6 +136,22 @@ class Index(ABC):
 
         Raises UserError for names that are there already, vectors of another width or that are not finite, a full disk.
         """
+        self._add(Addition(names, vectors, labels, origin))
+
+    @abstractmethod
+    def _add(self, added: Addition) -> None: ...
+
+    def _check_new(self, names: Sequence[str]) -> None:
+        """Raise UserError where a name is given twice, or is there already."""
+        if twice := repeated(names):
+            raise UserError(
+                f"the name {twice[0]!r} is given twice; each item of an index has its own. Nothing was added."
+            )
+        if known := self.known(names):
+            raise UserError(
+                f"{self.place} holds {len(known):,} of these names already, {known[0]!r} for one. Remove them first, "
+                "or give others. Nothing was added."
+            )
 
     @abstractmethod
     def remove(self, names: Sequence[str]) -> int:
@@ -207,6 +244,10 @@ class Index(ABC):
         """Raise UserError where `search` could not find k items."""
         of_label = "" if label is None else f" with the label {label!r}"
         there = len(self) if label is None else self.count(label)
+        if not there:
+            raise UserError(
+                f"{self.place} holds no items{of_label}. Add some: selfsame index RUN PATH --out {self.place} --add"
+            )
         if not 1 <= k <= there:
             raise UserError(f"k is {k}; {self.place} holds {there:,} items{of_label}. Give 1 to {there:,}.")
 
@@ -250,10 +291,12 @@ def unit(vectors: Any, dim: int, what: str, names: Sequence[str] = ()) -> Float[
     return rows / np.where(lengths > 0, lengths, 1).astype(np.float32)[:, None]
 
 
-def check_lengths(names: Sequence[str], vectors: Any, labels: Sequence[str | None] | None) -> None:
-    for what, given in (("vectors", vectors), ("labels", labels)):
-        if given is not None and len(given) != len(names):
-            raise UserError(f"{len(names):,} names and {len(given):,} {what}: give one to each item.")
+def no_label(index: Index, label: str, classes: Iterable[str]) -> UserError:
+    """The error for a label that no item has; `classes` are those that some have."""
+    classes = list(classes)
+    if not classes:
+        return UserError(f"{index.place} holds no labels, so none can be {label!r}.")
+    return unknown("label", label, classes, f"These are in {index.place}.")
 
 
 def not_there(index: Index, name: str, advice: str = "", kind: str = "item") -> UserError:

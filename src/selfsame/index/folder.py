@@ -16,68 +16,47 @@ files of the next number, in blocks.
 """
 
 import contextlib
-import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
-from filelock import FileLock, Timeout
 from jaxtyping import Float, Int
-from pydantic import ValidationError
 
-from selfsame.engine.state import write_text, write_whole, writing
-from selfsame.errors import NO_LABEL, UserError, unknown
+from selfsame.engine.state import writing
+from selfsame.errors import NO_LABEL, UserError
 from selfsame.index import approximate, exact
 from selfsame.index.approximate import Graph
-from selfsame.index.contract import AT_ONCE, FORMAT, PRIVATE, Found, Index, Made, Origin, check_lengths, not_there, unit
-from selfsame.records import Record
-from selfsame.storage.names import Names, repeated
+from selfsame.index.contents import CONTENTS, Contents, coded, contents, held, lengthened, save, settled
+from selfsame.index.contract import AT_ONCE, Addition, Found, Index, Made, Origin, no_label, not_there
+from selfsame.index.net import Net, moved
+from selfsame.index.rows import Rows
+from selfsame.storage.names import Names
 
-CONTENTS = "index.json"
 SPARSE = 0.25  # share of rows taken out at which the rest is moved together
-
-
-class Part(Origin):
-    """Rows that came from one place, up to the row `rows`."""
-
-    rows: int
-
-
-class Contents(Record):
-    """index.json."""
-
-    format: int = FORMAT
-    made: Made
-    near: str | None = None
-    """the run's folder as seen from the index, so that both can be moved together"""
-    rows: int = 0
-    removed: int = 0
-    text: int = 0
-    """bytes of the names"""
-    number: int = 1
-    """of the files"""
-    classes: tuple[str, ...] = ()
-    parts: tuple[Part, ...] = ()
-    unfinished: str | None = None
-    """the data that is being embedded"""
-    graph: Graph | None = None
 
 
 class Folder(Index):
     """An index in a folder of this machine; see the text at the top of the file."""
-
-    KINDS: ClassVar = {"vectors": "f32", "names": "txt", "ends": "i64", "labels": "i32", "removed": "i64"}
 
     def __init__(self, folder: str | Path) -> None:
         """Open one. Raises UserError where there is none, or it is damaged."""
         self.folder = Path(folder).expanduser()
         self.place = str(folder)
         self._read()
+
+    def _read(self) -> None:
+        self.contents = contents(self.folder)
+        self.made = self.contents.made
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what was read; it is read again where it is needed."""
+        self.rows = Rows(self.folder, self.contents)
+        self.__dict__.pop("_net", None)
 
     @classmethod
     def create(cls, folder: str | Path, made: Made) -> Self:
@@ -91,165 +70,62 @@ class Folder(Index):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with held(folder):
-            for kind, suffix in cls.KINDS.items():
+            for kind, suffix in Rows.KINDS.items():
                 with writing(folder):
                     (folder / f"{kind}-1.{suffix}").touch()
             save(folder, Contents(made=made, near=near))
         return cls(folder)
-
-    # Reading ---------------------------------------------------------------------------------------------------------
-
-    def _read(self) -> None:
-        self.contents = contents(self.folder)
-        self.made = self.contents.made
-        self._forget()
-        self._check_files()
-
-    def _forget(self) -> None:
-        """Let go of what was read; it is read again where it is needed."""
-        for name in ("_rows", "_all_names", "_codes", "_removed", "_marks", "_live", "_gathered", "_names", "_net"):
-            self.__dict__.pop(name, None)
-
-    def _check_files(self) -> None:
-        now, wanted = self.contents, self._bytes()
-        for kind, size in wanted.items():
-            path = self._file(kind)
-            there = path.stat().st_size if path.is_file() else -1
-            if there < size:
-                what = "is missing" if there < 0 else f"has {there:,} bytes, of which {size:,} are needed"
-                raise UserError(
-                    f"{path} {what}: the index of {now.rows:,} rows is damaged, perhaps a copy that was cut short. "
-                    "Copy it again, or make it again."
-                )
-
-    def _bytes(self) -> dict[str, int]:
-        now = self.contents
-        return {
-            "vectors": 4 * now.rows * now.made.dim,
-            "names": now.text,
-            "ends": 8 * now.rows,
-            "labels": 4 * now.rows,
-            "removed": 8 * now.removed,
-        }
-
-    def _file(self, kind: str, number: int | None = None) -> Path:
-        return self.folder / f"{kind}-{number or self.contents.number}.{self.KINDS[kind]}"
-
-    def _array(self, kind: str, dtype: str, count: int) -> np.ndarray:
-        return np.fromfile(self._file(kind), dtype, count)
-
-    @cached_property
-    def _rows(self) -> Float[np.ndarray, "rows d"]:
-        """All rows, taken out or not."""
-        shape = (self.contents.rows, self.made.dim)
-        if not all(shape):
-            return np.zeros(shape, np.float32)
-        return np.memmap(self._file("vectors"), np.dtype("<f4"), PRIVATE, shape=shape)
-
-    @cached_property
-    def _all_names(self) -> Names:
-        text = self._array("names", "<u1", self.contents.text)
-        return Names.of(text, self._array("ends", "<i8", self.contents.rows))
-
-    @cached_property
-    def _codes(self) -> Int[np.ndarray, "rows"]:
-        return self._array("labels", "<i4", self.contents.rows)
-
-    @cached_property
-    def _removed(self) -> Int[np.ndarray, "removed"]:
-        return np.sort(self._array("removed", "<i8", self.contents.removed))
-
-    @cached_property
-    def _live(self) -> Int[np.ndarray, "n"]:
-        """The rows of the items, ascending."""
-        keep = np.ones(self.contents.rows, dtype=bool)
-        keep[self._removed] = False
-        return np.flatnonzero(keep)
-
-    @cached_property
-    def _marks(self) -> Int[np.ndarray, "rows"]:
-        """A hash of each name: much smaller than a dictionary of names."""
-        return np.fromiter(map(hash, self._all_names), np.int64, self.contents.rows)
-
-    @cached_property
-    def _gathered(self) -> Float[np.ndarray, "n d"]:
-        """The vectors of the items, in a file without a name where some rows were taken out: it goes with its map."""
-        shape = (len(self), self.made.dim)
-        with tempfile.TemporaryFile() as file, writing(Path(tempfile.gettempdir())):
-            for start in range(0, len(self), AT_ONCE):
-                file.write(self._rows[self._live[start : start + AT_ONCE]].tobytes())
-            file.flush()
-            return np.memmap(file, np.dtype("<f4"), PRIVATE, shape=shape) if all(shape) else np.zeros(shape, np.float32)
-
-    @cached_property
-    def _names(self) -> Names:
-        return Names(self._all_names[int(row)] for row in self._live)
 
     def __len__(self) -> int:
         return self.contents.rows - self.contents.removed
 
     @property
     def names(self) -> Names:
-        return self._names if self.contents.removed else self._all_names
+        return self.rows.live_names
 
     @property
     def labels(self) -> list[str] | None:
         if not self.contents.classes:
             return None
+        return self._labels_at(self.rows.live)
+
+    def _labels_at(self, rows: Any) -> list[str]:
         classes = [*self.contents.classes, NO_LABEL]  # -1 is the last
-        return [classes[code] for code in self._codes[self._live]]
+        return [classes[code] for code in self.rows.codes[rows]]
 
     @property
     def vectors(self) -> Float[np.ndarray, "n d"]:
-        return self._gathered if self.contents.removed else self._rows
+        return self.rows.live_vectors
 
-    def _code(self, label: str) -> int:
-        if not self.contents.classes:
-            raise UserError(f"{self.place} holds no labels, so none can be {label!r}.")
+    def _labelled(self, label: str) -> Int[np.ndarray, "m"]:
+        """The rows of the items with a label. Raises UserError where there is no such label."""
         if label not in self.contents.classes:
-            raise unknown("label", label, self.contents.classes, f"These are in {self.place}.")
-        return self.contents.classes.index(label)
+            raise no_label(self, label, self.contents.classes)
+        return self.rows.live[self.rows.codes[self.rows.live] == self.contents.classes.index(label)]
 
     def count(self, label: str) -> int:
-        return int((self._codes[self._live] == self._code(label)).sum())
-
-    def _row(self, name: str) -> int | None:
-        for row in np.flatnonzero(self._marks == hash(name)).tolist():
-            place = int(np.searchsorted(self._removed, row))
-            gone = place < len(self._removed) and self._removed[place] == row
-            if not gone and self._all_names[row] == name:
-                return row
-        return None
+        return len(self._labelled(label))
 
     def known(self, names: Sequence[str]) -> list[str]:
         marks = np.fromiter(map(hash, names), np.int64, len(names))
-        maybe = np.flatnonzero(np.isin(marks, self._marks)).tolist()
-        rows = self._rows_of([names[i] for i in maybe])
+        maybe = np.flatnonzero(np.isin(marks, self.rows.marks)).tolist()
+        rows = self.rows.of_each([names[i] for i in maybe])
         return [names[i] for i, row in zip(maybe, rows, strict=True) if row is not None]
 
-    def _rows_of(self, names: Sequence[str]) -> list[int | None]:
-        if len(names) < 64:
-            return [self._row(name) for name in names]
-        rows = {
-            self._all_names[int(row)]: int(row)
-            for row in self._live[np.isin(self._marks[self._live], list(map(hash, names)))]
-        }
-        return [rows.get(name) for name in names]
-
     def vector(self, name: str) -> Float[np.ndarray, "d"]:
-        row = self._row(name)
+        row = self.rows.of(name)
         if row is None:
             raise not_there(self, name)
-        return np.array(self._rows[row])
+        return np.array(self.rows.vectors[row])
 
     def labels_of(self, names: Sequence[str]) -> list[str]:
         classes = [*self.contents.classes, NO_LABEL]
-        return [classes[-1 if row is None else self._codes[row]] for row in self._rows_of(names)]
+        return [classes[-1 if row is None else self.rows.codes[row]] for row in self.rows.of_each(names)]
 
     def origins_of(self, names: Sequence[str]) -> list[Origin | None]:
         ends = [part.rows for part in self.contents.parts]
         parts = [Origin(path=part.path, prefix=part.prefix) if part.path else None for part in self.contents.parts]
-        rows = self._rows_of(names)
+        rows = self.rows.of_each(names)
         return [None if row is None else parts[int(np.searchsorted(ends, row, side="right"))] for row in rows]
 
     @property
@@ -266,23 +142,20 @@ class Folder(Index):
         self._forget()
 
     def _items(self, places: Int[np.ndarray, "m"]) -> tuple[list[str], Float[np.ndarray, "m d"]]:
-        rows = self._live[places]
-        return [self._all_names[int(row)] for row in rows], np.array(self._rows[rows])
+        rows = self.rows.live[places]
+        return [self.rows.names[int(row)] for row in rows], np.array(self.rows.vectors[rows])
 
     def _search(self, queries: Float[np.ndarray, "q d"], k: int, label: str | None, view: int) -> Found:
-        found = self._walked(queries, k, view) if view else None
+        found = self._net.walked(self.rows.vectors, queries, k, view) if view else None
         if found is None:
-            rows = None if label is None else self._live[self._codes[self._live] == self._code(label)]
-            if rows is None and self.contents.removed:
-                rows = self._live
-            found = exact.search(self._rows, queries, k, rows)
+            rows = self.rows.live if self.contents.removed else None
+            found = exact.search(self.rows.vectors, queries, k, rows if label is None else self._labelled(label))
         cosines, places = found
-        classes = [*self.contents.classes, NO_LABEL]
         return Found(
-            names=[[self._all_names[int(row)] for row in line] for line in places],
+            names=[[self.rows.names[int(row)] for row in line] for line in places],
             cosines=cosines,
-            items=np.searchsorted(self._live, places) if self.contents.removed else places,
-            labels=[[classes[code] for code in self._codes[line]] for line in places] if classes[:-1] else None,
+            items=np.searchsorted(self.rows.live, places) if self.contents.removed else places,
+            labels=[self._labels_at(line) for line in places] if self.contents.classes else None,
         )
 
     # Approximate search ----------------------------------------------------------------------------------------------
@@ -292,66 +165,22 @@ class Folder(Index):
         return self.contents.graph
 
     @cached_property
-    def _net(self) -> tuple[Any, Int[np.ndarray, "m"], Any, Int[np.ndarray, "t"]]:
-        """The graph, the row of each of its items, which of them are still there, and the rows that are not in it."""
+    def _net(self) -> Net:
         known = self.contents.graph
         assert known is not None
-        net = approximate.read(self.folder / known.file)
-        rows = self._graph_rows(net.ntotal)
-        alive = np.zeros(self.contents.rows + 1, dtype=bool)  # the last for -1
-        alive[self._live] = True
-        return net, rows, approximate.kept(alive[rows]), self._live[self._live >= known.covered]
-
-    def _graph_rows(self, count: int) -> Int[np.ndarray, "m"]:
-        known = self.contents.graph
-        assert known is not None
-        return np.fromfile(self.folder / known.rows_file, "<i8", count)
-
-    def _walked(
-        self, queries: Float[np.ndarray, "q d"], k: int, view: int
-    ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]] | None:
-        """What the graph finds, and exact search among what came after it; None where that is too little."""
-        net, rows, alive, late = self._net
-        cosines, places = approximate.search(net, queries, k, view, alive)
-        found = np.where(places < 0, -1, rows[places])
-        cosines = np.where(places < 0, -np.inf, cosines)
-        if len(late):
-            more, at = exact.search(self._rows, queries, min(k, len(late)), late)
-            cosines, found = np.concatenate([cosines, more], axis=1), np.concatenate([found, at], axis=1)
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-        cosines, found = np.take_along_axis(cosines, order, 1), np.take_along_axis(found, order, 1)
-        return None if (found < 0).any() else (cosines.clip(-1, 1).astype(np.float32), found)
+        return Net.read(self.folder, known).among(self.rows.live, self.contents.rows, known.covered)
 
     def approximate(self) -> Graph:
         with held(self.folder):
             self._follow()
-            old, number = self.contents.graph, 1
-            net = rows = None
-            if old is not None:
-                number = int(old.file.removeprefix("graph-").removesuffix(".faiss")) + 1
-                grown = approximate.read(self.folder / old.file, whole=True)
-                at = self._graph_rows(grown.ntotal)
-                if np.isin(at, self._live).mean() >= 0.5:  # of a graph that is mostly of items long gone a new one
-                    net, rows = grown, at
-            covered = 0 if net is None or old is None else old.covered
-            late = self._live[self._live >= covered]
-            net = approximate.new(self.made.dim) if net is None else net
-            approximate.grown(net, self._rows, late)
-            rows = late if rows is None else np.concatenate([rows, late])
-            file, rows_file = f"graph-{number}.faiss", f"graph-{number}.i64"
-            approximate.written(net, self.folder / file)
-            write_whole(self.folder / rows_file, lambda draft: draft.write_bytes(rows.astype("<i8").tobytes()))
+            old = self.contents.graph
+            number = 1 if old is None else int(old.file.removeprefix("graph-").removesuffix(".faiss")) + 1
+            net, covered = Net.to_grow(self.folder, old, self.rows.live, self.made.dim)
+            net.grow(self.rows.vectors, self.rows.live[self.rows.live >= covered])
             known = Graph(
-                kind="HNSW of faiss",
-                view=1,
-                recall=0,
-                k=1,
-                asked=1,
-                items=len(self),
-                file=file,
-                rows_file=rows_file,
-                covered=self.contents.rows,
-            )
+                kind="HNSW of faiss", view=1, recall=0, k=1, asked=1, items=len(self), covered=self.contents.rows,
+                **net.write(self.folder, number),
+            )  # fmt: skip
             before = self.contents
             self.contents = before.changed(graph=known)
             self._forget()
@@ -376,44 +205,36 @@ class Folder(Index):
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
-    def add(
-        self,
-        names: Sequence[str],
-        vectors: Float[np.ndarray, "n d"],
-        labels: Sequence[str | None] | None = None,
-        origin: Origin | None = None,
-    ) -> None:
-        check_lengths(names, vectors, labels)
+    def _add(self, added: Addition) -> None:
         with held(self.folder):
             self._follow()
-            self._check_new(names)
-            now = self.contents
-            codes, classes = coded(labels, len(names), now.classes)
-            added = Names(names)
-            ends = np.frombuffer(added.ends, np.int64) + now.text if len(added) else np.zeros(0, np.int64)
+            self._check_new(added.names)
+            now, before = self.contents, self.rows
+            codes, classes = coded(added.labels, len(added.names), now.classes)
+            names = Names(added.names)
+            ends = np.frombuffer(names.ends, np.int64) + now.text if len(names) else np.zeros(0, np.int64)
             with self._appending():
                 with self._at_end("vectors") as file:
-                    for start in range(0, len(names), AT_ONCE):
-                        block = vectors[start : start + AT_ONCE]
-                        file.write(unit(block, now.made.dim, "an item", names[start : start + AT_ONCE]).tobytes())
-                for kind, content in (("names", bytes(added.text)), ("ends", ends.tobytes()), ("labels", codes)):
+                    for _, block in added.blocks(now.made.dim):
+                        file.write(block.tobytes())
+                for kind, content in (("names", bytes(names.text)), ("ends", ends.tobytes()), ("labels", codes)):
                     with self._at_end(kind) as file:
                         file.write(content)
-                rows, text = now.rows + len(names), now.text + len(added.text)
-                parts = lengthened(now.parts, origin or Origin(path=""), rows)
+                rows, text = now.rows + len(names), now.text + len(names.text)
+                parts = lengthened(now.parts, added.origin or Origin(path=""), rows)
                 save(self.folder, now.changed(rows=rows, text=text, classes=classes, parts=parts))
-            known, marks = self._all_names, np.fromiter(map(hash, names), np.int64, len(names))
-            marks = np.concatenate([self._marks, marks])
+            known, marks = before.names, np.fromiter(map(hash, added.names), np.int64, len(names))
+            marks = np.concatenate([before.marks, marks])
             self._read()
-            known.extend(names)
+            known.extend(added.names)
             # What was read once is not read again: a large index is made by many additions.
-            self.__dict__.update(_all_names=known, _marks=marks)
+            self.rows.names, self.rows.marks = known, marks
 
     def remove(self, names: Sequence[str]) -> int:
         with held(self.folder):
             self._follow()
             once = list(dict.fromkeys(names))
-            rows = self._rows_of(once)
+            rows = self.rows.of_each(once)
             if None in rows:
                 raise not_there(self, once[rows.index(None)], "Nothing was removed.")
             now = self.contents
@@ -436,42 +257,33 @@ class Folder(Index):
             now = self.contents
             if not now.removed:
                 return
-            number = now.number + 1
+            number, live = now.number + 1, self.rows.live
             try:
                 with writing(self.folder):
-                    with self._file("vectors", number).open("wb") as file:
-                        for start in range(0, len(self), AT_ONCE):
-                            file.write(self._rows[self._live[start : start + AT_ONCE]].tobytes())
+                    with self.rows.file("vectors", number).open("wb") as file:
+                        for start in range(0, len(live), AT_ONCE):
+                            file.write(self.rows.vectors[live[start : start + AT_ONCE]].tobytes())
                         settled(file)
-                    kept = self._names
-                    rest = {"names": kept.text, "ends": bytes(kept.ends), "labels": self._codes[self._live].tobytes()}
+                    kept = self.rows.live_names
+                    rest = {"names": kept.text, "ends": bytes(kept.ends), "labels": self.rows.codes[live].tobytes()}
                     for kind, content in {**rest, "removed": b""}.items():
-                        with self._file(kind, number).open("wb") as file:
+                        with self.rows.file(kind, number).open("wb") as file:
                             file.write(content)
                             settled(file)
-                ends = np.searchsorted(self._live, [part.rows for part in now.parts])
+                ends = np.searchsorted(live, [part.rows for part in now.parts])
                 parts = [part.changed(rows=int(end)) for part, end in zip(now.parts, ends, strict=True)]
                 known = {"rows": len(self), "removed": 0, "text": len(kept.text), "number": number, "parts": parts}
                 if now.graph is not None:
-                    known["graph"] = self._moved(now.graph, number)
+                    known["graph"] = moved(self.folder, now.graph, live, now.rows, number)
                 save(self.folder, now.changed(**known))
             except BaseException:
-                for kind in self.KINDS:
-                    self._file(kind, number).unlink(missing_ok=True)
+                for kind in Rows.KINDS:
+                    self.rows.file(kind, number).unlink(missing_ok=True)
                 raise
-            for kind in self.KINDS:
-                self._file(kind, now.number).unlink(missing_ok=True)
+            for kind in Rows.KINDS:
+                self.rows.file(kind, now.number).unlink(missing_ok=True)
             self._read()
             self._sweep()
-
-    def _moved(self, graph: Graph, number: int) -> Graph:
-        """The graph as it is when the rows have moved together: its items are the same, at other rows."""
-        rows = self._graph_rows((self.folder / graph.rows_file).stat().st_size // 8)
-        place = np.full(self.contents.rows + 1, -1, dtype="<i8")  # the last for -1
-        place[self._live] = np.arange(len(self))
-        file = graph.rows_file.replace(".i64", f"-{number}.i64")
-        write_whole(self.folder / file, lambda draft: draft.write_bytes(place[rows].tobytes()))
-        return graph.changed(rows_file=file, covered=int(np.searchsorted(self._live, graph.covered)))
 
     def together(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -491,22 +303,11 @@ class Folder(Index):
         if contents(self.folder) != self.contents:
             self._read()
 
-    def _check_new(self, names: Sequence[str]) -> None:
-        if twice := repeated(names):
-            raise UserError(
-                f"the name {twice[0]!r} is given twice; each item of an index has its own. Nothing was added."
-            )
-        if known := self.known(names):
-            raise UserError(
-                f"{self.place} holds {len(known):,} of these names already, {known[0]!r} for one. Remove them first, "
-                "or give others. Nothing was added."
-            )
-
     @contextlib.contextmanager
     def _at_end(self, kind: str) -> Iterator[Any]:
         """A file to write on behind what counts in it; forced to the disk at the end."""
-        with self._file(kind).open("r+b") as file:
-            file.truncate(self._bytes()[kind])
+        with self.rows.file(kind).open("r+b") as file:
+            file.truncate(self.rows.sizes()[kind])
             file.seek(0, os.SEEK_END)
             yield file
             settled(file)
@@ -519,70 +320,6 @@ class Folder(Index):
                 yield
         except BaseException:
             with contextlib.suppress(OSError):
-                for kind, size in self._bytes().items():
-                    os.truncate(self._file(kind), size)
+                for kind, size in self.rows.sizes().items():
+                    os.truncate(self.rows.file(kind), size)
             raise
-
-
-def contents(folder: Path) -> Contents:
-    """index.json, checked. Raises UserError."""
-    path = folder / CONTENTS
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        version = found["format"]
-        if not isinstance(version, int):
-            raise TypeError("its format is no number")
-        if version > FORMAT:
-            raise UserError(
-                f"{path} has format {version}; this selfsame reads up to {FORMAT}. Install a newer selfsame."
-            )
-        return Contents.model_validate(found)
-    except (FileNotFoundError, NotADirectoryError):
-        what = "is no index (it has no index.json)" if folder.is_dir() else "does not exist"
-        raise UserError(f"{folder} {what}. Make one with: selfsame index RUN PATH --out {folder}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is damaged ({reason}). Restore it, or make the index again.") from None
-
-
-def save(folder: Path, now: Contents) -> None:
-    write_text(folder / CONTENTS, now.model_dump_json(indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Let nobody else write meanwhile. Raises UserError where somebody does; the system frees it at the end."""
-    lock = FileLock(folder / ".lock")
-    with writing(folder):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(f"another process is changing {folder}. Wait until it is done and try again.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def settled(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def coded(labels: Sequence[str | None] | None, count: int, classes: Sequence[str]) -> tuple[bytes, list[str]]:
-    """The labels as numbers, and the classes with those that are new behind them."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    given = labels if labels is not None else [None] * count
-    codes = [-1 if label is None or label == NO_LABEL else numbers.setdefault(label, len(numbers)) for label in given]
-    return np.array(codes, dtype="<i4").tobytes(), list(numbers)
-
-
-def lengthened(parts: Sequence[Part], origin: Origin, rows: int) -> list[Part]:
-    last = parts[-1:]
-    if last and (last[0].path, last[0].prefix) == (origin.path, origin.prefix):
-        parts = parts[:-1]
-    return [*parts, Part(path=origin.path, prefix=origin.prefix, rows=rows)]

@@ -22,23 +22,22 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import ValidationError
 
-from selfsame.errors import NO_LABEL, UserError, missing, unknown
+from selfsame.errors import NO_LABEL, UserError, missing
 from selfsame.index import approximate
 from selfsame.index.approximate import Graph
 from selfsame.index.contract import (
     AT_ONCE,
     FORMAT,
     PRIVATE,
+    Addition,
     Found,
     Index,
     Made,
     Origin,
-    check_lengths,
+    no_label,
     not_there,
-    unit,
 )
 from selfsame.records import Record
-from selfsame.storage.names import repeated
 
 SCHEMES = ("postgresql://", "postgres://")
 PATIENCE = 10  # seconds to wait for a server
@@ -236,9 +235,7 @@ class Table(Index):
         found = int(self._rows("SELECT count(*) FROM {table} WHERE label = %s", [label])[0][0])
         if not found:
             classes = [row[0] for row in self._rows("SELECT DISTINCT label FROM {table} WHERE label IS NOT NULL")]
-            if not classes:
-                raise UserError(f"{self.place} holds no labels, so none can be {label!r}.")
-            raise unknown("label", label, classes, f"These are in {self.place}.")
+            raise no_label(self, label, classes)
         return found
 
     @told
@@ -341,37 +338,20 @@ class Table(Index):
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
-    def add(
-        self,
-        names: Sequence[str],
-        vectors: Float[np.ndarray, "n d"],
-        labels: Sequence[str | None] | None = None,
-        origin: Origin | None = None,
-    ) -> None:
-        check_lengths(names, vectors, labels)
-        given = spelt(names)
-        if twice := repeated(given):
-            raise UserError(
-                f"the name {twice[0]!r} is given twice; each item of an index has its own. Nothing was added."
-            )
+    def _add(self, added: Addition) -> None:
+        given = spelt(added.names)
         with self._told_whole():
-            if known := self.known(names):
-                raise UserError(
-                    f"{self.place} holds {len(known):,} of these names already, {known[0]!r} for one. Remove them "
-                    "first, or give others. Nothing was added."
-                )
+            self._check_new(given)
             source = None
-            if origin is not None:
-                if origin not in self.card.sources:
-                    self._write_card(self.card.changed(sources=(*self.card.sources, origin)))
-                source = self.card.sources.index(origin)
+            if added.origin is not None:
+                if added.origin not in self.card.sources:
+                    self._write_card(self.card.changed(sources=(*self.card.sources, added.origin)))
+                source = self.card.sources.index(added.origin)
             text = "COPY {table} (name, label, source, vector) FROM STDIN WITH (FORMAT BINARY)"
             with self.connection.cursor() as cursor, cursor.copy(self._sql(text)) as copy:
                 copy.set_types(["text", "text", "int4", "vector"])
-                for start in range(0, len(names), AT_ONCE):
-                    some = slice(start, start + AT_ONCE)
-                    rows = unit(vectors[some], self.made.dim, "an item", names[some])
-                    told_of = [None] * len(rows) if labels is None else labels[some]
+                for some, rows in added.blocks(self.made.dim):
+                    told_of = [None] * len(rows) if added.labels is None else added.labels[some]
                     for name, label, row in zip(given[some], told_of, rows, strict=True):
                         copy.write_row((name, None if label == NO_LABEL else label, source, row))
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from selfsame.errors import UserError
+from selfsame.index.contents import CONTENTS
 from selfsame.index.contract import Index, Made
-from selfsame.index.folder import CONTENTS, Folder
+from selfsame.index.folder import Folder
 
 
 def opened(place: str | Path) -> Index:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from selfsame.storage.captions import shortened
+from selfsame.storage.captions import font_for, shortened
 
 SIDE = 128  # of a picture, pixels
 GAP, WORDS = 8, 18  # between pictures; height of the words below
@@ -17,7 +17,7 @@ def strips(rows: Sequence[Sequence[tuple[Image.Image | None, str]]]) -> Image.Im
     columns = max(map(len, rows), default=1)
     page = Image.new("RGB", (columns * wide + 3 * GAP, len(rows) * high + GAP), PAPER)
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=12)
+    font = font_for("".join(words for row in rows for _, words in row), 12)
     for r, row in enumerate(rows):
         for c, (picture, words) in enumerate(row):
             x, y = GAP + c * wide + (2 * GAP if c else 0), GAP + r * high

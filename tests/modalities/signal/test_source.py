@@ -566,3 +566,13 @@ def test_a_damaged_group_met_while_labels_are_read_is_told_in_one_line(tmp_path:
     ) as error:
         signal.open_source(path, reading=Reading(window=30))
     assert "\n" not in str(error.value)
+
+
+def test_an_encoder_that_learned_from_columns_reads_arrays_too(tmp_path):
+    learned = Reading(columns=("x", "y"), id="who", time="when", leave_out=("label",), window=16)
+    assert signal.reading_for(learned, "more.csv") == learned
+    assert signal.reading_for(learned, "more.npz::x_train") == Reading(window=16)
+    np.save(tmp_path / "more.npy", np.zeros((3, 40), np.float32))
+    with pytest.raises(UserError, match=r"--reading.columns is for tables; .*more.npy has no columns"):
+        signal.open_source(str(tmp_path / "more.npy"), reading=learned)
+    assert len(signal.open_source(str(tmp_path / "more.npy"), reading=signal.reading_for(learned, "more.npy"))) == 6

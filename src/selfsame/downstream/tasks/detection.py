@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Int
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from pydantic import Field
 from torch import Tensor
 
@@ -30,6 +30,7 @@ from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.nn.kmeans import kmeans
+from selfsame.storage.captions import font_for
 from selfsame.types import Encoder
 
 LEAST_BOX = 8  # pixels of a view for the short side of half of the boxes of the class with the smallest
@@ -325,7 +326,7 @@ def with_boxes(
     """
     drawn = shown.copy()
     width = max(2, max(shown.size) // 170)
-    draw, font = ImageDraw.Draw(drawn), ImageFont.load_default(size=max(11, max(shown.size) // 20))
+    draw, font = ImageDraw.Draw(drawn), font_for("".join(names), max(11, max(shown.size) // 20))
     for n in reversed(range(len(boxes))):
         colour = COLOURS[int(classes[n]) % len(COLOURS)]
         left, top, right, bottom = boxes[n].tolist()

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int16, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from selfsame.modalities.audio import front
 from selfsame.modalities.audio.raw import middle
 from selfsame.modalities.audio.reading import Stats
 from selfsame.modalities.audio.source import AudioSource, ratio, resampled
-from selfsame.storage.captions import shortened
+from selfsame.storage.captions import font_for, shortened
 
 __all__ = ["contact_sheet", "fragment", "picture"]
 
@@ -110,7 +110,7 @@ def contact_sheet(
     height = 2 * MARGIN + LINE + len(items) * (HEIGHT + GAP + LINE) - GAP
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=12)
+    font = font_for("".join(names), 12)
     lefts = [MARGIN] + [MARGIN + GAP + k * (CELL + GAP) for k in range(1, columns)]
     for k, left in enumerate(lefts):
         draw.text((left, MARGIN - 4), f"view {k}" if k else "item", fill=FAINT, font=font)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from selfsame.modalities.image.source import ImageSource
-from selfsame.storage.captions import shortened
+from selfsame.storage.captions import font_for, shortened
 
 __all__ = ["contact_sheet", "fragment", "picture"]
 
@@ -66,7 +66,7 @@ def drawn_sheet(
     height = 2 * MARGIN + LINE + len(originals) * (step + LINE) - GAP
     page = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=12)
+    font = font_for("".join(names), 12)
     lefts = [MARGIN] + [MARGIN + GAP + k * step for k in range(1, columns)]
     for k, left in enumerate(lefts):
         draw.text((left, MARGIN - 4), f"view {k}" if k else "item", fill=FAINT, font=font)

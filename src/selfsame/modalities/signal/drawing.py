@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from selfsame.storage.captions import shortened
+from selfsame.storage.captions import font_for, shortened
 
 __all__ = ["contact_sheet", "picture", "plotted"]
 
@@ -93,7 +93,7 @@ def contact_sheet(
     wide, high = CELL[0] + GAP, CELL[1] + LINE + GAP
     page = Image.new("RGB", (2 * MARGIN + across * wide, 2 * MARGIN + LINE + len(items) * high), PAPER)
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=12)
+    font = font_for("".join(names), 12)
     for k in range(across):
         draw.text((MARGIN + k * wide + GAP * (k > 0), MARGIN - 4), f"view {k}" if k else "item", fill=FAINT, font=font)
     for row, (item, made, name) in enumerate(zip(items, views, names, strict=True)):

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from selfsame.modalities.table.encode import word_of
 from selfsame.modalities.table.stats import Stats
+from selfsame.storage.captions import font_for
 
 __all__ = ["contact_sheet", "fragment", "picture"]
 
@@ -39,7 +40,7 @@ def picture(source: Any, i: int, side: int = 256) -> Image.Image:
     card = Image.new("RGB", (side, side), PAPER)
     draw = ImageDraw.Draw(card)
     step = max(8, min(18, (side - 12) // max(1, min(len(lines), 14))))
-    font = ImageFont.load_default(size=max(6, step - 5))
+    font = font_for("".join(f"{name}{value}" for name, value in lines), max(6, step - 5))
     room = max(1, (side - 12) // step)
     left = side * 9 // 20 if any(name for name, _ in lines) else 8
     for k, (name, value) in enumerate(lines[:room]):
@@ -48,7 +49,8 @@ def picture(source: Any, i: int, side: int = 256) -> Image.Image:
             draw.text((8, top), f"and {len(lines) - k} more", fill=FAINT, font=font)
             break
         draw.text((8, top), cut(name, left - 12, font), fill=FAINT, font=font)
-        draw.text((left, top), cut(value or "–", side - left - 8, font), fill=INK if value else FAINT, font=font)
+        # Pillow's own font has no dash longer than this.
+        draw.text((left, top), cut(value or "-", side - left - 8, font), fill=INK if value else FAINT, font=font)
     draw.rectangle((0, 0, side - 1, side - 1), outline=LINE)
     return card
 

@@ -5,8 +5,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from selfsame.storage.captions import font_for
 
 __all__ = ["contact_sheet", "fragment", "picture"]
 
@@ -21,7 +23,7 @@ def picture(source: Any, i: int, side: int = 256) -> Image.Image:
     page = Image.new("RGB", (side, side), PAPER)
     draw = ImageDraw.Draw(page)
     size = max(9, side // 18)
-    font = ImageFont.load_default(size=size)
+    font = font_for(text, size)
     margin, line = side // 16, round(size * 1.3)
     room = side - 2 * margin
     lines = wrapped(text, font, room)
