@@ -310,7 +310,7 @@ def test_a_file_cannot_ask_for_other_networks_and_options_than_are_ever_saved(na
 def test_every_option_that_is_given_may_be_read_back():
     names = (
         "resnet10t@0.5",
-        "vit_tiny_patch4_32",
+        "vit_tiny_patch4_32@128x6",
         "torchvision/resnet18",
         "torchvision/vit_b_16",
         "torchvision/maxvit_t",
