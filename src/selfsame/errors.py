@@ -39,6 +39,11 @@ def missing(extra: str, package: str, purpose: str) -> UserError:
     return UserError(f"{purpose} needs the package {package}. Install it with: pip install 'selfsame[{extra}]'")
 
 
+def printable(text: str) -> str:
+    """The text as UTF-8 can hold it: bytes of a file's name that are no UTF-8 are spelt out, as in `\\udcff.png`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def too_few_blocks(wanted: int, name: str, found: int) -> UserError:
     """Of an encoder of which more last blocks are asked for than it has."""
     return UserError(

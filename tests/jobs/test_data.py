@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 import selfsame as ss
-from selfsame.jobs.data import labels_for, open_data, parts_of, printable, read_skipped, sheet, write_skipped
+from selfsame.errors import printable
+from selfsame.jobs.data import labels_for, open_data, parts_of, read_skipped, sheet, write_skipped
 from selfsame.records import ViewPlan
 
 

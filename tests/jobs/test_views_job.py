@@ -78,6 +78,10 @@ def test_the_data_are_never_written_over(tmp_path, capsys):
     for data, out in (("one.png", "one.png"), ("notes.txt", "notes.png")):  # of texts NAME.txt is written
         assert main(["views", str(tmp_path / data), "--out", str(tmp_path / out)]) == 2
         assert f"{data} is the data themselves" in capsys.readouterr().err
+    for data in (".", "*.png"):  # a photo of a folder
+        arguments = ["views", str(tmp_path / data), "--modality", "image", "--out", str(tmp_path / "one.png")]
+        assert main(arguments) == 2
+        assert "one.png is one of the data, one.png, which would be lost" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor, nn
 
-from selfsame.errors import UserError
+from selfsame.errors import UserError, printable
 from selfsame.records import Record
 from selfsame.types import Draws, Encoder
 
@@ -101,15 +101,14 @@ class Examples:
         """What is known of an item, in the form of `restored`. Raises UnreadableItem."""
         raise NotImplementedError
 
-    def check_skipped(self) -> None:
-        """Raise UserError where more than `most_skipped` of the items cannot be read, or none can."""
-        lost, total = self.skipped, len(self)
-        if len(lost) > self.most_skipped * total or (lost and len(lost) == total):
+    def check_skipped(self, most: float | None = None, called: str = "labelled items") -> None:
+        """Raise UserError where more than `most` of the items cannot be read [`most_skipped`], or none can."""
+        lost, total, most = self.skipped, len(self), self.most_skipped if most is None else most
+        if len(lost) > most * total or (lost and len(lost) == total):
             i, why = next(iter(lost.items()))
             raise UserError(
-                f"{len(lost)} of {total} labelled items cannot be read ({len(lost) / total:.1%}; at most "
-                f"{self.most_skipped:.1%} may be): {self.name(i)}: {why}. Mend or remove them, or raise "
-                "--max-skipped."
+                f"{len(lost)} of {total} {called} cannot be read ({len(lost) / total:.1%}; at most "
+                f"{most:.1%} may be): {printable(self.name(i))}: {why}. Mend or remove them, or raise --max-skipped."
             )
 
 

@@ -1,6 +1,6 @@
 """Records from what people write, in flags, YAML or Python: the first mistake in one line, with the nearest name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from selfsame.errors import UserError, unknown
 from selfsame.records import Record
+from selfsame.storage.folders import split_glob
 
 R = TypeVar("R", bound=Record)
 
@@ -29,11 +30,23 @@ def named(given: Any, kind: str) -> dict[str, Any]:
     return dict(given)
 
 
-def spared(out: Path, data: str) -> None:
-    """Raise UserError where a file that is to be written is the file that the data are read from."""
-    given = Path(data.split("::")[0]).expanduser()
-    if out.is_file() and given.is_file() and out.samefile(given):
+def spared(out: Path, data: str, names: Iterable[str] = ()) -> None:
+    """Raise UserError where a file that is to be written is the file that the data are read from, or one of them.
+
+    `names`: of the items, gone through where `out` is there already and lies among the data.
+    """
+    if not out.is_file():
+        return
+    given = Path(split_glob(data.split("::")[0])[0]).expanduser()
+    if given.is_file() and out.samefile(given):
         raise UserError(f"--out {out} is the data themselves, which would be lost. Name another file.")
+    root, place = (given if given.is_dir() else given.parent).resolve(), out.resolve()
+    if not place.is_relative_to(root):
+        return
+    known = {str(place), place.relative_to(root).as_posix()}
+    for name in names:  # a row, a window or a frame is named behind its file
+        if name in known or any(name.startswith((f"{file}:", f"{file}@")) for file in known):
+            raise UserError(f"--out {out} is one of the data, {name}, which would be lost. Name another file.")
 
 
 def explained(

@@ -9,8 +9,8 @@ from torch import Tensor
 from selfsame.downstream.clusters import Clustering, agreement, chosen_count, cluster
 from selfsame.engine import dist
 from selfsame.engine.watch import say
+from selfsame.errors import printable
 from selfsame.jobs.clusters import Clusters
-from selfsame.jobs.data import printable
 from selfsame.jobs.encoding import (
     Encoded,
     Figures,

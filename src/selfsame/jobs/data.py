@@ -23,7 +23,7 @@ from selfsame.engine.plan import Line
 from selfsame.engine.related import Related, Relations
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
-from selfsame.errors import UnreadableItem, UserError
+from selfsame.errors import UnreadableItem, UserError, printable
 from selfsame.jobs.checked import checked
 from selfsame.jobs.runs import SKIPPED
 from selfsame.records import Record, ViewPlan
@@ -188,11 +188,6 @@ def check_share(data: Data, most: float, folder: Path | None = None, looked: int
 def too_many(data: Data, most: float, looked: int | None = None) -> bool:
     count, total = len(data.skipped), looked or len(data.source)
     return count > most * total or count == total
-
-
-def printable(text: str) -> str:
-    """The text as UTF-8 can hold it: bytes of a file's name that are no UTF-8 are spelt out, as in `\\udcff.png`."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_skipped(data: Data, folder: Path) -> None:

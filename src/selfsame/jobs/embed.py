@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from selfsame.errors import UserError, missing, unknown
+from selfsame.errors import UserError, missing, printable, unknown
 from selfsame.jobs.checked import checked, spared
 from selfsame.records import Record
 
@@ -143,12 +143,14 @@ def written(job: Embed, encoder: "Encoder") -> dict[str, Any]:
     """Stream into the file; it appears under its name only when it is whole. Names are made printable."""
     from selfsame.engine.state import write_whole
     from selfsame.engine.watch import say
-    from selfsame.jobs.data import check_share, printable
+    from selfsame.jobs.data import check_share
 
-    spared(job.out, job.data)
-    if job.out.suffix == ".npy":
-        spared(named_in(job.out), job.data)
+    files = (job.out, *([named_in(job.out)] if job.out.suffix == ".npy" else []))
+    for file in files:
+        spared(file, job.data)
     data, chunks = stream(job, encoder)
+    for file in files:
+        spared(file, job.data, map(data.source.name, range(len(data.source))))
     count = 0
 
     def fill(draft: Path) -> None:

@@ -19,8 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import console, say
-from selfsame.errors import UnreadableItem, UserError
-from selfsame.jobs.data import printable
+from selfsame.errors import UnreadableItem, UserError, printable
 from selfsame.jobs.evaluating import CALIBRATED, redrawn
 from selfsame.jobs.given import Given
 from selfsame.nn.norm import calibrated

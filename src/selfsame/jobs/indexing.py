@@ -11,10 +11,10 @@ import numpy as np
 from selfsame.engine import dist
 from selfsame.engine.plan import workers_for
 from selfsame.engine.watch import counted, say
-from selfsame.errors import UserError
+from selfsame.errors import UserError, printable
 from selfsame.index.contract import Index, Made, Origin, not_there
 from selfsame.index.store import created, exists, opened, shown
-from selfsame.jobs.data import Data, check_share, encoded, open_frames, printable
+from selfsame.jobs.data import Data, check_share, encoded, open_frames
 from selfsame.jobs.index import IndexItems
 from selfsame.jobs.remove import Remove
 from selfsame.jobs.runs import load

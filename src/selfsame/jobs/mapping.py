@@ -19,8 +19,8 @@ from selfsame.engine import dist
 from selfsame.engine.feed import feed
 from selfsame.engine.plan import workers_for
 from selfsame.engine.watch import say
-from selfsame.errors import UserError
-from selfsame.jobs.data import Chunks, Data, check_share, open_frames, printable
+from selfsame.errors import UserError, printable
+from selfsame.jobs.data import Chunks, Data, check_share, open_frames
 from selfsame.jobs.maps import Maps
 from selfsame.jobs.runs import load
 from selfsame.types import Encoder

@@ -9,8 +9,7 @@ from torch import Tensor
 from selfsame.downstream.outliers import found_by, kth_distances, reference
 from selfsame.engine import dist
 from selfsame.engine.watch import say
-from selfsame.errors import UserError, unknown
-from selfsame.jobs.data import printable
+from selfsame.errors import UserError, printable, unknown
 from selfsame.jobs.encoding import Encoded, Figures, beside, keep, keep_table, show, warn_if_behind
 from selfsame.jobs.given import Given, classes_of, labelled, opened
 from selfsame.jobs.outliers import Outliers

@@ -11,9 +11,9 @@ from jaxtyping import Int64
 
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
-from selfsame.errors import UserError
+from selfsame.errors import UserError, printable
 from selfsame.index.store import exists, shown
-from selfsame.jobs.data import SKIPPED, Data, open_data, open_like, printable, warn_skipped, write_skipped
+from selfsame.jobs.data import SKIPPED, Data, open_data, open_like, warn_skipped, write_skipped
 from selfsame.jobs.duplicates import Duplicates
 from selfsame.types import Encoder
 

@@ -9,17 +9,17 @@ from selfsame.downstream import saved
 from selfsame.downstream.task import Examples, Model
 from selfsame.engine import dist
 from selfsame.engine.watch import counted, say
-from selfsame.errors import UserError
+from selfsame.errors import UserError, printable
 from selfsame.jobs.checked import spared
-from selfsame.jobs.data import check_rate, printable
+from selfsame.jobs.data import check_rate
 from selfsame.jobs.fitting import workers_of
 from selfsame.jobs.predict import Predict
 
 
 def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
     """Write all predictions; what is there already is replaced when all are made."""
-    spared(job.out, job.data)
     model, examples = opened(job, module)
+    spared(job.out, job.data, map(examples.name, range(len(examples))))
     accepted = model.task.suffixes()
     if job.out.suffix.lower() not in accepted:
         shown = " or ".join(f"*{suffix}" if suffix else "a folder" for suffix in accepted)
@@ -36,7 +36,9 @@ def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
             whole.add(examples.part_of(i))
             parts += model.task.count(found)
             yield printable(examples.name(i)), found
-        check(job, examples)  # before anything takes the place of what is there
+        examples.check_skipped(
+            job.max_skipped, f"items of {job.data}"
+        )  # before anything takes the place of what is there
 
     files = model.task.write(named(), model.facts, job.out)
     skipped = {printable(examples.name(i)): why for i, why in examples.skipped.items()}
@@ -56,7 +58,7 @@ def in_memory(job: Predict, module: nn.Module | None = None) -> list[tuple[str, 
     """All predictions with the names of their items."""
     model, examples = opened(job, module)
     found = [(examples.name(i), prediction) for i, prediction in predicted(job, model, examples)]
-    check(job, examples)
+    examples.check_skipped(job.max_skipped, f"items of {job.data}")
     return found
 
 
@@ -77,15 +79,3 @@ def opened(job: Predict, module: nn.Module | None) -> tuple[Model, Examples]:
 def predicted(job: Predict, model: Model, examples: Examples) -> Iterator[tuple[int, Any]]:
     on, workers = dist.device(job.device), workers_of(job, examples)
     return model.task.predictions(model, examples, range(len(examples)), on, workers)
-
-
-def check(job: Predict, examples: Examples) -> None:
-    """Raise UserError where too many items could not be read."""
-    lost, total = examples.skipped, len(examples)
-    if len(lost) > job.max_skipped * total or (lost and len(lost) == total):
-        i, why = next(iter(lost.items()))
-        raise UserError(
-            f"{len(lost)} of {total} items of {job.data} cannot be read ({len(lost) / total:.1%}; at most "
-            f"{job.max_skipped:.1%} may be): {printable(examples.name(i))}: {why}. Mend or remove them, or raise "
-            "--max-skipped."
-        )

@@ -18,17 +18,8 @@ from selfsame.engine.plan import Line
 from selfsame.engine.state import claimed, saved, step_of, write_text, writing
 from selfsame.engine.stopwatch import peak
 from selfsame.engine.watch import duration, say
-from selfsame.errors import UserError
-from selfsame.jobs.data import (
-    Plain,
-    check_share,
-    fixed_views,
-    joined,
-    printable,
-    read_skipped,
-    warn_skipped,
-    write_skipped,
-)
+from selfsame.errors import UserError, printable
+from selfsame.jobs.data import Plain, check_share, fixed_views, joined, read_skipped, warn_skipped, write_skipped
 from selfsame.jobs.deciding import Deciding, differing, show_lines
 from selfsame.jobs.expected import MEASURES, beside
 from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json

@@ -24,8 +24,8 @@ from selfsame.downstream.regions import VOID, RegionScores
 from selfsame.downstream.trunk import shapes_of
 from selfsame.engine import dist
 from selfsame.engine.watch import say
-from selfsame.errors import UnreadableItem, UserError
-from selfsame.jobs.data import Data, check_rate, open_like, printable
+from selfsame.errors import UnreadableItem, UserError, printable
+from selfsame.jobs.data import Data, check_rate, open_like
 from selfsame.jobs.encoding import row_of, show
 from selfsame.jobs.evaluating import redrawn
 from selfsame.jobs.propagate import Propagate

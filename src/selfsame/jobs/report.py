@@ -15,7 +15,8 @@ from selfsame import modalities
 from selfsame.engine.related import Related, Relations
 from selfsame.engine.state import write_text, write_whole
 from selfsame.engine.watch import say
-from selfsame.jobs.data import Data, all_vectors, printable, read_skipped, sheet, write_skipped
+from selfsame.errors import printable
+from selfsame.jobs.data import Data, all_vectors, read_skipped, sheet, write_skipped
 from selfsame.jobs.pretrain import GIVEN
 from selfsame.jobs.runs import EVALUATION, PLAN, Run, read_json
 from selfsame.records import Record, ViewPlan

@@ -17,10 +17,10 @@ from selfsame import modalities
 from selfsame.engine import dist
 from selfsame.engine.state import write_whole
 from selfsame.engine.watch import say
-from selfsame.errors import NO_LABEL, UnreadableItem, UserError
+from selfsame.errors import NO_LABEL, UnreadableItem, UserError, printable
 from selfsame.index.contract import Found, Index, not_there
 from selfsame.index.store import opened
-from selfsame.jobs.data import Data, all_vectors, open_like, printable
+from selfsame.jobs.data import Data, all_vectors, open_like
 from selfsame.jobs.runs import load
 from selfsame.jobs.search import Search
 from selfsame.report.strips import strips

@@ -13,8 +13,8 @@ from selfsame.downstream import saved
 from selfsame.downstream.task import Examples, Model, Panel
 from selfsame.engine.state import write_text
 from selfsame.engine.watch import say
-from selfsame.errors import UnreadableItem
-from selfsame.jobs.data import printable, read_skipped
+from selfsame.errors import UnreadableItem, printable
+from selfsame.jobs.data import read_skipped
 from selfsame.jobs.report import flags, fragment, versions
 from selfsame.jobs.runs import EVALUATION, PLAN, Run, read_json
 from selfsame.report.card import write_task_card

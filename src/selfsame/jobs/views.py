@@ -72,7 +72,7 @@ class Views(Record):
             without_relatives(related, self.related)
         drawn = sheet(data, strength, self.count, ViewPlan(full=self.each, part=self.parts), self.seed, related)
         out = self.out.with_suffix(".txt") if isinstance(drawn, str) else self.out
-        spared(out, self.data)
+        spared(out, self.data, map(data.source.name, range(len(data.source))))
         if isinstance(drawn, str):
             text = drawn
             say(text)
