@@ -10,17 +10,18 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import IO, Any
 
 from selfsame.errors import UserError
 from selfsame.storage.disk import Disk, disk_of, is_address, joined, plain_path
 from selfsame.storage.folders import depth_of, folder_labels, listed, matching, split_glob, suffix_of, walk
-from selfsame.storage.names import Names, repeated
+from selfsame.storage.names import AT_ONCE, Names, repeated
 from selfsame.storage.tables import Finder, paths_and_labels, some, table
 
 FIRST = 10_000  # files that are looked at to see what a place holds
+LISTED = 64  # names of one folder, in a run of a list, above which the folder is listed
 
 Opened = Callable[[str], IO[bytes]]  # a file by its name
 
@@ -123,7 +124,7 @@ def in_list(path: str, kind: Kind) -> Found:
     names = named = Names(map(posixpath.normpath, named))  # one name for both: the list as it was written may go
     relative = (name for name in names if not posixpath.isabs(name))
     root = here if any(is_file(here, name) for name in islice(relative, FIRST)) else Path()
-    missing = [name for name in names if not is_file(root, name)]
+    missing = absent(root, names)
     if missing:
         places = "its folder" if root == Path() == here else f"{here} and the working folder"
         raise UserError(f"{path}: {some(missing, len(names), 'files')} are not there. Looked in {places}.")
@@ -133,8 +134,29 @@ def in_list(path: str, kind: Kind) -> Found:
     return Found(path, root, names, given, {})
 
 
+def absent(root: Path, names: Iterable[str]) -> list[str]:
+    """Those that name no file. Quick, for lists of millions: a folder of which many are named is listed once."""
+    missing: list[str] = []
+    for folder, run in groupby(names, lambda name: name[: name.rfind("/") + 1]):
+        while some_names := list(islice(run, AT_ONCE)):
+            there = files_of(root / folder, 4 * len(some_names)) if len(some_names) > LISTED else set()
+            # A name that a listing has in other letters may open all the same, where a file system takes any case.
+            missing += (name for name in some_names if name[len(folder) :] not in there and not is_file(root, name))
+    return missing
+
+
+def files_of(folder: Path, most: int) -> set[str]:
+    """The names of the files in a folder; none where it holds more than `most` entries, or cannot be listed."""
+    try:
+        with os.scandir(folder) as found:
+            entries = list(islice(found, most + 1))
+            return {entry.name for entry in entries if entry.is_file()} if len(entries) <= most else set()
+    except (OSError, ValueError):
+        return set()
+
+
 def is_file(root: Path, name: str) -> bool:
-    # Quick, for lists of millions; and False for what is no name of a file.
+    # Quick too; and False for what is no name of a file.
     try:
         return stat.S_ISREG(os.stat(name if name.startswith("/") else f"{root}/{name}").st_mode)  # noqa: PTH116
     except (OSError, ValueError):
