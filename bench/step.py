@@ -6,8 +6,10 @@
 A sample is both views, forward, backward, optimiser and average of the target, in turns, each contender in a process of
 its own; views are made already, the networks are the same (torchvision's), the heads as wide, the optimiser SGD.
 `lightly` is as shipped; `lightly tuned` has channels-last and, where the processor computes it, bf16, as `selfsame` and
-`minimal` have. `selfsame` has the memory settings that its command line makes. Needs lightly and the contenders of
-../shared/bench. Stored in bench/results/step-NET-SIZE.json, of bf16 in step-NET-SIZE-bf16.json.
+`minimal` have. `selfsame` has the memory settings that its command line makes. Beside them stands what the processor
+gives at most: the arithmetic of the step (its convolutions and products), and how fast products of large square
+matrices are. Needs lightly and the contenders of ../shared/bench. Stored in bench/results/step-NET-SIZE.json, of bf16
+in step-NET-SIZE-bf16.json.
 """
 
 import argparse
@@ -30,6 +32,7 @@ sys.path[:0] = [str(HERE), str(BENCH)]
 import common
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import selfsame as ss
 from nets import resnet
@@ -40,6 +43,7 @@ from selfsame.engine.loop import Loop, one_step
 from selfsame.engine.optim import make_optimizer
 
 CPU = torch.device("cpu")
+SIDE = 2048  # of the square matrices whose product is the most that the processor gives
 
 
 def ours(net: str, size: int, batch: int, bf16: bool) -> Callable[[Tensor, Tensor], object]:
@@ -68,12 +72,31 @@ def contender(name: str, net: str, size: int, batch: int) -> Callable[[Tensor, T
     bf16 = has_bf16(CPU)
     if name == "selfsame":
         return ours(net, size, batch, bf16)
+    if name == "product":
+        return product(bf16)
     shared = {
         "lightly": "lightly",
         "minimal": "minimal CL bf16" if bf16 else "minimal channels_last",
         "lightly tuned": "lightly CL bf16",
     }
-    return common.contenders("STEPS")[shared[name]](net, size, batch)
+    found = common.contenders("STEPS")
+    if shared[name] not in found:
+        sys.exit(f"{name} does not run here; is it installed? pip install lightly")
+    return found[shared[name]](net, size, batch)
+
+
+def product(bf16: bool) -> Callable[[Tensor, Tensor], object]:
+    """A product of two large matrices."""
+    one, two = torch.randn(2, SIDE, SIDE, dtype=torch.bfloat16 if bf16 else torch.float32)
+    return lambda x0, x1: one @ two
+
+
+def arithmetic(net: str, size: int, batch: int, bf16: bool) -> float:
+    """Floating-point operations of a step of ours in its convolutions and products, in 10^9."""
+    run = ours(net, size, batch, bf16)
+    with FlopCounterMode(display=False) as counter:
+        run(*torch.rand(2, batch, 3, size, size))
+    return counter.get_total_flops() / 1e9
 
 
 def serve(name: str, net: str, size: int, batch: int) -> None:
@@ -128,7 +151,8 @@ def main() -> None:
     bf16 = has_bf16(CPU)
     flags = [f"--net={args.net}", f"--size={args.size}", f"--batch={args.batch}"]
     turns = {
-        name: Turn(name, flags) for name in ("lightly", "selfsame", "minimal", *(["lightly tuned"] if bf16 else []))
+        name: Turn(name, flags)
+        for name in ("lightly", "selfsame", "minimal", *(["lightly tuned"] if bf16 else []), "product")
     }
     for turn in turns.values():
         turn(), turn()  # to be warm
@@ -138,6 +162,9 @@ def main() -> None:
             rates[name].append(args.batch / statistics.median(turn() for _ in range(3)))
     for turn in turns.values():
         turn.process.kill()
+    operations = arithmetic(args.net, args.size, args.batch, bf16)
+    most = 2 * SIDE**3 / 1e9 * statistics.median(rates.pop("product")) / args.batch
+    reached = operations * statistics.median(rates["selfsame"]) / args.batch
     rows = [
         {
             "contender": name,
@@ -158,7 +185,11 @@ def main() -> None:
         "bf16": bf16,
         "machine": machine(CPU),
         "rows": rows,
+        "step_gflop": round(operations, 1),
+        "gflop_per_cpu_s": round(reached, 1),
+        "gflop_per_cpu_s_of_a_product": round(most, 1),
     }
+    print(json.dumps({key: value for key, value in result.items() if "gflop" in key}), flush=True)
     (HERE / "results" / f"step-{args.net}-{args.size}{'-bf16' if bf16 else ''}.json").write_text(
         json.dumps(result, indent=1) + "\n"
     )

@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost a shared machine dear
@@ -49,6 +49,9 @@ class Given:
     def __init__(self, items: list, array: np.ndarray | None = None) -> None:
         self.items, self.array = items, array
 
+    def fetch(self, items: Sequence[int]) -> None:
+        """All is here."""
+
     def open(self, i: int) -> Picture:
         item = self.items[i]
         return Picture(io.BytesIO(item), FORM) if isinstance(item, bytes) else StoredPicture(item, FORM)
@@ -57,7 +60,7 @@ class Given:
 class Ours:
     """Both halves, as `pretrain` runs them."""
 
-    def __init__(self, source: Given, total: int, size: int) -> None:
+    def __init__(self, source: Given | CachedSource, total: int, size: int) -> None:
         white = {"channels": 3, "bits": 8, "white": 255, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
         self.stats = Stats(items=total, height=size, width=size, uniform=True, **white)
         self.views, self.source, self.total, self.calls = recipe("auto", size, self.stats), source, total, 0
@@ -93,7 +96,10 @@ def filled_cache(raw: list[bytes], size: int, folder: Path) -> CachedSource:
 
 
 def measures(size: int, count: int, folder: Path) -> dict[str, dict[str, Callable[[], int]]]:
-    lightly = common.contenders("VIEWS")["lightly BYOLTransform / PIL"][1]
+    peers = common.contenders("VIEWS")
+    if "lightly BYOLTransform / PIL" not in peers:
+        sys.exit("lightly is not installed: pip install lightly")
+    lightly = peers["lightly BYOLTransform / PIL"][1]
     raw = common.photo_bytes(count)
     photos = [Image.open(io.BytesIO(data)).convert("RGB") for data in raw]
     small = common.cifar()[0][:512]

@@ -157,7 +157,10 @@ class Remote(Disk):
         return self.reached(path, lambda system: system.cat_file(path))
 
     def cut(self, path: str, start: int, length: int) -> bytes:
-        return self.reached(path, lambda system: system.cat_file(path, start=start, end=start + length))
+        data = self.reached(path, lambda system: system.cat_file(path, start=start, end=start + length))
+        if len(data) > length:  # the whole file, for a part of it: too much to ask for each item
+            raise UserError(f"{path}: its server gives no parts of a file (no range requests): download it first.")
+        return data
 
     def state(self, path: str) -> str:
         try:
@@ -176,4 +179,10 @@ class Remote(Disk):
             yield [name for name in found[k : k + AT_ONCE] if not any(part[:1] == "." for part in name.split("/"))]
 
     def nowhere(self, path: str) -> UserError:
+        try:  # over http a server that does not answer looks like a file that is not there
+            self.system.info(path)
+        except Exception as error:
+            if error.__cause__ is not None and not isinstance(error.__cause__, FileNotFoundError):
+                said = str(error.__cause__) or type(error.__cause__).__name__
+                return UserError(f"{path}: nothing is there, or it cannot be reached: {said}.")
         return UserError(f"{path}: nothing is there. Give the address of a folder, a file, or a pattern with * in it.")
