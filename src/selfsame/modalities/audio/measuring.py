@@ -5,18 +5,18 @@ Every header is opened; sound is measured on a seeded sample. Raises UserError w
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
-from selfsame.errors import UnreadableItem, UserError
+from selfsame.errors import UserError
 from selfsame.modalities.audio import front
 from selfsame.modalities.audio.reading import NAMED, Stats
 from selfsame.modalities.audio.source import AudioSource, Header
+from selfsame.storage.attempts import attempted
 
 __all__ = ["measure"]
 
@@ -26,9 +26,6 @@ HEARD = 10.0  # seconds of an item that are measured at most, from its middle
 QUIET = 2 / 32768  # largest absolute sample of an item without sound: a step or two of 16 bits
 FULL, CLIPPED = 32760, 1e-3  # stored value near full scale, and the share of such samples from which an item is clipped
 END = 64  # samples at the end of an item that are read, whether they are there
-CHUNK = 64  # items a thread takes at a time
-
-T = TypeVar("T")
 
 
 class Heard(NamedTuple):
@@ -53,14 +50,14 @@ def measure(source: AudioSource, seed: int = 0, most: int = 2000) -> tuple[Stats
     """
     looked = list(range(len(source))) if len(source) <= source.looks else source.drawn(seed, source.looks)
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        headers, broken = attempt(pool, source.header, looked)
+        headers, broken = attempted(pool, source.header, looked)
         if not headers:
             raise nothing_readable(source, broken)
         form = form_of(source, headers)
         before, source.stats = source.stats, form
         try:
             chosen = set(source.drawn(seed, most))
-            heard, damaged = attempt(pool, lambda i: listen(source, i, form), [i for i in headers if i in chosen])
+            heard, damaged = attempted(pool, lambda i: listen(source, i, form), [i for i in headers if i in chosen])
             cut_off = lost_of(source, pool, [i for i in headers if i not in damaged])
             lengths = {i: source.spanned(i, header)[1] / form.rate for i, header in headers.items() if i not in damaged}
         finally:
@@ -100,7 +97,7 @@ def measure(source: AudioSource, seed: int = 0, most: int = 2000) -> tuple[Stats
 def lost_of(source: AudioSource, pool: ThreadPoolExecutor, items: list[int]) -> dict[str, float]:
     """The files of which less is there than their headers announce, and the share that is lost."""
     first = {source.place_of(i): i for i in reversed(items)}  # of several windows of a file one asks
-    found, _ = attempt(pool, source.announced, sorted(first.values()))
+    found, _ = attempted(pool, source.announced, sorted(first.values()))
     return {source.file_of(i): says.lost for i, says in found.items() if says is not None and says.lost}
 
 
@@ -176,33 +173,6 @@ def moments(sums: list, heard: list[Heard], rows: int) -> tuple[np.ndarray, np.n
     mean, square = np.sum([np.asarray(one) for one in sums], axis=0) / total
     std = np.sqrt(np.maximum(square - mean**2, 0))
     return mean, np.where(std > 1e-6, std, 1.0)
-
-
-def attempt(
-    pool: ThreadPoolExecutor, job: Callable[[int], T], items: Iterable[int]
-) -> tuple[dict[int, T], dict[int, str]]:
-    """The job's results by item, and the reasons of the items it failed on."""
-
-    def chunk(some: list[int]) -> list[T | UnreadableItem]:
-        results: list[T | UnreadableItem] = []
-        for item in some:
-            try:
-                results.append(job(item))
-            except UnreadableItem as reason:
-                results.append(reason)
-        return results
-
-    items = list(items)
-    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    done: dict[int, T] = {}
-    failed: dict[int, str] = {}
-    for some, results in zip(chunks, pool.map(chunk, chunks), strict=True):
-        for item, result in zip(some, results, strict=True):
-            if isinstance(result, UnreadableItem):
-                failed[item] = str(result)
-            else:
-                done[item] = result
-    return done, failed
 
 
 def nothing_readable(source: AudioSource, unreadable: dict[int, str]) -> UserError:

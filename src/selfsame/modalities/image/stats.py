@@ -6,16 +6,16 @@ Every header is opened; pixels are counted on a seeded sample. Raises UserError 
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from selfsame.errors import UnreadableItem, UserError
+from selfsame.errors import UserError
 from selfsame.modalities.image.decode import Form, Header
 from selfsame.records import Record
+from selfsame.storage.attempts import attempted
 
 if TYPE_CHECKING:
     from selfsame.modalities.image.source import ImageSource
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Stats", "measure"]
 
 SIDE = 512  # pixels: photos much larger than what encoders see are counted at a reduced scale, which is quicker
-CHUNK = 256  # items a thread takes at a time
-
-T = TypeVar("T")
 
 
 class Stats(Record):
@@ -77,10 +74,10 @@ def measure(source: "ImageSource", seed: int = 0, most: int | None = None) -> tu
     threads = min(8, 2 * (os.cpu_count() or 1), source.window if source.blocks is not None else 8)
     with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=threads) as pool:
         warnings.simplefilter("ignore")
-        headers, broken = attempt(pool, source.header, looked, source.blocks)
+        headers, broken = attempted(pool, source.header, looked, source.blocks)
         form = common_form(source, headers, broken)
         drawn = [i for i in sample if i in headers]
-        sums, damaged = attempt(pool, lambda i: count(source, i, form, headers[i]), drawn, source.blocks)
+        sums, damaged = attempted(pool, lambda i: count(source, i, form, headers[i]), drawn, source.blocks)
     unreadable = dict(sorted((broken | damaged).items()))
     for item in damaged:
         del headers[item]
@@ -102,37 +99,6 @@ def measure(source: "ImageSource", seed: int = 0, most: int | None = None) -> tu
         uniform=bool((sizes == sizes[0]).all()),
     )
     return stats, unreadable
-
-
-def attempt(
-    pool: ThreadPoolExecutor, job: Callable[[int], T], items: Iterable[int], blocks: np.ndarray | None = None
-) -> tuple[dict[int, T], dict[int, str]]:
-    """The job's results by item, and the reasons of the items it failed on. A block is one thread's."""
-
-    def chunk(some: list[int]) -> list[T | UnreadableItem]:
-        results: list[T | UnreadableItem] = []
-        for item in some:
-            try:
-                results.append(job(item))
-            except UnreadableItem as reason:
-                results.append(reason)
-        return results
-
-    items = list(items)
-    size = max(1, min(CHUNK, len(items) // 64))
-    chunks = [items[start : start + size] for start in range(0, len(items), size)]
-    if blocks is not None and len(items):
-        edges = np.flatnonzero(np.diff(np.searchsorted(blocks, items, side="right"))) + 1
-        chunks = [part.tolist() for part in np.split(np.array(items), edges)]
-    done: dict[int, T] = {}
-    failed: dict[int, str] = {}
-    for some, results in zip(chunks, pool.map(chunk, chunks), strict=True):
-        for item, result in zip(some, results, strict=True):
-            if isinstance(result, UnreadableItem):
-                failed[item] = str(result)
-            else:
-                done[item] = result
-    return done, failed
 
 
 def common_form(source: "ImageSource", headers: dict[int, Header], broken: dict[int, str]) -> Form:
