@@ -33,7 +33,7 @@ from selfsame.nn.queue import Queue
 from selfsame.nn.sync import mean_of_rows, places, shared, world
 from selfsame.nn.views import as_planned
 from selfsame.nn.words import averaged, by_place, coded, divergence, inner, local, perplexity, squared_distances
-from selfsame.records import Budget, Preset, ViewPlan
+from selfsame.records import Budget, Preset, ViewPlan, more_than_items
 
 MEMORY = 0.99  # of the running mean of the distance to the nearest word (reference code)
 
@@ -101,12 +101,7 @@ class OBoW(types.Method):
 
     def misfits(self, budget: Budget) -> list[str]:
         """A vocabulary takes one local feature an item and pass: of few items it would be many of each."""
-        if self.words <= budget.items:
-            return []
-        return [
-            f"a vocabulary of {self.words} words, one an item, is larger than the {budget.items} items are many: lower "
-            f"--method.words to {max(2, budget.items // 4)} or so."
-        ]
+        return more_than_items(budget, self.words, "words, one an item,", "words", each=4)
 
     def build(self, encoder: types.Encoder, items: int = 0) -> "Learner":
         return Learner(self, encoder)

@@ -29,7 +29,7 @@ from selfsame.nn.queue import Queue
 from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.nn.sync import own
 from selfsame.nn.views import as_planned
-from selfsame.records import Budget, Preset, ViewPlan
+from selfsame.records import Budget, Preset, ViewPlan, more_than_items
 
 
 class SwAV(types.Method):
@@ -112,12 +112,7 @@ class SwAV(types.Method):
         ]
 
     def misfits(self, budget: Budget) -> list[str]:
-        wrong = []
-        if self.prototypes > budget.items:
-            wrong.append(
-                f"{self.prototypes} prototypes cannot be used equally often by {budget.items} items: "
-                f"lower --method.prototypes to {max(2, budget.items // 10)} or so."
-            )
+        wrong = more_than_items(budget, self.prototypes, "prototypes", "prototypes")
         if self.queue > budget.items:
             wrong.append(
                 f"a queue of {self.queue} is longer than the {budget.items} items are many, so that items would stand "
