@@ -152,7 +152,7 @@ class DINOv2(types.Method):
         return more_than_items(budget, self.out, "outputs", "out", ", or give --method.targets centre")
 
     def doubts(self, budget: Budget) -> list[str]:
-        why = "; outputs beyond them cost memory and time, and sort nothing (the paper has 20 items to an output)"
+        why = "; patches may fill the rest, whole items cannot (the code has 20 items of ImageNet to an output)"
         return more_than_items(budget, self.out, "outputs", "out", why)
 
     def fitted(self, budget: Budget) -> Self:

@@ -37,7 +37,7 @@ from selfsame.nn.words import (
     by_place,
     coded,
     distances,
-    divergence,
+    divergences,
     inner,
     local,
     nearest_word,
@@ -139,7 +139,6 @@ class Learner(types.Learner):
         m = self.method
         views = as_planned(views, self.method.plan, "OBoW")
         *crops, plain = views
-        rows = len(plain)
         vectors = torch.cat([self.ending(y) for y in by_size(self.encoder, crops)])
         words = [vocabulary() for vocabulary in self.vocabularies]
         bags = self.bags(plain, words)
@@ -147,9 +146,9 @@ class Learner(types.Learner):
         for make, known, bag in zip(self.generators, words, bags, strict=True):
             weights = unit(make(unit(known)))
             with torch.autocast(weights.device.type, enabled=False):
-                scores = m.kappa * vectors.to(weights.dtype) @ weights.T
-            losses += [divergence(kind, bag) for kind in (scores[: 2 * rows], scores[2 * rows :]) if len(kind)]
-        logs = {"spread": spread(vectors[:rows].detach()), "perplexity": perplexity(bags[-1])}
+                of_crops = divergences(m.kappa * vectors.to(weights.dtype) @ weights.T, bag)
+            losses += [kind.mean() for kind in (of_crops[:2], of_crops[2:]) if len(kind)]
+        logs = {"spread": spread(vectors[: len(plain)].detach()), "perplexity": perplexity(bags[-1])}
         return types.Step(torch.stack(losses).sum() / len(words), logs)
 
     @torch.no_grad()

@@ -78,12 +78,14 @@ def perplexity(bags: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
     return (-(share * share.clamp(min=torch.finfo(share.dtype).tiny).log()).sum()).exp()
 
 
-def divergence(scores: Float[Tensor, "m k"], bags: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-    """KL of the bags from the softmax of scores, the mean over rows: the cross-entropy's gradient, and 0 at best.
+def divergence(scores: Float[Tensor, "b k"], bags: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+    """KL of the bags from the softmax of scores, the mean over rows: the cross-entropy's gradient, and 0 at best."""
+    return divergences(scores, bags).mean()
 
-    The scores may be those of several views of the b items, one view after the other: each is compared with the bags.
-    """
+
+def divergences(scores: Float[Tensor, "m k"], bags: Float[Tensor, "b k"]) -> Float[Tensor, "v"]:
+    """The same for each of several views of the b items, whose scores follow each other."""
     scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
     bags = bags.to(scores.dtype)
     told = scores.log_softmax(dim=1).unflatten(0, (-1, len(bags)))
-    return -(told * bags).sum(dim=2).mean() - torch.special.entr(bags).sum(dim=1).mean()
+    return -(told * bags).sum(dim=2).mean(dim=1) - torch.special.entr(bags).sum(dim=1).mean()
