@@ -276,6 +276,7 @@ def overhead() -> list[str]:
         "queues, assignments, centres and averages of weights are the method's own. They hardly grow with the size of",
         "views; networks do.\n",
         *shares(result["rows"]),
+        *again(result["rows"]),
         *at_papers_size({(other["size"], other["batch"]): other for other in result.get("others", [])}),
     ]
 
@@ -286,6 +287,15 @@ def shares(rows: list[dict[str, Any]]) -> list[str]:
         for row in sorted(rows, key=lambda row: row["share"])
     ]
     return table(["method", "network", "px", "step, ms", "own, ms", "share"], shown)
+
+
+def again(rows: list[dict[str, Any]]) -> list[str]:
+    """Which rows of the table were measured anew, and how."""
+    commands = dict.fromkeys(row["command"] for row in rows if "command" in row)
+    return [
+        f"\n{', '.join(row['method'] for row in rows if row.get('command') == command)}: later, by `{command}`."
+        for command in commands
+    ]
 
 
 def at_papers_size(others: dict[tuple[int, int], dict[str, Any]]) -> list[str]:
@@ -309,7 +319,7 @@ def at_papers_size(others: dict[tuple[int, int], dict[str, Any]]) -> list[str]:
             )
     lines.append(
         "\nOBoW stays above a twentieth: every place of every map is compared with 8,192 words of each of two levels, "
-        "in float32."
+        "in float32; these two products alone are about half of its own time."
     )
     return lines
 

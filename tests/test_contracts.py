@@ -89,7 +89,7 @@ def test_presets_are_settings_that_exist(method):
 def test_the_defaults_fit_a_usual_run_and_a_small_one(method):
     kind = type(method)
     for budget in (BUDGET, Budget(items=50_000, batch=256, steps=20_000, dim=512)):
-        assert kind().fitted(budget).misfits(budget) == []
+        assert kind().fitted(budget).misfits(budget) == kind().fitted(budget).doubts(budget) == []
 
 
 def test_the_record_of_a_method_goes_through_json_and_back(method):

@@ -95,6 +95,19 @@ class Budget(Record):
         return self.steps * self.batch / self.items
 
 
+def more_than_items(budget: Budget, count: int, groups: str, flag: str, more: str = "", each: int = 10) -> list[str]:
+    """One line where there are more groups (prototypes, clusters, words) than items to be sorted into them, or none.
+
+    `more`: what else there is to do, or to know. `each`: items that a group has where as few are chosen as it says.
+    """
+    if count <= budget.items:
+        return []
+    return [
+        f"{count} {groups} are more than the {budget.items} items that are sorted into them: lower --method.{flag} to "
+        f"{max(2, budget.items // each)} or so{more}."
+    ]
+
+
 class Preset(Record):
     """Settings that go together: a paper's own, or those that a recipe found good for a kind of data."""
 
@@ -161,6 +174,13 @@ class Method(Record):
 
     def misfits(self, budget: Budget) -> list[str]:
         """What does not go together in a run of this size, each with its cure; such a run is refused before it begins.
+
+        Called on the fitted method.
+        """
+        return []
+
+    def doubts(self, budget: Budget) -> list[str]:
+        """What helps little in a run of this size, each with its reason; it is said, and the run begins all the same.
 
         Called on the fitted method.
         """

@@ -164,9 +164,16 @@ def test_a_run_that_looks_at_all_items_is_stopped_where_a_pass_ends_and_goes_on_
 
 
 def test_a_method_with_more_clusters_than_items_is_refused_before_it_begins(pictures, tmp_path):
-    words = "--method deepcluster does not go together with this run. 900 clusters cannot be found in"
+    words = "--method deepcluster does not go together with this run. 900 clusters are more than the"
     refused(pictures, words, out=tmp_path / "run", method={"name": "deepcluster", "clusters": 900})
     assert not (tmp_path / "run" / "plan.json").exists()
+
+
+def test_more_outputs_than_items_are_told_of_before_it_begins(pictures, tmp_path, capsys):
+    method = {"name": "dino", "out": 200, "targets": "centre", "part_views": 0, "hidden": 16, "narrow": 8}
+    ss.pretrain(pictures, out=tmp_path / "run", **{**QUICK, "epochs": 1, "method": method})
+    told = capsys.readouterr()
+    assert "caution: 200 outputs are more than the" in " ".join((told.out + told.err).split())
 
 
 def test_a_finished_run_is_extended_and_only_its_length_changes(finished, pictures, tmp_path):

@@ -23,11 +23,11 @@ ALSO = {  # so that what is left out of short runs is tried too
 SIDE, PART = 16, 8  # pixels of full and of part views
 
 
-def settings_of(name: str, **settings: object) -> Method:
+def settings_of(name: str, budget: Budget = BUDGET, **settings: object) -> Method:
     """The method at a size that takes milliseconds."""
     kind = methods.load(name)
     small = {key: value for key, value in SMALL.items() if key in kind.model_fields}
-    return kind(**{**small, **ALSO.get(name, {}), **settings}).fitted(BUDGET)
+    return kind(**{**small, **ALSO.get(name, {}), **settings}).fitted(budget)
 
 
 def encoder_for(method: Method) -> Encoder:

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from selfsame.errors import UserError
 from selfsame.methods.cpc import CPC, TURNS, Reader, against
+from selfsame.modalities.image.encoder import ImageEncoder
 from selfsame.records import Budget
 from selfsame.types import Encoder
 from tests.conftest import Tiny
@@ -140,10 +141,11 @@ def test_no_item_knows_the_others_of_its_batch(view):
     assert_close(learner.vectors(view)[:2], learner.vectors(view[:2]), rtol=1e-4, atol=1e-5)
 
 
-def test_the_grid_of_pieces_is_that_of_the_papers():
-    """7 x 7 of 64 of 256 pixels with half over the next (v1), 6 x 6 of 80 of 260 with stride 36 (v2)."""
-    assert torch.zeros(256).unfold(0, 64, 32).shape[0] == 7
-    assert torch.zeros(260).unfold(0, 80, 36).shape[0] == 6
+def test_the_grid_of_pieces_is_that_of_the_paper():
+    """7 x 7 of 64 px of 256 with half over the next (v1); v2's 6 x 6 of 80 px of 260 are not offered."""
+    spec = {"dim": 4, "stats": {"white": 255, "mean": [0.5] * 3, "std": [0.2] * 3}}
+    pieces = ImageEncoder(nn.Sequential(nn.Conv2d(3, 4, 3)), spec).pieces(torch.zeros(1, 3, 256, 256))
+    assert pieces.shape == (1, 7, 7, 3, 64, 64)
 
 
 def test_four_directions_are_taken_unless_given():

@@ -114,7 +114,7 @@ def test_clusters_are_fitted_to_the_items_unless_given():
     small = Budget(items=9, batch=4, steps=10, dim=8)
     assert DeepCluster().fitted(small).misfits(small) == []
     assert DeepCluster(clusters=10).misfits(small) == [
-        "10 clusters cannot be found in 9 items: lower --method.clusters."
+        "10 clusters are more than the 9 items that are sorted into them: lower --method.clusters to 2 or so."
     ]
 
 
@@ -234,7 +234,8 @@ def test_prototypes_and_crops_are_fitted_unless_given():
     long = Budget(items=1_281_167, batch=4096, steps=125_000, dim=2048)
     assert DeepClusterV2().fitted(long) == DeepClusterV2(prototypes=3000, hidden=2048, part_views=4)
     assert DeepClusterV2(prototypes=9_001).misfits(short) == [
-        "9001 prototypes cannot be found in 9000 items: lower --method.prototypes."
+        "9001 prototypes are more than the 9000 items that are sorted into them: lower --method.prototypes to 900 or "
+        "so."
     ]
 
 

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from selfsame.errors import UserError
 from selfsame.methods.dino import DINO
+from selfsame.methods.dinov2 import DINOv2
 from selfsame.nn.centre import Centre
 from selfsame.nn.prototypes import across_views
 from selfsame.nn.sinkhorn import sinkhorn
@@ -175,3 +176,20 @@ def test_short_runs_keep_what_is_given():
 )
 def test_settings_that_end_badly_are_warned_about(settings, word):
     assert any(word in text for text in DINO(**settings).cautions())
+
+
+@pytest.mark.parametrize("kind", [DINO, DINOv2])
+def test_more_outputs_than_items_are_told_of_and_refused_where_all_are_to_be_used(kind):
+    budget = Budget(items=500, batch=8, steps=30_000, dim=8)
+    assert kind(out=500).fitted(budget).doubts(budget) == [] == kind().fitted(budget).doubts(budget)
+    many = kind(out=501).fitted(budget)
+    (text,) = many.doubts(budget)
+    assert (
+        many.misfits(budget) == []
+        and "501 outputs are more than the 500 items" in text
+        and "--method.out to 50" in text
+    )
+    (text,) = kind(out=501, targets="sinkhorn").misfits(budget)
+    assert "give --method.targets centre" in text
+    few = Budget(items=40, batch=8, steps=30_000, dim=8)
+    assert kind().fitted(few).out == 40

@@ -35,6 +35,15 @@ def test_the_penalty_of_uneven_use_is_golden():
     assert_close(short_of_uniform(tensor([[1.0, 0, 0, 0]])), tensor(math.log(4)))
 
 
+def test_anchors_without_an_opinion_cost_the_logarithm_of_the_prototypes():
+    learner = built()
+    with torch.no_grad():
+        learner.prototypes.weight.copy_(learner.prototypes.weight[:1].expand(6, -1))
+        step = learner(views_for(learner.method.plan))
+    assert_close(step.logs["matched"], tensor(math.log(6)))
+    assert_close(step.logs["unused"], tensor(0.0), rtol=0, atol=1e-6)
+
+
 def test_the_gradient_of_the_penalty_moves_towards_what_is_unused():
     logits = tensor([[2.0, 0, 0], [1.0, 0, -1]], requires_grad=True)
     before = short_of_uniform(logits.softmax(1))

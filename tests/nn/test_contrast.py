@@ -1,11 +1,14 @@
 """Golden values of InfoNCE and NT-Xent (fact sheet B0, B1, B3, B5)."""
 
+import functools
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import tensor
 
+from selfsame.nn import contrast
 from selfsame.nn.contrast import against, in_batch, nt_xent
 
 Q, K = tensor([[1.0, 0.0]]), tensor([[0.6, 0.8]])
@@ -32,6 +35,11 @@ def test_the_partner_in_the_batch():
 def test_nt_xent(temperature, golden):
     assert float(nt_xent(ONE, TWO, temperature)) == pytest.approx(golden, abs=1e-6)
     assert float(nt_xent(TWO, ONE, temperature)) == pytest.approx(golden, abs=1e-6)
+
+
+def test_nt_xent_of_each_row(monkeypatch):
+    monkeypatch.setattr(contrast.F, "cross_entropy", functools.partial(F.cross_entropy, reduction="none"))
+    assert nt_xent(ONE, TWO, 0.5).tolist() == pytest.approx([0.627123, 0.627123, 1.114304, 1.114304], abs=1e-6)
 
 
 def test_nt_xent_of_equal_vectors_and_of_equal_views():

@@ -45,14 +45,16 @@ def test_the_heads_hidden_layers_may_have_batch_norm():
     assert plain[:-1](x).std(0).mean() < 0.01 < 0.05 < normed[:-1](x).std(0).mean()
 
 
-def test_each_target_is_predicted_from_every_other_view_and_never_from_its_own():
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(4, 3, 5, generator=generator).unbind(0)
+@pytest.mark.parametrize(("parts", "count"), [(0, 2), (2, 6), (8, 18)])
+def test_each_target_is_predicted_from_every_other_view_and_never_from_its_own(parts, count):
+    """Fact sheet C2: 18 terms with eight small crops."""
+    generator, views = torch.Generator().manual_seed(0), 2 + parts
+    scores = torch.randn(views, 3, 5, generator=generator).unbind(0)
     targets = torch.randn(2, 3, 5, generator=generator).softmax(2).unbind(0)
     terms = [
-        -(targets[i] * (scores[v] / 0.1).log_softmax(1)).sum(1).mean() for i in range(2) for v in range(4) if v != i
+        -(targets[i] * (scores[v] / 0.1).log_softmax(1)).sum(1).mean() for i in range(2) for v in range(views) if v != i
     ]
-    assert len(terms) == 2 * 4 - 2
+    assert len(terms) == count
     assert_close(across_views(targets, scores, 0.1), torch.stack(terms).mean())
 
 

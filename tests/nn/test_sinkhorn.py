@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from selfsame.nn.sinkhorn import sinkhorn
 
@@ -32,6 +33,28 @@ def test_rows_sum_to_one_and_no_scores_are_too_large():
     assert torch.allclose(sinkhorn(torch.zeros(5, 4)), torch.full((5, 4), 0.25))
 
 
+def in_logarithms(scores, epsilon, iterations):
+    """The same, written out."""
+    q = scores / epsilon
+    for _ in range(iterations):
+        q = q - q.logsumexp(dim=0)
+        q = q - q.logsumexp(dim=1, keepdim=True)
+    return q.exp()
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.05, 1.0])
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+def test_scaling_rows_and_columns_is_the_same_as_all_in_logarithms(epsilon, iterations):
+    generator = torch.Generator().manual_seed(0)
+    cosines = F.normalize(torch.randn(60, 8, generator=generator), dim=1) @ F.normalize(
+        torch.randn(8, 40, generator=generator), dim=0
+    )
+    cosines[:, 3] -= 0.9  # a prototype that is far from all
+    for scores in (cosines, 50 * cosines):
+        exact = in_logarithms(scores.double(), epsilon, iterations)
+        torch.testing.assert_close(sinkhorn(scores, epsilon, iterations).double(), exact, rtol=0, atol=2e-5)
+
+
 def test_rows_that_are_not_counted_are_assigned_and_change_nothing_for_the_others():
     extra = torch.tensor([[0.1, 0.9, 0.3], [0.2, 0.1, 0.8]], dtype=torch.float64)
     counted = torch.tensor([True, True, False, True, True, False])
@@ -40,3 +63,6 @@ def test_rows_that_are_not_counted_are_assigned_and_change_nothing_for_the_other
     assert torch.allclose(found[counted], sinkhorn(S, 0.05, 3))
     assert torch.allclose(found.sum(1), torch.ones(6, dtype=torch.float64))
     assert found[2].argmax() == 1 and found[5].argmax() == 2
+    assert torch.equal(sinkhorn(rows, 0.05, 3, counted, wanted=2), found[:2])
+    far = rows + torch.tensor([0.0, 0, 50, 0, 0, -50])[:, None]  # what does not count may be of any size
+    assert torch.allclose(sinkhorn(far, 0.05, 3, counted)[counted], sinkhorn(S, 0.05, 3))

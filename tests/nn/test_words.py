@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn, tensor
 from torch.testing import assert_close
 
@@ -10,11 +11,13 @@ from selfsame.nn.words import (
     by_place,
     coded,
     counted,
+    distances,
     divergence,
+    divergences,
     inner,
     local,
+    nearest_word,
     perplexity,
-    squared_distances,
 )
 
 VOCABULARY = tensor([[0.0, 0], [4, 0], [0, 4]])
@@ -40,16 +43,29 @@ def test_the_places_of_words_do_not_matter():
     mixed = x[:, torch.randperm(9, generator=torch.Generator().manual_seed(1))]
     for bag in (
         lambda f: counted(f, VOCABULARY, binary=False),
-        lambda f: coded(squared_distances(f, VOCABULARY), tensor(1.0)),
+        lambda f: coded(distances(f, VOCABULARY), tensor(1.0)),
     ):
         assert_close(bag(x), bag(mixed))
         assert_close(bag(x).sum(dim=1), torch.ones(2))
 
 
-def test_squared_distances_are_those_and_never_negative():
+@pytest.mark.parametrize("tidy", [True, False])
+def test_distances_are_squared_ones_less_the_same_for_all_words_and_the_nearest_is_never_negative(tidy):
     x = 100 + torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
-    assert_close(squared_distances(x, VOCABULARY), torch.cdist(x, VOCABULARY[None]).square(), rtol=1e-4, atol=1e-2)
-    assert (squared_distances(x, x[0]) >= 0).all()
+    x = x if tidy else x.transpose(1, 2).contiguous().transpose(1, 2)  # as features of maps lie
+    exact = torch.cdist(x, VOCABULARY[None]).square()
+    found = distances(x, VOCABULARY)
+    assert_close(found + x.square().sum(dim=2, keepdim=True), exact, rtol=1e-4, atol=1e-2)
+    assert_close(nearest_word(x, found), exact.amin(dim=2), rtol=1e-4, atol=1e-2)
+    assert_close(nearest_word(x, distances(x, x[0]))[0], torch.zeros(5), rtol=0, atol=1e-2)
+    assert (nearest_word(x, distances(x, x[0])) >= 0).all()
+
+
+def test_codes_are_those_of_the_distances_themselves():
+    """The paper's formula (section 3.2), written out."""
+    x = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
+    shares = (-0.7 * torch.cdist(x, VOCABULARY[None]).square()).softmax(dim=2).amax(dim=1)
+    assert_close(coded(distances(x, VOCABULARY), tensor(0.7)), shares / shares.sum(dim=1, keepdim=True))
 
 
 @pytest.mark.parametrize(
@@ -90,5 +106,8 @@ def test_the_divergence_is_zero_for_the_right_shares_and_has_the_gradient_of_the
     bags = tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
     assert_close(divergence(bags.clamp(min=1e-12).log(), bags), tensor(0.0), rtol=0, atol=1e-6)
     scores = tensor([[1.0, 0, 2], [0, 1, 0]], requires_grad=True)
+    other = tensor([[0.3, 1, 0], [2, 1, 0.5]])
+    both = [F.kl_div(one.log_softmax(dim=1), bags, reduction="batchmean") for one in (scores.detach(), other)]
+    assert_close(divergences(torch.cat([scores.detach(), other]), bags), torch.stack(both))
     divergence(scores, bags).backward()
     assert_close(scores.grad, (scores.detach().softmax(dim=1) - bags) / 2)

@@ -15,7 +15,7 @@ from selfsame.engine import dist, shard
 from selfsame.engine.loop import Loop
 from selfsame.engine.plan import Line, Wishes, plan_loop, workers_for
 from selfsame.engine.related import Related
-from selfsame.engine.watch import console
+from selfsame.engine.watch import console, say
 from selfsame.errors import UserError
 from selfsame.jobs.checked import checked
 from selfsame.jobs.data import (
@@ -237,6 +237,8 @@ class Deciding:
         if self.before is not None:
             self.method = checked(type(self.method), self.before.method_settings, ["method"])
         check_fit(self.method, encoder, budget, self.name_of_encoder(name))
+        for text in self.method.doubts(budget):
+            say(f"caution: {text}", "yellow")
         in_memory = getattr(self.data.source, "array", None) is not None
         self.workers, self.why_workers = workers_for(in_memory, job.workers, large)
         self.cache, self.line_of_cache = dist.by_first(self.planned_cache)

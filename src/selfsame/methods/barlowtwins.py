@@ -4,7 +4,8 @@ Source: Zbontar et al. 2021, arXiv 2103.03230, equations 1 and 2; defaults are i
 Features are standardised and correlated over the batch of all processes, with gradient (the reference code sums the
 matrix without, which makes gradients smaller by the number of processes); micro-batches each have a matrix of their
 own. Deviations: `scale` of the loss takes the place of the reference code's learning rate for biases and norms, 0.024
-of that of weights: with LARS, which looks at directions alone, it comes to the same. The rate falls to 0, not 0.001.
+of that of weights: with LARS, which looks at directions alone, it comes to the same. (The authors' research code is
+said to have had 1/32, which is near; uncertain.) The rate falls to 0, not to 0.001 of its peak.
 """
 
 from typing import Annotated, ClassVar, Self

@@ -7,8 +7,9 @@ it by unit weights times one learnable scale. Then the student is the next round
 The loss is reported as the divergence, that is the cross-entropy less what nobody can predict: the bags' own entropy.
 Deviations: the first teacher is the encoder as it is given, random or `--init`, where the paper has one trained on
 rotations; with random weights words are colours and edges, and later rounds must do the rest. The student goes on from
-round to round where the paper's starts anew, but its last layer does start anew. There is no CutMix. Uncertain: the
-scale at its start, and which of the dense features, for the paper was not at hand.
+round to round where the paper's starts anew, but its last layer does start anew. There is no CutMix, and no variant
+with a bag for each quarter of an item. Uncertain: the published scores, the scale at its start, and which of the dense
+features, for the paper was not at hand.
 
 In short runs (`whitened`), which is ours: local features and vectors are whitened, words are few and of a finer map.
 Without it short runs left vectors worse than random ones (CIFAR-10, a small network). There bags of random weights'
@@ -30,6 +31,7 @@ from torch import Generator, Tensor, nn
 
 from selfsame import types
 from selfsame.errors import UserError
+from selfsame.nn.contrast import dots
 from selfsame.nn.diagnose import spread
 from selfsame.nn.heads import ending
 from selfsame.nn.kmeans import kmeans
@@ -147,7 +149,7 @@ class Learner(types.Learner):
         views = as_planned(views, self.method.plan, "BoWNet")
         changed, plain = views
         vectors = self.encoder(changed)
-        scores = self.scale * F.linear(self.ending(vectors), F.normalize(self.directions, dim=1))
+        scores = self.scale * dots(self.ending(vectors), F.normalize(self.directions, dim=1))
         bags = self.bags(plain)
         logs = {"spread": spread(vectors.detach()), "perplexity": perplexity(bags)}
         return types.Step(divergence(scores, bags), logs)

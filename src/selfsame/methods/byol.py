@@ -2,6 +2,8 @@
 
 Source: Grill et al. 2020, arXiv 2006.07733; defaults are its ImageNet run, sections named below. The switches are
 the full scope of its patent; `norm` is the study without batch statistics, arXiv 2010.10241.
+Choices: the target begins as a copy of the online network (the reference code draws it apart, and its authors saw no
+difference); the target has no predictor; no classifier is trained alongside, k-NN looks take its place.
 """
 
 from typing import Annotated, ClassVar, Literal, Self

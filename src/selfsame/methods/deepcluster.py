@@ -32,7 +32,7 @@ from selfsame.nn.norm import at_rest
 from selfsame.nn.survey import vectors_of
 from selfsame.nn.sync import mean_of_rows
 from selfsame.nn.views import as_planned
-from selfsame.records import Budget, Preset, ViewPlan
+from selfsame.records import Budget, Preset, ViewPlan, more_than_items
 
 PATIENCE = 400  # steps that a last layer gets, before it starts anew
 
@@ -81,9 +81,7 @@ class DeepCluster(types.Method):
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
     def misfits(self, budget: Budget) -> list[str]:
-        if self.clusters <= budget.items:
-            return []
-        return [f"{self.clusters} clusters cannot be found in {budget.items} items: lower --method.clusters."]
+        return more_than_items(budget, self.clusters, "clusters", "clusters")
 
     def build(self, encoder: types.Encoder, items: int = 0) -> "Learner":
         return Learner(self, encoder, items)

@@ -29,7 +29,7 @@ from selfsame.nn.norm import frozen_statistics
 from selfsame.nn.survey import vectors_of
 from selfsame.nn.sync import mean_of_rows
 from selfsame.nn.views import as_planned
-from selfsame.records import Budget, Preset, ViewPlan
+from selfsame.records import Budget, Preset, ViewPlan, more_than_items
 
 NONE = -100  # label of an item that has none yet
 STORED = 2  # views of which vectors are kept: the full ones
@@ -88,9 +88,7 @@ class DeepClusterV2(types.Method):
         return self.changed(**{name: value for name, value in derived.items() if name not in self.model_fields_set})
 
     def misfits(self, budget: Budget) -> list[str]:
-        if self.prototypes <= budget.items:
-            return []
-        return [f"{self.prototypes} prototypes cannot be found in {budget.items} items: lower --method.prototypes."]
+        return more_than_items(budget, self.prototypes, "prototypes", "prototypes")
 
     def build(self, encoder: types.Encoder, items: int = 0) -> "Learner":
         return Learner(self, encoder, items)

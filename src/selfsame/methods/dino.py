@@ -30,7 +30,7 @@ from selfsame.nn.joint import by_size
 from selfsame.nn.prototypes import across_views, prototype_head, warming
 from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.nn.views import as_planned
-from selfsame.records import Budget, Preset, ViewPlan
+from selfsame.records import Budget, Preset, ViewPlan, more_than_items
 
 
 class DINO(types.Method):
@@ -131,12 +131,13 @@ class DINO(types.Method):
         ]
 
     def misfits(self, budget: Budget) -> list[str]:
-        if self.targets == "sinkhorn" and self.out > budget.items:
-            return [
-                f"{self.out} outputs cannot be used equally often by {budget.items} items: lower --method.out to "
-                f"{max(2, budget.items // 10)} or so, or give --method.targets centre."
-            ]
-        return []
+        if self.targets == "centre":  # which asks for no equal use
+            return []
+        return more_than_items(budget, self.out, "outputs", "out", ", or give --method.targets centre")
+
+    def doubts(self, budget: Budget) -> list[str]:
+        why = "; outputs beyond them cost memory and time, and sort nothing (the paper has 20 items to an output)"
+        return more_than_items(budget, self.out, "outputs", "out", why)
 
     def fitted(self, budget: Budget) -> Self:
         """Outputs by items, a target that can follow; in short runs no part views, and what the module's text says.
@@ -150,7 +151,7 @@ class DINO(types.Method):
         derived = {
             "hidden": min(2048, max(512, 4 * budget.dim)),
             "narrow": 128 if short else 256,
-            "out": min(65_536, max(256, budget.items // 12), budget.items if targets == "sinkhorn" else 65_536),
+            "out": min(65_536, max(256, budget.items // 12), budget.items),
             "momentum": able_to_follow(0.996, budget.steps),
             "part_views": 0 if short else 8,
             "head_norm": "batch" if short else "none",

@@ -33,7 +33,7 @@ from selfsame.nn.prototypes import across_views, prototype_head, warming
 from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.nn.sync import gathered, own, places, shared, world
 from selfsame.nn.views import as_planned
-from selfsame.records import Budget, Preset, ViewPlan
+from selfsame.records import Budget, Preset, ViewPlan, more_than_items
 
 EPS = 1e-8  # of the distance to the nearest, and of its logarithm
 
@@ -147,12 +147,13 @@ class DINOv2(types.Method):
         return 4.0 if budget.short and budget.dim <= SMALL else 1.0
 
     def misfits(self, budget: Budget) -> list[str]:
-        if self.targets == "sinkhorn" and self.out > budget.items:
-            return [
-                f"{self.out} outputs cannot be used equally often by {budget.items} items: lower --method.out to "
-                f"{max(2, budget.items // 10)} or so, or give --method.targets centre."
-            ]
-        return []
+        if self.targets == "centre":  # which asks for no equal use
+            return []
+        return more_than_items(budget, self.out, "outputs", "out", ", or give --method.targets centre")
+
+    def doubts(self, budget: Budget) -> list[str]:
+        why = "; patches may fill the rest, whole items cannot (the code has 20 items of ImageNet to an output)"
+        return more_than_items(budget, self.out, "outputs", "out", why)
 
     def fitted(self, budget: Budget) -> Self:
         """Outputs by items, a target that can follow; in short runs no part views, and what the module's text says."""
@@ -163,7 +164,7 @@ class DINOv2(types.Method):
         derived = {
             "hidden": min(2048, max(512, 4 * budget.dim)),
             "narrow": 128 if short else 256,
-            "out": min(65_536, max(256, budget.items // 12), budget.items if targets == "sinkhorn" else 65_536),
+            "out": min(65_536, max(256, budget.items // 12), budget.items),
             "momentum": able_to_follow(0.992, budget.steps),
             "part_views": 0 if short else 8,
             "head_norm": "batch" if short else "none",

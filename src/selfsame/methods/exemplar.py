@@ -1,6 +1,6 @@
 """Exemplar: every item is a class of its own; name the class of a transformed view.
 
-Source: Dosovitskiy et al. 2014, arXiv 1406.6909 (Exemplar-CNN).
+Source: Dosovitskiy et al. 2014, arXiv 1406.6909 (Exemplar-CNN), from memory; no code was at hand.
 Cost: the last layer grows with the number K of classes: K d weights (three times that with AdamW's moments) and b K d
 multiplications a step, where a contrast within the batch needs b b d. Take SimCLR or Metric for very many items.
 Choices: items beyond `classes` are folded, class = item mod K, so that no pass of the network is wasted and the cost

@@ -5,7 +5,8 @@ reference code, preset "vit" is its transformer. The patch embedding of a token 
 (4.2), which keeps its training stable.
 Deviations: the slow copy moves after the optimiser's step rather than between queries and keys, which is the same order
 but for the schedule of its momentum, one step earlier; transformers keep their own positions, initialisation and heads,
-where the reference has fixed sine positions. Sync batch norm comes from the engine.
+where the reference has fixed sine positions; weight decay spares norms and biases, where its code decays all of a
+transformer. Sync batch norm comes from the engine.
 """
 
 from typing import Annotated, ClassVar, Literal, Self

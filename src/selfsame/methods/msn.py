@@ -32,7 +32,7 @@ from selfsame.nn.prototypes import Prototypes
 from selfsame.nn.sinkhorn import sinkhorn
 from selfsame.nn.sync import mean_of_rows, own, shared, world
 from selfsame.nn.views import as_planned
-from selfsame.records import Budget, Preset, ViewPlan
+from selfsame.records import Budget, Preset, ViewPlan, more_than_items
 
 LONGER = 1.25  # the momentum rises as if the run were so much longer, and does not reach 1 (reference code)
 SMALL = 192  # width of encoders that short runs train at four times the usual rate
@@ -111,12 +111,7 @@ class MSN(types.Method):
         return 4.0 if budget.short and budget.dim <= SMALL else 1.0
 
     def misfits(self, budget: Budget) -> list[str]:
-        if self.prototypes > budget.items:
-            return [
-                f"{self.prototypes} prototypes cannot be used alike by {budget.items} items: lower "
-                f"--method.prototypes to {max(2, budget.items // 10)} or so."
-            ]
-        return []
+        return more_than_items(budget, self.prototypes, "prototypes", "prototypes")
 
     def fitted(self, budget: Budget) -> Self:
         """Prototypes by items, a target that can follow, no part views in short runs."""

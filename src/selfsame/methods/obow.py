@@ -32,8 +32,18 @@ from selfsame.nn.joint import by_size
 from selfsame.nn.queue import Queue
 from selfsame.nn.sync import mean_of_rows, places, shared, world
 from selfsame.nn.views import as_planned
-from selfsame.nn.words import averaged, by_place, coded, divergence, inner, local, perplexity, squared_distances
-from selfsame.records import Budget, Preset, ViewPlan
+from selfsame.nn.words import (
+    averaged,
+    by_place,
+    coded,
+    distances,
+    divergences,
+    inner,
+    local,
+    nearest_word,
+    perplexity,
+)
+from selfsame.records import Budget, Preset, ViewPlan, more_than_items
 
 MEMORY = 0.99  # of the running mean of the distance to the nearest word (reference code)
 
@@ -101,12 +111,7 @@ class OBoW(types.Method):
 
     def misfits(self, budget: Budget) -> list[str]:
         """A vocabulary takes one local feature an item and pass: of few items it would be many of each."""
-        if self.words <= budget.items:
-            return []
-        return [
-            f"a vocabulary of {self.words} words, one an item, is larger than the {budget.items} items are many: lower "
-            f"--method.words to {max(2, budget.items // 4)} or so."
-        ]
+        return more_than_items(budget, self.words, "words, one an item,", "words", each=4)
 
     def build(self, encoder: types.Encoder, items: int = 0) -> "Learner":
         return Learner(self, encoder)
@@ -134,16 +139,16 @@ class Learner(types.Learner):
         m = self.method
         views = as_planned(views, self.method.plan, "OBoW")
         *crops, plain = views
-        vectors = [self.ending(y) for y in by_size(self.encoder, crops)]
+        vectors = torch.cat([self.ending(y) for y in by_size(self.encoder, crops)])
         words = [vocabulary() for vocabulary in self.vocabularies]
         bags = self.bags(plain, words)
         losses = []
         for make, known, bag in zip(self.generators, words, bags, strict=True):
             weights = unit(make(unit(known)))
             with torch.autocast(weights.device.type, enabled=False):
-                of_crops = [divergence(m.kappa * z.to(weights.dtype) @ weights.T, bag) for z in vectors]
-            losses += [torch.stack(kind).mean() for kind in (of_crops[:2], of_crops[2:]) if kind]
-        logs = {"spread": spread(vectors[0].detach()), "perplexity": perplexity(bags[-1])}
+                of_crops = divergences(m.kappa * vectors.to(weights.dtype) @ weights.T, bag)
+            losses += [kind.mean() for kind in (of_crops[:2], of_crops[2:]) if len(kind)]
+        logs = {"spread": spread(vectors[: len(plain)].detach()), "perplexity": perplexity(bags[-1])}
         return types.Step(torch.stack(losses).sum() / len(words), logs)
 
     @torch.no_grad()
@@ -158,8 +163,8 @@ class Learner(types.Learner):
         with torch.autocast(plain.device.type, enabled=False):
             for level, (one, known, queue) in enumerate(zip(maps, words, queues, strict=True)):
                 features = local(one)
-                distance = squared_distances(features, known.to(features.dtype))
-                nearest = mean_of_rows(distance.amin(dim=2)).mean()
+                distance = distances(features, known.to(features.dtype))
+                nearest = mean_of_rows(nearest_word(features, distance)).mean()
                 mean = torch.lerp(nearest, self.distance[level].to(nearest.dtype), MEMORY)
                 self.distance[level] = torch.where(queue.full, mean, nearest)
                 found.append(coded(distance, self.method.sharpness / self.distance[level].to(nearest.dtype)))

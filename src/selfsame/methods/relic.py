@@ -8,8 +8,9 @@ cross-entropy of the partner; the invariance is the divergence of the second dis
 passes no gradient.
 Choices: where view k is a small crop, which the target never sees, the networks change places: the target's view l asks
 among the online views k. Pairs of a crop with itself, which v2's pseudo-code also adds up, are compared only with
-`itself`; their divergence counts as 0. The random negatives of row i are rows i + r, with the same random r for all
-rows. The heads are BYOL's, and, as in the pseudo-code, without a predictor unless asked.
+`itself`; their divergence counts as 0. Small crops of one size pass together, as SwAV's and DINO's do. The random
+negatives of row i are rows i + r, with the same random r for all rows. The heads are BYOL's, and, as in the
+pseudo-code, without a predictor unless asked.
 v2 also hides the background of a tenth of the large crops. That is a matter of the views (a strength `background` of
 the views one and two, where the modality has it), not of this file.
 """
@@ -27,7 +28,7 @@ from selfsame.nn.contrast import dots
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine, momentum_for
 from selfsame.nn.heads import mlp
-from selfsame.nn.joint import each
+from selfsame.nn.joint import by_size, each
 from selfsame.nn.sync import gathered, places, shared, world
 from selfsame.nn.views import as_planned
 from selfsame.records import Budget, Preset, ViewPlan
@@ -114,15 +115,17 @@ class Learner(types.Learner):
     def forward(self, views: list[Tensor]) -> types.Step:
         m = self.method
         views = as_planned(views, self.method.plan, "ReLIC")
-        online = [F.normalize(o.float(), dim=1) for o in each(nn.Sequential(*self.online, self.predictor), views)]
-        target = [F.normalize(t.float(), dim=1) for t in self.target(views[: m.full_views])]
+        large, small = views[: m.full_views], views[m.full_views :]
+        asking = nn.Sequential(*self.online, self.predictor)
+        online = [F.normalize(o.float(), dim=1) for o in each(asking, large) + by_size(asking, small)]
+        target = [F.normalize(t.float(), dim=1) for t in self.target(large)]
         found = [gathered(t) for t in target] + [gathered(o) for o in online[m.full_views :]]
         among = candidates(len(views[0]), m.negatives, views[0].device)
 
         def asked(view: int, of: int) -> Float[Tensor, "b n+1"]:
             """Similarities of one view of each item with the candidates among another view."""
-            asking = online if of < m.full_views else target
-            return dots(asking[view], found[of]).gather(1, among) / m.temperature
+            vectors = online if of < m.full_views else target
+            return dots(vectors[view], found[of]).gather(1, among) / m.temperature
 
         pairs = [(i, j) for i in range(len(views)) for j in range(m.full_views) if m.itself or i != j]
         scores = {(i, j): asked(i, j) for one in pairs for i, j in (one, one[::-1])}

@@ -7,7 +7,8 @@ Views: symmetric, both ask and both answer, as for ImageNet; otherwise the first
 one answers (`--views weak_strong`). Part views only ask.
 Choices: the partner itself is masked in the target's similarities, as the paper's formula has it; the reference code
 puts a logit of 0 there, which `own zero` does (it matters for short queues only). Batch norms see the whole batch on
-both sides, where the reference CIFAR run shuffles keys among eight simulated devices.
+both sides, where the reference CIFAR run shuffles keys among eight simulated devices; small crops of one size pass
+together.
 """
 
 from typing import Annotated, ClassVar, Literal, Self
@@ -23,7 +24,7 @@ from selfsame.nn.contrast import dots, logits_against
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, cosine, momentum_for
 from selfsame.nn.heads import tower
-from selfsame.nn.joint import each
+from selfsame.nn.joint import by_size, each
 from selfsame.nn.queue import Queue
 from selfsame.nn.sync import gathered, places
 from selfsame.nn.views import as_planned
@@ -147,9 +148,9 @@ class Learner(types.Learner):
         views = as_planned(views, self.method.plan, "SCE")
         answering = [0, 1] if m.symmetric else [1]
         asking = [i for i in range(len(views)) if m.symmetric or i != 1]
-        q = dict(
-            zip(asking, each(nn.Sequential(*self.online, self.predictor), [views[i] for i in asking]), strict=True)
-        )
+        online = nn.Sequential(*self.online, self.predictor)
+        made = each(online, [views[i] for i in asking if i < 2]) + by_size(online, views[2:])
+        q = dict(zip(asking, made, strict=True))
         k = {
             i: F.normalize(z.float(), dim=1)
             for i, z in zip(answering, self.target([views[i] for i in answering]), strict=True)

@@ -3,7 +3,8 @@
 Source: Chen & He 2020, arXiv 2011.10566: algorithm 1, section 3 (heads, optimiser), section 4 (what collapses);
 defaults are its ImageNet run. The predictor keeps its learning rate, as in the reference runs (`fix-pred-lr`).
 Left out, as it changes nothing: the bias before the projector's last norm, which the reference code freezes and the
-norm subtracts. Deviations: weight decay spares biases and norms; the learning rate falls by the step, not the epoch.
+norm subtracts. Deviations: in linear evaluation the reference has LARS, here all methods are probed alike; weight decay
+spares biases and norms; the learning rate falls by the step, not the epoch.
 """
 
 from typing import Annotated, ClassVar, Literal, Self

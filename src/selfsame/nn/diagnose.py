@@ -59,5 +59,6 @@ def neighbour_agreement(one: Float[Tensor, "n d"], two: Float[Tensor, "n d"]) ->
     """
     one, two = F.normalize(one.float(), dim=1), F.normalize(two.float(), dim=1)
     rows = max(1, BLOCK // len(two))
-    nearest = torch.cat([(one[start : start + rows] @ two.T).argmax(dim=1) for start in range(0, len(one), rows)])
+    with torch.autocast(one.device.type, enabled=False):
+        nearest = torch.cat([(one[start : start + rows] @ two.T).argmax(dim=1) for start in range(0, len(one), rows)])
     return (nearest == torch.arange(len(one), device=nearest.device)).float().mean()

@@ -5,12 +5,15 @@ Local features are maps [b c *places]; a vocabulary is [k c]. That words of whit
 the features as they are: Coates, Lee and Ng 2011, AISTATS, section 5.2 (there of patches of pixels).
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from selfsame.nn.kmeans import nearest
+from selfsame.nn.portions import portions
 from selfsame.nn.sync import mean_of_rows
 
 POOLS = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}
@@ -51,16 +54,22 @@ def counted(features: Float[Tensor, "b n c"], vocabulary: Float[Tensor, "k c"], 
 
 
 def coded(distance: Float[Tensor, "b n k"], sharpness: Float[Tensor, ""]) -> Float[Tensor, "b k"]:
-    """Shares of words: the greatest of the soft assignments of all places to each word."""
-    codes = (-sharpness * distance).softmax(dim=2)
-    return F.normalize(codes.amax(dim=1), p=1, dim=1)
+    """Shares of words: the greatest of the soft assignments of all places to each word, by `distances`."""
+    codes = ((-sharpness * places).softmax(dim=2).amax(dim=1) for places in portions(distance, dim=1))
+    return F.normalize(functools.reduce(torch.maximum, codes), p=1, dim=1)
 
 
-def squared_distances(features: Float[Tensor, "b n c"], vocabulary: Float[Tensor, "k c"]) -> Float[Tensor, "b n k"]:
-    distance = (-2 * features) @ vocabulary.T  # large, and most of the work: what follows goes over it in place
-    distance += features.square().sum(dim=2, keepdim=True)
+def distances(features: Float[Tensor, "b n c"], vocabulary: Float[Tensor, "k c"]) -> Float[Tensor, "b n k"]:
+    """Squared, less the square of the feature's own length, which says nothing of which word is nearer."""
+    # Large, and most of the work. Features of maps lie channel by channel: untidied, torch would multiply item by item.
+    distance = (-2 * features.flatten(0, 1) @ vocabulary.T).unflatten(0, features.shape[:2])
     distance += vocabulary.square().sum(dim=1)
-    return distance.clamp_(min=0)
+    return distance
+
+
+def nearest_word(features: Float[Tensor, "b n c"], distance: Float[Tensor, "b n k"]) -> Float[Tensor, "b n"]:
+    """The squared distance to the nearest word, of `distances`."""
+    return (distance.amin(dim=2) + features.square().sum(dim=2)).clamp(min=0)
 
 
 def perplexity(bags: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
@@ -71,5 +80,12 @@ def perplexity(bags: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
 
 def divergence(scores: Float[Tensor, "b k"], bags: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
     """KL of the bags from the softmax of scores, the mean over rows: the cross-entropy's gradient, and 0 at best."""
+    return divergences(scores, bags).mean()
+
+
+def divergences(scores: Float[Tensor, "m k"], bags: Float[Tensor, "b k"]) -> Float[Tensor, "v"]:
+    """The same for each of several views of the b items, whose scores follow each other."""
     scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
-    return F.kl_div(scores.log_softmax(dim=1), bags.to(scores.dtype), reduction="batchmean")
+    bags = bags.to(scores.dtype)
+    told = scores.log_softmax(dim=1).unflatten(0, (-1, len(bags)))
+    return -(told * bags).sum(dim=2).mean(dim=1) - torch.special.entr(bags).sum(dim=1).mean()
