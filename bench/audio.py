@@ -13,7 +13,8 @@ with 10 a class, by linear probe and k-NN of `selfsame evaluate`:
 
 `selfsame` runs with its own defaults but for what is given. Where two speakers are held out, settings are to be chosen
 by the four others alone: "voices" is the mean accuracy of linear probes that learn the digits of three of them and are
-asked for the fourth. Stored in RESULTS/NAME.json with command, machine, versions and seeds.
+asked for the fourth. `--validate` measures nothing else, for all three features, and stores nothing. Stored in
+RESULTS/NAME.json with command, machine, versions and seeds.
 """
 
 import argparse
@@ -58,11 +59,14 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, default={}, help='of the method: {"temperature": 0.2}')
     parser.add_argument("--training", type=json.loads, default={}, help='more of pretrain: {"batch_size": 256}')
     parser.add_argument("--reading", type=json.loads, default={}, help='{"frame_ms": 32}')
+    parser.add_argument("--validate", action="store_true", help="measure voices alone: no test speaker is asked for")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--name", default="audio")
     args = parser.parse_args()
+    if args.validate and "official" in args.splits:
+        parser.error("--validate is for held-out speakers: give --splits speakers")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
     rows: list[dict] = []
     path = args.results / f"{args.name}.json"
@@ -72,6 +76,8 @@ def main() -> None:
             for split in args.splits:
                 rows += measured(args, split, seed, Path(folder))
                 print(json.dumps(rows[-3:]), flush=True)
+                if args.validate:
+                    continue
                 result = {
                     "command": shlex.join(["python", "bench/audio.py", *sys.argv[1:]]),
                     "machine": machine(torch.device(args.device)),
@@ -79,7 +85,8 @@ def main() -> None:
                     "mean": averaged(rows),
                 }
                 path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(averaged(rows), indent=1))
+    if not args.validate:
+        print(json.dumps(averaged(rows), indent=1))
 
 
 def measured(args: argparse.Namespace, split: str, seed: int, folder: Path) -> list[dict]:
@@ -112,7 +119,7 @@ def measured(args: argparse.Namespace, split: str, seed: int, folder: Path) -> l
         "random weights": vectors(untrained, waves),
         audio.raw_name: audio.raw_vectors([(source, items)], encoder.stats)[0],
     }
-    asked = {"digit": digit, "speaker": speaker} if split == "official" else {"digit": digit}
+    asked = {"digit": digit, "speaker": speaker} if split == "official" else {} if args.validate else {"digit": digit}
     rows = []
     for kind, found in features.items():
         row = {"features": kind, "split": split, "seed": seed}
@@ -123,7 +130,7 @@ def measured(args: argparse.Namespace, split: str, seed: int, folder: Path) -> l
                 voices = speaker[use] if split == "speakers" else None
                 row[f"{what}, {labels}, linear"] = round(100 * linear_accuracy(*known, seed, voices), 2)
                 row[f"{what}, {labels}, k-NN"] = round(100 * knn_accuracy(*known), 2)
-        if split == "speakers" and kind == "selfsame":
+        if split == "speakers" and (args.validate or kind == "selfsame"):
             row["voices"] = round(100 * by_voices(found[~test], digit[~test], speaker[~test], seed), 2)
         rows.append({**row, **(spent if kind == "selfsame" else {})})
     rows[0]["plan"] = {"loop": run.plan["loop"], "encoder": encoder.spec["name"], "size": encoder.spec["size"]}
