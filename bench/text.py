@@ -8,7 +8,8 @@ correlation of the cosine with the score.
     python bench/text.py --sets movies trec --methods simclr maskedwords --seeds 0 1 2 --epochs 20
 
 Stored in bench/results/NAME.json with command, machine, versions and seeds. With `--validate` the test part is never
-read: each fifth text of the train part takes its place, so that settings can be chosen; nothing is stored.
+read: each fifth text of the train part takes its place, of STS-B its own part for that (dev), so that settings can be
+chosen; nothing is stored.
 """
 
 import argparse
@@ -97,9 +98,7 @@ def means(rows: list[dict[str, Any]]) -> list[str]:
 def prepared(name: str, place: Path, validate: bool = False) -> tuple[str, dict[str, Any]]:
     """The texts to learn from, and what to measure on: the test part, or to `validate` a fifth of the train part."""
     if name == "stsb":
-        if validate:
-            raise SystemExit("stsb learns from sentences without scores: there is no part to choose by.")
-        return pairs(place)
+        return pairs(place, "dev" if validate else "test")
     train, test = movies() if name == "movies" else trec()
     if validate:
         train, test = [row for k, row in enumerate(train) if k % 5], train[::5]
@@ -134,18 +133,18 @@ def trec() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     return parts[0], parts[1]
 
 
-def pairs(place: Path) -> tuple[str, dict[str, Any]]:
-    """All sentences of the train pairs, each once; the test pairs with their scores."""
+def pairs(place: Path, measured: str) -> tuple[str, dict[str, Any]]:
+    """All sentences of the train pairs, each once; the pairs of the measured part with their scores."""
     tables = {}
-    for part in ("train", "test"):
+    for part in ("train", measured):
         with (DATA / "stsb" / f"stsb-en-{part}.csv").open(newline="", encoding="utf-8") as file:
             tables[part] = [row for row in csv.reader(file) if len(row) == 3]
     sentences = list(dict.fromkeys(text for row in tables["train"] for text in row[:2]))
     learn = place / "stsb-train.txt"
     learn.write_text("".join(f"{' '.join(one.split())}\n" for one in sentences), encoding="utf-8")
-    test = place / "stsb-test.csv"
+    test = place / f"stsb-{measured}.csv"
     with test.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("sentence1", "sentence2", "score"), *tables["test"]])
+        csv.writer(file).writerows([("sentence1", "sentence2", "score"), *tables[measured]])
     return str(learn), {"labelled": str(test), "labels": "score", "protocols": "similarity"}
 
 

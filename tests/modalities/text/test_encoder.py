@@ -10,9 +10,9 @@ from selfsame.errors import UserError
 from selfsame.modalities import text
 from selfsame.modalities.text.places import owners
 from selfsame.types import Hidden
-from tests.modalities.text.made import TINY, TINY_TOKENS
+from tests.modalities.text.made import TINY, TINY_BAG, TINY_TOKENS
 
-NAMES = (TINY, TINY_TOKENS, f"{TINY_TOKENS}:class")
+NAMES = (TINY, TINY_TOKENS, f"{TINY_TOKENS}:class", TINY_BAG)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -74,7 +74,7 @@ def test_maps_are_spread_over_all_places(encoder):
     if encoder.has_tokens:
         assert maps[0].shape[2] == 12
     else:
-        assert [one.shape[2] for one in maps] == [12, 6, 3]
+        assert [one.shape[2] for one in maps] == [12, 6, 3][: len(maps)]
     assert torch.equal(maps[0][1, :, 0], maps[0][1, :, 3])  # of three words each has four places
     assert not torch.equal(maps[0][1, :, 3], maps[0][1, :, 4])
 
@@ -88,6 +88,37 @@ def test_pieces_hold_words_of_short_texts_too(encoder):
     assert encoder(pieces.flatten(0, 1)).isfinite().all()
     with pytest.raises(UserError, match=r"too short to cut into pieces"):
         encoder.pieces(view[:, :6])
+
+
+def test_a_bag_is_the_mean_of_its_words_in_any_order(stats):
+    torch.manual_seed(0)
+    bag = text.make_encoder(TINY_BAG, 12, stats)
+    view, words = batch(12, 5), bag.trunk.words.weight
+    expected = torch.stack([words[row[row != 0].long()].mean(0) for row in view])
+    torch.testing.assert_close(bag.eval()(view), expected)
+    torch.testing.assert_close(bag(view[:1].flip(1)), expected[:1])
+    assert bag.dim == 32 and not bag.has_tokens and not bag.has_words
+
+
+def test_a_bag_in_training_is_the_mean_of_half_of_its_words_and_never_of_none(stats):
+    torch.manual_seed(0)
+    bag = text.make_encoder(TINY_BAG, 12, stats).train()
+    with torch.no_grad():
+        bag.trunk.words.weight[1:] = 0
+        bag.trunk.words.weight[7] = 1
+        bag.trunk.words.weight[8] = -1
+    of_one, of_two = torch.full((2000, 12), 7).int(), torch.tensor([7, 8]).repeat(4000, 6).int()
+    torch.testing.assert_close(bag(of_one), torch.ones(2000, 32))  # however many stay, their mean is theirs
+    short = of_one * (torch.arange(12) < 1)
+    torch.testing.assert_close(bag(short), torch.ones(2000, 32))
+    spread = bag(of_two)[:, 0]
+    assert spread.mean().abs() < 0.05
+    # The mean of k of the 12 signs has variance (12 - k) / (11 k); k is binomial.
+    k = torch.arange(1, 13).double()
+    chance = torch.tensor([924, 792, 495, 220, 66, 12, 1]).double()
+    share = torch.cat([chance[1:].flip(0)[1:], chance]) / 4096
+    assert spread.var().item() == pytest.approx(float((share * (12 - k) / (11 * k)).sum()), rel=0.15)
+    assert (bag(torch.zeros(3, 12, dtype=torch.int32)) == 0).all()  # of no words
 
 
 # Tokens --------------------------------------------------------------------------------------------------------------
@@ -227,6 +258,7 @@ def test_longer_texts_than_it_has_positions_for_are_refused(transformer, stats):
         ("bert-tiny@0", r"the factor of the width is 0; give one from 0.1 to 4"),
         ("bert-tiny@1.2.3", r"the factor of the width is 1.2.3"),
         ("conv-tiny:class", r"a convolutional net has no class token"),
+        ("bag-tiny:class", r"averaged word vectors have no class token"),
         ("nowhere:net", r"No module named 'nowhere'"),
         ("./nowhere", r"--encoder ./nowhere: .*tokenizer"),
     ],
