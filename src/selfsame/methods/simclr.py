@@ -6,8 +6,7 @@ Deviations: the loss is the paper's mean over 2 n rows, half of what the referen
 not notice and SGD does. As in that code both views pass the network together, so that batch norms see them as one
 batch, and the head ends in a batch norm; there it has no shift, here it has, and the paper's text has no norm there.
 Two layers are the paper's; three are the reference code's later default; none is ours, for networks so shallow that a
-head would learn in their place. With micro-batches the others are those of a
-micro-batch.
+head would learn in their place. With micro-batches the others are those of a micro-batch.
 """
 
 from typing import Annotated, ClassVar, Self
