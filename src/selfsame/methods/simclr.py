@@ -5,8 +5,8 @@ Source: Chen et al. 2020, arXiv 2002.05709 (equation 1, algorithm 1, section 4.2
 Deviations: the loss is the paper's mean over 2 n rows, half of what the reference code adds up, which LARS and AdamW do
 not notice and SGD does. As in that code both views pass the network together, so that batch norms see them as one
 batch, and the head ends in a batch norm; there it has no shift, here it has, and the paper's text has no norm there.
-Two layers are the paper's; three are the reference code's later default; none is ours, for networks so shallow that a
-head would learn in their place. With micro-batches the others are those of a micro-batch.
+Two layers are the paper's; three are the reference code's later default; none is ours, for networks
+as shallow as averaged word vectors (docs/text.md). With micro-batches the others are those of a micro-batch.
 """
 
 from typing import Annotated, ClassVar, Self

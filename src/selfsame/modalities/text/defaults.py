@@ -25,8 +25,8 @@ def default_encoder(size: int, large: bool) -> str:
 def encoder_for(needs: Sequence[str], size: int, large: bool) -> tuple[str, str]:
     """On a GPU bert-small; on a CPU bag-small, or bert-tiny for methods that need tokens or words of their places.
 
-    A CPU learns from some 200,000 texts in a run: too few for a transformer to do better than its random weights, where
-    averaged word vectors do (docs/text.md).
+    A CPU learns from some 200,000 texts in a run: bert-tiny was no better than its random weights
+    after that or less, where averaged word vectors were (docs/text.md).
     """
     if large:
         return "bert-small", ""
