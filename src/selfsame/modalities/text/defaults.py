@@ -32,7 +32,7 @@ def encoder_for(needs: Sequence[str], size: int, large: bool) -> tuple[str, str]
         return "bert-small", ""
     if {"tokens", "words"} & set(needs):
         return "bert-tiny", "a small transformer, which the method needs"
-    return "bag-small", "averaged word vectors learn most in a short run"
+    return "bag-small", "averaged word vectors, for short runs"
 
 
 def network_names() -> list[str]:
