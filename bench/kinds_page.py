@@ -72,7 +72,7 @@ def texts() -> list[str]:
     lines = [
         "\n## Texts\n",
         f"`{result['command']}` on {result['machine']}. Movies: film reviews of two classes; trec: six.",
-        "Random weights are those of the same transformer; raw input is TF-IDF.\n",
+        "Random weights are those of the same network; raw input is TF-IDF, with all labels measured once.\n",
     ]
     keys = list(dict.fromkeys((row["set"], row["method"]) for row in result["rows"]))
     for name, method in keys:

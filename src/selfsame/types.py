@@ -467,6 +467,10 @@ class Further(Protocol):
         """What `make_encoder` knows by name, so that the network of another kind of data can be told as such."""
         ...
 
+    def encoder_for(self, needs: Sequence[str], size: int, large: bool) -> tuple[str, str]:
+        """`default_encoder` for a method that needs these of it (`Method.needs`), and in words why, or ""."""
+        ...
+
     CachePlan: ClassVar[type[Record]]  # what `plan_cache` gives
 
     def plan_cache(self, source: Any, items: Any, views: Any, most: int | None) -> Any:

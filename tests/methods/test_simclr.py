@@ -54,6 +54,13 @@ def test_the_head_has_as_many_layers_as_asked_and_ends_in_a_norm(tiny, layers):
     assert sum(isinstance(part, nn.BatchNorm1d) for part in head) == layers
 
 
+def test_without_a_head_the_vectors_themselves_are_compared(tiny, views):
+    learner = SimCLR(layers=0, temperature=0.5).build(tiny)
+    assert {name.split(".")[0] for name, _ in learner.named_parameters()} == {"encoder"}
+    both = learner.encoder(torch.cat(views))
+    assert_close(learner(views).loss, nt_xent(*both.chunk(2), 0.5))
+
+
 def test_the_papers_settings_and_what_is_fitted_of_them():
     assert (SimCLR().hidden, SimCLR().out, SimCLR().temperature, SimCLR().layers) == (2048, 128, 0.1, 2)
     widths = {dim: SimCLR().fitted(Budget(items=9000, batch=64, steps=600, dim=dim)).hidden for dim in (64, 512, 4096)}

@@ -59,6 +59,7 @@ class Deciding:
     quiet: bool = False
     """as what the data are read has been said: of one run after another on the same"""
 
+    why_usual = ""  # why the encoder that is taken unasked is that one
     was: dict[str, Any] | None = None  # the job of an earlier run in this folder
     before: Begun | None = None  # what it decided
 
@@ -155,7 +156,7 @@ class Deciding:
                 why="given" if job.size else "from the data",
             ),
             Line(name="views", value=str(job.views["name"]), why=changed_line(job.views)),
-            Line(name="encoder", value=f"{self.name}, {encoder.dim}-d", why=f"{count(encoder):.1f} M parameters"),
+            Line(name="encoder", value=f"{self.name}, {encoder.dim}-d", why=self.why_encoder(encoder)),
             Line(name="method", value=type(job.method).name, why=settings_line(self.method)),
             *self.lines_of_loop,
             Line(name="workers", value=str(self.workers), why=self.why_workers),
@@ -202,7 +203,7 @@ class Deciding:
         self.size: int = job.size or default_size
         name = job.encoder
         if name == "auto":
-            name = begun.encoder if begun else modality.default_encoder(self.size, large)
+            name = begun.encoder if begun else self.usual_encoder(large)
         weights = str(job.init) if job.init else None
         with read_as(modality, job.modality is None):
             self.views = strengths(modality, job.views, self.size, stats)
@@ -244,6 +245,18 @@ class Deciding:
         self.cache, self.line_of_cache = dist.by_first(self.planned_cache)
         self.name = self.name_of_encoder(name)
         return encoder
+
+    def usual_encoder(self, large: bool) -> str:
+        """The network where none is named: one that has what the method needs, where the modality knows such."""
+        modality: Any = self.data.modality
+        if hasattr(modality, "encoder_for"):
+            name, self.why_usual = modality.encoder_for(type(self.job.method).needs, self.size, large)
+            return name
+        return modality.default_encoder(self.size, large)
+
+    def why_encoder(self, encoder: Encoder) -> str:
+        found = f"{count(encoder):.1f} M parameters"
+        return f"{found}; {self.why_usual}" if self.why_usual else found
 
     def paced(self, factor: float) -> None:
         """Change the derived learning rate by the method's factor; one that was given stays."""

@@ -5,8 +5,8 @@ Source: Chen et al. 2020, arXiv 2002.05709 (equation 1, algorithm 1, section 4.2
 Deviations: the loss is the paper's mean over 2 n rows, half of what the reference code adds up, which LARS and AdamW do
 not notice and SGD does. As in that code both views pass the network together, so that batch norms see them as one
 batch, and the head ends in a batch norm; there it has no shift, here it has, and the paper's text has no norm there.
-Two layers are the paper's; three are the reference code's later default. With micro-batches the others are those of a
-micro-batch.
+Two layers are the paper's; three are the reference code's later default; none is ours, for networks
+as shallow as averaged word vectors (docs/text.md). With micro-batches the others are those of a micro-batch.
 """
 
 from typing import Annotated, ClassVar, Self
@@ -45,14 +45,20 @@ class SimCLR(types.Method):
             },
             published="CIFAR-10, ResNet-18, linear: about 91 %; 90.7 % with temperature 0.2 (solo-learn)",
         ),
+        "text": Preset(
+            source="docs/text.md, where it is measured: word vectors that are compared without a head",
+            method={"layers": 0},
+            training={"encoder": "bag-small", "views": "simcse", "lr": 4e-3},
+            derived=True,
+        ),
     }  # fmt: skip
 
     hidden: Annotated[int, Field(ge=1)] = 2048
     """width of the head's hidden layers (4.2); fitted to the encoder unless given"""
     out: Annotated[int, Field(ge=1)] = 128
     """width of the projection (4.2)"""
-    layers: Annotated[int, Field(ge=1, le=8)] = 2
-    """linear layers of the head: 2 in the paper (4.2), 3 in its code"""
+    layers: Annotated[int, Field(ge=0, le=8)] = 2
+    """linear layers of the head: 2 in the paper (4.2), 3 in its code; 0 compares the vectors themselves"""
     temperature: Annotated[float, Field(gt=0)] = 0.1
     """of the softmax over the batch (5.1, table 5)"""
 
@@ -72,7 +78,9 @@ class Learner(types.Learner):
         super().__init__()
         self.method = method
         self.encoder = encoder
-        self.projector = tower(encoder.dim, *[method.hidden] * (method.layers - 1), method.out, last="affine")
+        self.projector: nn.Module = nn.Identity()
+        if method.layers:
+            self.projector = tower(encoder.dim, *[method.hidden] * (method.layers - 1), method.out, last="affine")
 
     def forward(self, views: list[Tensor]) -> types.Step:
         views = as_planned(views, self.method.plan, "SimCLR")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 TINY = "conv-tiny@0.25"
 TINY_TOKENS = "bert-tiny@0.25"
+TINY_BAG = "bag-tiny@0.25"
 KINDS = ("sea", "kitchen")
 WORDS = {
     "sea": ("wave", "harbour", "sail", "captain", "anchor", "storm", "gull", "deck", "tide", "lighthouse"),

@@ -6,13 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from selfsame import methods
 from selfsame.errors import UserError
+from selfsame.jobs.deciding import Deciding
+from selfsame.jobs.pretrain import Pretrain
+from selfsame.methods import SimCLR
 from selfsame.modalities import text
 from selfsame.modalities.text.places import owners
+from selfsame.nn.norm import at_rest
 from selfsame.types import Hidden
-from tests.modalities.text.made import TINY, TINY_TOKENS
+from tests.modalities.text.made import TINY, TINY_BAG, TINY_TOKENS, make
 
-NAMES = (TINY, TINY_TOKENS, f"{TINY_TOKENS}:class")
+NAMES = (TINY, TINY_TOKENS, f"{TINY_TOKENS}:class", TINY_BAG)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -74,7 +79,7 @@ def test_maps_are_spread_over_all_places(encoder):
     if encoder.has_tokens:
         assert maps[0].shape[2] == 12
     else:
-        assert [one.shape[2] for one in maps] == [12, 6, 3]
+        assert [one.shape[2] for one in maps] == [12, 6, 3][: len(maps)]
     assert torch.equal(maps[0][1, :, 0], maps[0][1, :, 3])  # of three words each has four places
     assert not torch.equal(maps[0][1, :, 3], maps[0][1, :, 4])
 
@@ -88,6 +93,77 @@ def test_pieces_hold_words_of_short_texts_too(encoder):
     assert encoder(pieces.flatten(0, 1)).isfinite().all()
     with pytest.raises(UserError, match=r"too short to cut into pieces"):
         encoder.pieces(view[:, :6])
+
+
+def test_a_bag_is_the_mean_of_its_words_in_any_order(stats):
+    torch.manual_seed(0)
+    bag = text.make_encoder(TINY_BAG, 12, stats)
+    view, words = batch(12, 5), bag.trunk.words.weight
+    expected = torch.stack([words[row[row != 0].long()].mean(0) for row in view])
+    torch.testing.assert_close(bag.eval()(view), expected)
+    torch.testing.assert_close(bag(view[:1].flip(1)), expected[:1])
+    assert bag.dim == 32 and not bag.has_tokens and not bag.has_words
+
+
+def test_a_bag_in_training_is_the_mean_of_half_of_its_words_and_never_of_none(stats):
+    torch.manual_seed(0)
+    bag = text.make_encoder(TINY_BAG, 12, stats).train()
+    with torch.no_grad():
+        bag.trunk.words.weight[1:] = 0
+        bag.trunk.words.weight[7] = 1
+        bag.trunk.words.weight[8] = -1
+    of_one, of_two = torch.full((2000, 12), 7).int(), torch.tensor([7, 8]).repeat(4000, 6).int()
+    torch.testing.assert_close(bag(of_one), torch.ones(2000, 32))  # however many stay, their mean is theirs
+    short = of_one * (torch.arange(12) < 1)
+    torch.testing.assert_close(bag(short), torch.ones(2000, 32))
+    spread = bag(of_two)[:, 0]
+    assert spread.mean().abs() < 0.05
+    # The mean of k of the 12 signs has variance (12 - k) / (11 k); k is binomial.
+    k = torch.arange(1, 13).double()
+    chance = torch.tensor([924, 792, 495, 220, 66, 12, 1]).double()
+    share = torch.cat([chance[1:].flip(0)[1:], chance]) / 4096
+    assert spread.var().item() == pytest.approx(float((share * (12 - k) / (11 * k)).sum()), rel=0.15)
+    assert (bag(torch.zeros(3, 12, dtype=torch.int32)) == 0).all()  # of no words
+
+
+def test_a_cpu_takes_a_bag_unless_the_method_needs_tokens_or_words():
+    assert text.default_encoder(32, False) == text.encoder_for(("pieces", "maps"), 32, False)[0] == "bag-small"
+    assert text.encoder_for((), 32, False)[1] == "averaged word vectors, for short runs"
+    for need in ("tokens", "words"):
+        assert text.encoder_for((need,), 32, False)[0] == "bert-tiny"
+    assert text.default_encoder(32, True) == text.encoder_for(("words",), 32, True)[0] == "bert-small"
+
+
+@pytest.mark.parametrize(("method", "network"), [("simclr", "bag-small"), ("maskedwords", "bert-tiny")])
+def test_the_plan_of_a_run_says_which_network_was_taken_and_why(tmp_path, method, network):
+    run = Deciding(Pretrain(data=make(tmp_path, 24), method=method, device="cpu"))
+    run.opened()
+    encoder = run.decided()
+    reason = text.encoder_for(methods.load(method).needs, 32, False)[1]
+    assert (run.name, encoder.spec["name"]) == (network, network) and run.why_encoder(encoder).endswith(f"; {reason}")
+
+
+def test_words_of_one_kind_come_together_where_a_bag_is_compared_without_a_head(source, stats):
+    """Waves and sails stand in texts of one kind, onions in others: nothing says so but that."""
+    torch.manual_seed(0)
+    learner = SimCLR(layers=0).build(text.make_encoder(TINY_BAG, 16, stats))
+    assert {name for name, _ in learner.named_parameters()} == {"encoder.trunk.words.weight"}
+    ids = source.codec.padded([source.read(i) for i in range(64)], 16)
+    kinds = torch.arange(64) % 2
+    view, optimizer = torch.from_numpy(ids), torch.optim.AdamW(learner.parameters(), 4e-3)
+
+    def apart() -> float:
+        with torch.no_grad(), at_rest(learner):
+            v = nn.functional.normalize(learner.encoder(view) - learner.encoder(view).mean(0), dim=1)
+        same = kinds[:, None] == kinds
+        return float((v @ v.T)[same].mean() - (v @ v.T)[~same].mean())
+
+    before = apart()
+    for _ in range(60):
+        optimizer.zero_grad()
+        learner([view, view]).loss.backward()
+        optimizer.step()
+    assert apart() > 1.5 * before > 0
 
 
 # Tokens --------------------------------------------------------------------------------------------------------------
@@ -227,6 +303,7 @@ def test_longer_texts_than_it_has_positions_for_are_refused(transformer, stats):
         ("bert-tiny@0", r"the factor of the width is 0; give one from 0.1 to 4"),
         ("bert-tiny@1.2.3", r"the factor of the width is 1.2.3"),
         ("conv-tiny:class", r"a convolutional net has no class token"),
+        ("bag-tiny:class", r"averaged word vectors have no class token"),
         ("nowhere:net", r"No module named 'nowhere'"),
         ("./nowhere", r"--encoder ./nowhere: .*tokenizer"),
     ],
@@ -367,12 +444,13 @@ def test_without_the_package_the_error_names_the_installation(monkeypatch, stats
     assert text.make_encoder("conv-tiny", 12, stats).dim == 128
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch"])
-def test_exports_give_the_same_vectors(transformer, tmp_path, to):
+@pytest.mark.parametrize(("to", "name"), [("onnx", TINY_TOKENS), ("torch", TINY_TOKENS), ("torch", TINY_BAG)])
+def test_exports_give_the_same_vectors(stats, tmp_path, to, name):
     if to == "onnx":
         pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
-    facts = text.export(transformer, to, tmp_path / "it")
-    assert facts["difference"] < 1e-4 and facts["dim"] == transformer.dim
+    encoder = text.make_encoder(name, 12, stats).eval()
+    facts = text.export(encoder, to, tmp_path / "it")
+    assert facts["difference"] < 1e-4 and facts["dim"] == encoder.dim
     names = {}
     exec(facts["tokens_of"], names)
     assert names["tokens"].shape == (2, 12) and names["tokens"].dtype == torch.int32

@@ -13,6 +13,7 @@ _PLACES = {
     "default_encoder": "defaults",
     "network_names": "defaults",
     "default_size": "defaults",
+    "encoder_for": "defaults",
     "export": "exports",
     "fragment": "sheet",
     "load_encoder": "encoder",

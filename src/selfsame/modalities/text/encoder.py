@@ -1,4 +1,4 @@
-"""Text encoders: transformers and a convolutional net over token numbers, padded with 0.
+"""Text encoders: transformers, a convolutional net and averaged word vectors over token numbers, padded with 0.
 
 Raises: UserError on unknown names, wrong input, and weights or saved encoders that do not fit; TypeError where a
 network has no maps or tokens.
@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from selfsame import types
 from selfsame.errors import UserError, too_few_blocks
-from selfsame.modalities.text.networks import Convolutions, bert, convolutions, from_saved, local, resolve
+from selfsame.modalities.text.networks import Bag, Convolutions, bag, bert, convolutions, from_saved, local, resolve
 from selfsame.modalities.text.places import averaged, owners, pooled, spread_over, trimmed
 from selfsame.modalities.text.stats import Stats
 from selfsame.modalities.text.weights import load_weights
@@ -23,6 +23,7 @@ from selfsame.nn.norm import at_rest
 from selfsame.records import Record
 from selfsame.storage import encoders
 
+PLAIN = (Convolutions, Bag)  # networks that give maps, each with its places that hold text
 PIECES = 7  # pieces of a text, each a quarter of it and half over the next
 
 
@@ -32,7 +33,7 @@ class Spec(Record):
     model_config = ConfigDict(extra="ignore")
 
     modality: Literal["text"]
-    library: Literal["bert", "conv", "local", "own"]
+    library: Literal["bert", "conv", "bag", "local", "own"]
     name: str
     """of the network; of an own one, "package.module:factory" or the class of the given module"""
     size: int
@@ -54,7 +55,7 @@ class TextEncoder(types.Encoder):
     """A network over token numbers [b n], int32 or int64, each row filled up with 0.
 
     The vector is the mean of what a transformer gives for each token, a class token, or the mean over the last map of
-    a convolutional net. Padding has no influence on it.
+    a convolutional net or over the vectors of the words. Padding has no influence on it.
     """
 
     def __init__(self, trunk: nn.Module, spec: dict[str, Any]) -> None:
@@ -116,7 +117,7 @@ class TextEncoder(types.Encoder):
         self._check(view)
         if self.has_tokens:
             return self._run(view, None, None)[0]
-        if isinstance(self.trunk, Convolutions):
+        if isinstance(self.trunk, PLAIN):
             return averaged(*self.trunk(trimmed(view).long())[-1])
         return pooled(self.trunk(view.long()), view, self.spec["name"])
 
@@ -231,7 +232,7 @@ class TextEncoder(types.Encoder):
         if self.has_tokens:
             vector, tokens = self.both(view)
             return vector, [tokens.transpose(1, 2)]
-        if not isinstance(self.trunk, Convolutions):
+        if not isinstance(self.trunk, PLAIN):
             raise TypeError(f"{self.spec['name']} has no maps. Take conv-mini or another network by name.")
         self._check(view)
         found = self.trunk(view.long())
@@ -242,7 +243,7 @@ class TextEncoder(types.Encoder):
 
     @property
     def map_widths(self) -> tuple[int, ...]:
-        if isinstance(self.trunk, Convolutions):
+        if isinstance(self.trunk, PLAIN):
             return self.trunk.widths
         if self.has_tokens:
             return (self.dim,)
@@ -306,22 +307,19 @@ def _check_rows(what: str, given: Tensor, view: Tensor, any_length: bool = False
 def make_encoder(name: str, size: int, stats: Any, weights: str | None = None) -> TextEncoder:
     """A new encoder for texts of up to `size` tokens of the tokenizer in `stats`.
 
-    `name`: bert-tiny, -mini, -small, -medium, -base; conv-tiny, -mini, -small; NAME@0.5 of half the width; NAME:class
-    with a class token as the vector; a local folder with config.json and model.safetensors of `transformers`, whose
-    tokenizer must be given too (--reading.tokenizer); "package.module:factory" for a network of the user's own, called
-    without arguments. Nothing is downloaded. `weights` is a local .safetensors, such as another run's
-    encoder.safetensors. Other weights are drawn from torch's global generator.
+    `name`: bert-tiny, -mini, -small, -medium, -base; conv-tiny, -mini, -small; bag-tiny, -mini, -small, -base;
+    NAME@0.5 of half the width; bert-NAME:class with a class token as the vector; a local folder with config.json and
+    model.safetensors of `transformers`, whose tokenizer must be given too (--reading.tokenizer);
+    "package.module:factory" for a network of the user's own, called without arguments. Nothing is downloaded.
+    `weights` is a local .safetensors, such as another run's encoder.safetensors. Other weights are drawn from torch's
+    global generator.
     """
     if "/" in name or Path(name).expanduser().is_dir():
         return _local(name, size, stats, weights)
     if ":" in name and not name.endswith(":class"):
         return _fresh(encoders.own_network(name), "own", name, size, stats, weights, 0)
     kind, net, factor, pool = resolve(name)
-    trunk = (
-        bert(net, factor, stats.vocabulary, size + (pool == "class"))
-        if kind == "bert"
-        else convolutions(net, factor, stats.vocabulary)
-    )
+    trunk = made(kind, net, factor, stats.vocabulary, size + (pool == "class"))
     return _fresh(trunk, kind, name, size, stats, weights, size if kind == "bert" else 0, pool)
 
 
@@ -351,9 +349,14 @@ def _named(plan: Spec) -> nn.Module:
     if plan.library == "local":
         return from_saved(plan.config or {})
     kind, net, factor, pool = resolve(plan.name)
+    return made(kind, net, factor, plan.vocabulary, plan.longest + (pool == "class"))
+
+
+def made(kind: str, net: str, factor: float, vocabulary: int, longest: int) -> nn.Module:
+    """The network that `resolve` tells, its weights random; `longest` is the places of a transformer."""
     if kind == "bert":
-        return bert(net, factor, plan.vocabulary, plan.longest + (pool == "class"))
-    return convolutions(net, factor, plan.vocabulary)
+        return bert(net, factor, vocabulary, longest)
+    return convolutions(net, factor, vocabulary) if kind == "conv" else bag(net, factor, vocabulary)
 
 
 def save_encoder(encoder: TextEncoder, folder: str | Path) -> None:
@@ -436,7 +439,7 @@ def _fresh(
 
 
 def _width(trunk: nn.Module, library: str, size: int, name: str) -> int:
-    if isinstance(trunk, Convolutions):
+    if isinstance(trunk, PLAIN):
         return trunk.widths[-1]
     if library != "own":
         return int(trunk.config.hidden_size)  # type: ignore[union-attr, arg-type]

@@ -1,8 +1,9 @@
 """Networks over tokens, by name: transformers made by `transformers`, from a configuration or a local folder; a 1-D
-convolutional net.
+convolutional net; word vectors, averaged.
 
 Sources: BERT, Devlin et al. 2018, arXiv 1810.04805; its small sizes, Turc et al. 2019, 1908.08962; residual
-convolutions over words in the manner of Conneau et al. 2016, 1606.01781, with layer norms.
+convolutions over words in the manner of Conneau et al. 2016, 1606.01781, with layer norms; averaged word vectors with
+word dropout, Iyyer et al. 2015 (deep averaging networks, section 3.2), without their deep layers.
 Raises: UserError on unknown names and folders that hold no network.
 """
 
@@ -30,17 +31,19 @@ BERTS = {  # layers and width; heads are 64 wide, the inner layer is four times 
     "bert-base": (12, 768),
 }
 CONVS = {"conv-tiny": (32, 64, 128), "conv-mini": (64, 128, 256), "conv-small": (128, 256, 512)}  # widths of the stages
+BAGS = {"bag-tiny": 128, "bag-mini": 256, "bag-small": 512, "bag-base": 1024}  # widths of the word vectors
 NAME = re.compile(r"(?P<net>[a-z]+-[a-z]+)(?:@(?P<width>[0-9.]+))?(?P<pool>:class)?")
 DROPOUT = 0.1  # of BERT and SimCSE (arXiv 2104.08821)
 HEAD = 64
+WORD_DROPOUT = 0.5  # of a bag; Iyyer et al. have 0.3 for labelled texts (measured: docs/text.md)
 
 
 def known() -> list[str]:
-    return [*BERTS, *CONVS]
+    return [*BERTS, *CONVS, *BAGS]
 
 
 def resolve(name: str) -> tuple[str, str, float, str]:
-    """("bert" or "conv", the name without what follows it, factor of the width, "mean" or "class")."""
+    """("bert", "conv" or "bag", the name without what follows it, factor of the width, "mean" or "class")."""
     found = NAME.fullmatch(name)
     if found is None or found["net"] not in known():
         raise unknown(
@@ -56,9 +59,10 @@ def resolve(name: str) -> tuple[str, str, float, str]:
         factor = 0.0
     if not 0.1 <= factor <= 4:
         raise UserError(f"{name}: the factor of the width is {found['width']}; give one from 0.1 to 4, as in @0.5.")
-    kind = "bert" if found["net"] in BERTS else "conv"
-    if found["pool"] and kind == "conv":
-        raise UserError(f"{name}: a convolutional net has no class token. Leave :class out.")
+    kind = "bert" if found["net"] in BERTS else "conv" if found["net"] in CONVS else "bag"
+    if found["pool"] and kind != "bert":
+        told = "a convolutional net has" if kind == "conv" else "averaged word vectors have"
+        raise UserError(f"{name}: {told} no class token. Leave :class out.")
     return kind, found["net"], factor, "class" if found["pool"] else "mean"
 
 
@@ -228,3 +232,36 @@ class Norm(nn.LayerNorm):
 
 def convolutions(name: str, factor: float, vocabulary: int) -> Convolutions:
     return Convolutions(vocabulary, tuple(max(4, math.ceil(width * factor)) for width in CONVS[name]))
+
+
+class Bag(nn.Module):
+    """A vector for each word or piece of one, which know nothing of each other: their mean is that of the text.
+
+    In training each is left out with probability 1/2, but one at least of a text stays, so that two equal views differ.
+    What is left is made larger, so that the mean over all places is that of the words that stay.
+    """
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.widths = (width,)
+        self.words = nn.Embedding(vocabulary, width, padding_idx=0)
+        # Small, so that steps of AdamW, whose size does not depend on it, go far enough in a short run.
+        nn.init.normal_(self.words.weight, std=0.05)
+        with torch.no_grad():
+            self.words.weight[0] = 0
+
+    def forward(self, ids: Int[Tensor, "b n"]) -> list[tuple[Float[Tensor, "b c n"], Bool[Tensor, "b n"]]]:
+        """The only map, and which of its places hold text."""
+        real = ids != 0
+        x = self.words(ids)
+        if self.training:
+            noise = torch.rand(ids.shape, device=ids.device) * real
+            stays = noise > WORD_DROPOUT
+            stays = stays | (real & (noise == noise.amax(dim=1, keepdim=True)) & ~stays.any(dim=1, keepdim=True))
+            factor = real.sum(dim=1, keepdim=True) / stays.sum(dim=1, keepdim=True).clamp(min=1)
+            x = x * (stays * factor)[..., None].to(x.dtype)
+        return [(x.transpose(1, 2), real)]
+
+
+def bag(name: str, factor: float, vocabulary: int) -> Bag:
+    return Bag(vocabulary, max(4, math.ceil(BAGS[name] * factor)))
