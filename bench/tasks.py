@@ -84,7 +84,7 @@ def trec(place: Path) -> dict[str, Any]:
             table = csv.writer(out)
             table.writerow(["text", "kind"])
             table.writerows([text, kind.split(":")[0]] for kind, text in rows)
-    how = {"method": "maskedwords", "modality": "text", "reading": {"column": "text"}, "epochs": 8}
+    how = {"method": "simclr", "preset": "text", "modality": "text", "reading": {"column": "text"}, "epochs": 10}
     given = {"labels": "kind", "test": str(place / "test.csv"), "test_labels": "kind"}
     return {
         "learn": str(place / "train.csv"),
