@@ -311,12 +311,16 @@ class Table(Index):
     def graph(self) -> Graph | None:
         return self.card.graph
 
-    def approximate(self) -> Graph:
-        if self.made.dim > WIDEST_GRAPH:
+    @classmethod
+    def check_graph(cls, made: Made) -> None:
+        if made.dim > WIDEST_GRAPH:
             raise UserError(
-                f"pgvector's approximate search takes up to {WIDEST_GRAPH:,} numbers a vector; {self.place} has "
-                f"{self.made.dim:,}. Leave --approximate-above out: search is exact then."
+                f"pgvector's approximate search takes up to {WIDEST_GRAPH:,} numbers a vector; this encoder gives "
+                f"{made.dim:,}. Leave --approximate-above out: search is exact then."
             )
+
+    def approximate(self) -> Graph:
+        self.check_graph(self.made)
         with self._told_whole():
             name = self.table + "_graph"
             self.connection.execute(self._sql("DROP INDEX IF EXISTS {name}", name=identifier(name)))
