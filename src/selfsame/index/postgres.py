@@ -9,6 +9,7 @@ Vectors come by binary COPY. Source: pgvector, github.com/pgvector/pgvector, REA
 
 import contextlib
 import importlib.util
+import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -391,6 +392,8 @@ def there_is(address: str) -> bool:
 def connected(url: str, place: str) -> Any:
     import psycopg
 
+    # What it logs of a lost connection is said in our own words; without a handler Python would print it as well.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     try:
         # Not prepared: a plan made for approximate search would be kept for exact search.
         return psycopg.connect(url, autocommit=True, connect_timeout=PATIENCE, prepare_threshold=None)
