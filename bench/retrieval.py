@@ -11,7 +11,7 @@ grey, and the mean colour of a picture, three numbers, stands beside them; rando
 function, in a temporary folder), each asks for its original. The encoder learns from the 600 photos of the train
 part, never from an edit, and its threshold is calibrated on the 372 photos alone. Runs are kept in --runs and gone on
 with. Scores of vectors are cosines, the mean of the database taken off, and once more when they are whitened on it,
-as `selfsame duplicates` has it.
+as `selfsame duplicates` has it. Needs imagehash (pip install 'selfsame[bench]').
 Stored in bench/results/retrieval.json, one key a question.
 """
 

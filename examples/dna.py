@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from selfsame.errors import UnreadableItem, UserError, unknown
 from selfsame.records import Record, ViewPlan
 from selfsame.storage import encoders
-from selfsame.storage.exports import Exporter, Fed
+from selfsame.storage.exports import Exporter
+from selfsame.storage.wanted import Fed
 from selfsame.types import Draws, Encoder
 
 name = "dna"  # what --modality takes: the name by which this module is imported

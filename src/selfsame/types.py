@@ -403,7 +403,7 @@ class Modality(Protocol):
     def export(self, encoder: Any, to: str, out: str | Path, **options: Any) -> dict[str, Any]:
         """Write the encoder for the library `to`, and compare what it gives there. Raises UserError where it cannot.
 
-        `options` are those of `storage.exports.Wanted`. Returns at least `files` (paths), `snippet` (the Python that
+        `options` are those of `storage.wanted.Wanted`. Returns at least `files` (paths), `snippet` (the Python that
         loads them) and `difference` (of the outputs; None where that library is not installed, and `compared` says so).
         """
         ...

@@ -125,6 +125,16 @@ def test_cosines_are_those_of_the_rows_however_many():
     assert (found[(pairs == 3).any(axis=1)] == 0).all()
 
 
+@pytest.mark.parametrize("width", [1, 4096, v.HELD + 1])
+def test_of_wide_vectors_few_are_held_at_once(width, monkeypatch):
+    held = []
+    double = torch.Tensor.double
+    monkeypatch.setattr(torch.Tensor, "double", lambda self: held.append(self.numel()) or double(self))
+    vectors = torch.ones(2, width)
+    assert np.allclose(v.cosines(vectors, np.array([[0, 1]] * 100)), 1)
+    assert max(held) <= max(v.HELD, width)
+
+
 def test_of_few_items_all_pairs_are_taken_once():
     labels = np.array([0, 0, 0, 1, 1, 2])
     pairs, same = v.pairs_of(labels, 1000, 0)

@@ -8,7 +8,8 @@ from selfsame.errors import UserError
 from selfsame.index import approximate
 from selfsame.index.contract import Made
 from selfsame.index.folder import Folder
-from selfsame.index.store import opened
+from selfsame.index.store import exists, opened
+from tests.test_cli import error_of
 
 pytest.importorskip("faiss")
 MADE = Made(fingerprint="0" * 32, modality="image", size=16, dim=16)
@@ -135,6 +136,14 @@ def test_faiss_is_asked_for_where_it_is_missing(index, monkeypatch):
     monkeypatch.setattr(approximate.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"approximate search needs the package faiss-cpu.*selfsame\[search\]"):
         index.approximate()
+
+
+def test_faiss_is_asked_for_before_items_are_encoded(encoded_by, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(approximate.importlib.util, "find_spec", lambda name: None)
+    words = [encoded_by, pictures, "--out", tmp_path / "idx", "--workers", 0, "--approximate-above"]
+    assert "selfsame[search]" in error_of(capsys, "index", *words, 64)
+    assert not exists(str(tmp_path / "idx"))
+    assert main(["index", *map(str, words), "65"]) == 0  # nobody needs it then
 
 
 def test_the_command_measures_and_says(encoded_by, pictures, tmp_path, capsys):

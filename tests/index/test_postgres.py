@@ -1,3 +1,4 @@
+import logging
 from itertools import count
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 
 from selfsame.cli import main
 from selfsame.errors import NO_LABEL, UserError
-from selfsame.index.contract import Made, Origin
+from selfsame.index.contract import Addition, Made, Origin
 from selfsame.index.folder import Folder
 from selfsame.index.postgres import parts_of
 from selfsame.index.store import created, exists, opened
@@ -166,6 +167,20 @@ def test_a_lost_connection_leaves_all_as_it_was(index, server, address):
     again = opened(address)
     assert list(again.names) == words(12)
     again.close()
+
+
+def test_a_connection_lost_amid_a_copy_is_told_in_our_words_alone(index, server, capsys, monkeypatch):
+    pid = index.connection.info.backend_pid
+
+    def blocks(self, dim):
+        asked(server, "SELECT pg_terminate_backend(%s)", pid)
+        yield slice(0, len(self.names)), self.vectors
+
+    monkeypatch.setattr(Addition, "blocks", blocks)
+    monkeypatch.setattr(logging.root, "handlers", [])  # as outside of pytest
+    with pytest.raises(UserError, match=r"the connection was lost .*Nothing of this command counts"):
+        index.add(words(20_000, 100), cloud(20_000))
+    assert capsys.readouterr().err == ""
 
 
 def test_whoever_is_not_let_in_is_told_and_passwords_are_never_shown(server, address, capsys):

@@ -14,7 +14,7 @@ from selfsame.downstream.adapting import in_float
 from selfsame.downstream.pictures import PictureTask
 from selfsame.downstream.task import Head, Model
 from selfsame.errors import UserError
-from selfsame.storage.exports import Behind
+from selfsame.storage.wanted import Behind
 from selfsame.types import Encoder
 
 
@@ -33,7 +33,7 @@ def export(model: Model, to: str, out: str | Path, **options: Any) -> dict[str, 
     """Write a model for `onnx` or `torch`: see `storage.exports.Exporter.export`, whose facts are returned.
 
     Among them, and as JSON in the file: task, facts of the labels (names of classes, ...), size of a view, input and
-    outputs. `options`: preprocessing and half of `storage.exports.Wanted`.
+    outputs. `options`: preprocessing and half of `storage.wanted.Wanted`.
     """
     name, head = type(model.task).name, copy.deepcopy(model.head).cpu().float().eval()
     if not head.gives:

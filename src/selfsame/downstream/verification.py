@@ -39,7 +39,7 @@ __all__ = [
     "wilson",
 ]
 
-BLOCK = 65_536  # pairs whose vectors are held at once
+HELD = 2**18  # numbers of vectors held at once: 2 MiB, which stays near the processor whatever the width
 EXACT = 2_000  # items up to which all pairs are looked at; of more, pairs are drawn
 
 Scores = Float[np.ndarray, "n"]
@@ -72,10 +72,11 @@ def cosines(vectors: Float[Tensor, "m d"], pairs: Pairs) -> Scores:
     """The cosine of each pair of rows, in [-1, 1], by blocks; 0 where a vector is 0."""
     unit = torch.nn.functional.normalize(vectors.float(), dim=1)
     found = np.empty(len(pairs))
-    for start in range(0, len(pairs), BLOCK):
-        one, two = torch.from_numpy(pairs[start : start + BLOCK]).T
+    rows = max(1, HELD // vectors.shape[1])
+    for start in range(0, len(pairs), rows):
+        one, two = torch.from_numpy(pairs[start : start + rows]).T
         # Vectors of random weights can all but agree: their cosines differ in digits that float32 has not.
-        found[start : start + BLOCK] = (unit[one].double() * unit[two].double()).sum(dim=1).clamp(-1, 1).numpy()
+        found[start : start + rows] = (unit[one].double() * unit[two].double()).sum(dim=1).clamp(-1, 1).numpy()
     return found
 
 

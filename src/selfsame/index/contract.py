@@ -202,6 +202,11 @@ class Index(ABC):
     def graph(self) -> Graph | None:
         """How it is searched approximately, and what that misses; None where it is searched exactly."""
 
+    @classmethod
+    @abstractmethod
+    def check_graph(cls, made: Made) -> None:
+        """Raise UserError where search among such vectors cannot be made approximate here."""
+
     @abstractmethod
     def approximate(self) -> Graph:
         """Make search approximate, or bring it up to date with what was added; recall@10 is measured, and kept.

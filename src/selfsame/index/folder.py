@@ -170,6 +170,10 @@ class Folder(Index):
         assert known is not None
         return Net.read(self.folder, known).among(self.rows.live, self.contents.rows, known.covered)
 
+    @classmethod
+    def check_graph(cls, made: Made) -> None:
+        approximate.library()
+
     def approximate(self) -> Graph:
         with held(self.folder):
             self._follow()

@@ -9,6 +9,7 @@ Vectors come by binary COPY. Source: pgvector, github.com/pgvector/pgvector, REA
 
 import contextlib
 import importlib.util
+import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -311,12 +312,16 @@ class Table(Index):
     def graph(self) -> Graph | None:
         return self.card.graph
 
-    def approximate(self) -> Graph:
-        if self.made.dim > WIDEST_GRAPH:
+    @classmethod
+    def check_graph(cls, made: Made) -> None:
+        if made.dim > WIDEST_GRAPH:
             raise UserError(
-                f"pgvector's approximate search takes up to {WIDEST_GRAPH:,} numbers a vector; {self.place} has "
-                f"{self.made.dim:,}. Leave --approximate-above out: search is exact then."
+                f"pgvector's approximate search takes up to {WIDEST_GRAPH:,} numbers a vector; this encoder gives "
+                f"{made.dim:,}. Leave --approximate-above out: search is exact then."
             )
+
+    def approximate(self) -> Graph:
+        self.check_graph(self.made)
         with self._told_whole():
             name = self.table + "_graph"
             self.connection.execute(self._sql("DROP INDEX IF EXISTS {name}", name=identifier(name)))
@@ -387,6 +392,8 @@ def there_is(address: str) -> bool:
 def connected(url: str, place: str) -> Any:
     import psycopg
 
+    # What it logs of a lost connection is said in our own words; without a handler Python would print it as well.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     try:
         # Not prepared: a plan made for approximate search would be kept for exact search.
         return psycopg.connect(url, autocommit=True, connect_timeout=PATIENCE, prepare_threshold=None)

@@ -20,6 +20,13 @@ def created(place: str | Path, made: Made) -> Index:
     return Folder.create(place, made) if found is None else found
 
 
+def check_graph(place: str | Path, made: Made) -> None:
+    """Raise UserError where search in an index there cannot be made approximate."""
+    from selfsame.index.postgres import Table, is_database
+
+    (Table if is_database(place) else Folder).check_graph(made)
+
+
 def exists(place: str | Path) -> bool:
     """Whether an index is there, whole or damaged."""
     from selfsame.index.postgres import is_database, there_is

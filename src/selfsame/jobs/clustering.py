@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selfsame.downstream.clusters import Clustering, agreement, chosen_count, cluster
 from selfsame.engine import dist
-from selfsame.engine.watch import say
+from selfsame.engine.watch import counted, say
 from selfsame.errors import printable
 from selfsame.jobs.clusters import Clusters
 from selfsame.jobs.encoding import (
@@ -57,7 +57,7 @@ def run(job: Clusters, module: torch.nn.Module | None = None) -> dict[str, Any]:
             return figures["nmi"], figures
 
         rows = beside(items, measure, range(job.seed, job.seed + job.seeds), steady=False)
-        say(f"{count} clusters beside {len(set(own))} labels")
+        say(f"{counted(count, 'cluster')} beside {counted(len(set(own)), 'label')}")
         show(rows, NAMES)
         warn_if_behind(rows, "nmi", "NMI")
     result = {

@@ -177,7 +177,9 @@ class Indexed(Given):
         if index.unfinished is not None:
             say(f"{index.place} is not finished: of {index.unfinished} it holds {len(index):,} items so far.", "yellow")
         if not len(index):
-            raise UserError(f"{index.place} holds no items. Add some: selfsame index {run} PATH --out {index.place}")
+            raise UserError(
+                f"{index.place} holds no items. Add some: selfsame index {run} PATH --out {index.place} --add"
+            )
 
     def __len__(self) -> int:
         return len(self.index)

@@ -13,7 +13,7 @@ from selfsame.engine.plan import workers_for
 from selfsame.engine.watch import counted, say
 from selfsame.errors import UserError, printable
 from selfsame.index.contract import Index, Made, Origin, not_there
-from selfsame.index.store import created, exists, opened, shown
+from selfsame.index.store import check_graph, created, exists, opened, shown
 from selfsame.jobs.data import Data, check_share, encoded, open_frames
 from selfsame.jobs.index import IndexItems
 from selfsame.jobs.remove import Remove
@@ -39,6 +39,12 @@ def built(job: IndexItems, encoder: Encoder | None = None, module: Any = None) -
         raise UserError(f"--add: there is no index at {shown(job.out)} yet. Leave --add out to make it.")
     data = open_frames(job.data, encoder, job.labels, job.fps)
     on = dist.device(job.device)
+    if job.approximate_above is not None:  # what it takes is asked for before hours of encoding
+        more = (
+            len(data.source) if index is None else len(missing(index, data, origin_of(index, job.data, place).prefix))
+        )
+        if more + (0 if index is None else len(index)) >= job.approximate_above:
+            check_graph(job.out, made)
     if index is None:
         index = created(job.out, made)
     origin = origin_of(index, job.data, place)

@@ -32,7 +32,7 @@ from selfsame.downstream.pictures import Frame, PictureExamples, PictureTask, en
 from selfsame.downstream.task import Examples, Head, Model, Panel
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.nn.sync import mean_total, summed
-from selfsame.storage.exports import apart
+from selfsame.storage.compared import apart
 from selfsame.types import Encoder
 
 AT_BORDERS = 1e-3  # share of pixels whose two best scores may be so near that rounding decides

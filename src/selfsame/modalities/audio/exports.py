@@ -11,7 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from selfsame.modalities.audio.encoder import AudioEncoder
-from selfsame.storage.exports import Axis, Exporter, Fed
+from selfsame.storage.exports import Exporter
+from selfsame.storage.wanted import Axis, Fed
 
 __all__ = ["export"]
 

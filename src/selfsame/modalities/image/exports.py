@@ -20,7 +20,9 @@ from selfsame.modalities.image.encoder import SMALL, ImageEncoder
 from selfsame.modalities.image.networks import torchvision_changes
 from selfsame.modalities.image.steps import resize_matrices
 from selfsame.modalities.image.views import WHOLE
-from selfsame.storage.exports import Axis, Exporter, Fed, Wanted, Writer, tried
+from selfsame.storage.compared import tried
+from selfsame.storage.exports import Exporter, Writer
+from selfsame.storage.wanted import Axis, Fed, Wanted
 
 PLAIN = "float32 [b, c, h, w] in [0, 1], not normalised: the file normalises by itself"
 NORMALISED = "float32 [b, c, h, w]: pixels in [0, 1], then (pixels - mean) / std"

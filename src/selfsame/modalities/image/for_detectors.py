@@ -25,7 +25,8 @@ from torchvision.models import ResNet
 from selfsame.errors import UserError
 from selfsame.modalities.image.encoder import SMALL, ImageEncoder
 from selfsame.modalities.image.for_transformers import as_resnet, as_vit
-from selfsame.storage.exports import Fed, Wanted, compared, uncompared
+from selfsame.storage.compared import compared, uncompared
+from selfsame.storage.wanted import Fed, Wanted
 
 EPSILON = 1e-3  # of batch norms in ultralytics, which sets it whatever it was
 DEPTHS = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}  # 50 is 34 with deeper blocks

@@ -26,7 +26,8 @@ from torchvision.models.resnet import Bottleneck as VisionBottleneck
 from selfsame.errors import UserError
 from selfsame.modalities.image.encoder import SMALL, ImageEncoder
 from selfsame.modalities.image.views import WHOLE
-from selfsame.storage.exports import Fed, Wanted, compared, uncompared
+from selfsame.storage.compared import compared, uncompared
+from selfsame.storage.wanted import Fed, Wanted
 
 BLOCKS = BasicBlock | Bottleneck | VisionBasicBlock | VisionBottleneck
 PICTURE = "photo.jpg"  # in the snippet

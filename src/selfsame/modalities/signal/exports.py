@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from selfsame.modalities.signal.encoder import SignalEncoder
-from selfsame.storage.exports import Axis, Exporter, Fed
+from selfsame.storage.exports import Exporter
+from selfsame.storage.wanted import Axis, Fed
 
 __all__ = ["export"]
 

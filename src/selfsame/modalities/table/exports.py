@@ -11,7 +11,8 @@ from torch import Tensor
 
 from selfsame.modalities.table.encoder import TableEncoder
 from selfsame.modalities.table.scaling import marginals
-from selfsame.storage.exports import Exporter, Fed
+from selfsame.storage.exports import Exporter
+from selfsame.storage.wanted import Fed
 
 __all__ = ["export"]
 

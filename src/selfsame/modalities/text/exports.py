@@ -13,7 +13,8 @@ from torch import Tensor
 from selfsame.modalities.text import for_transformers
 from selfsame.modalities.text.encoder import TextEncoder
 from selfsame.modalities.text.networks import Convolutions
-from selfsame.storage.exports import Axis, Exporter, Fed, Writer
+from selfsame.storage.exports import Exporter, Writer
+from selfsame.storage.wanted import Axis, Fed
 
 __all__ = ["export"]
 

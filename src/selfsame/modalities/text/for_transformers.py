@@ -15,7 +15,8 @@ from selfsame.modalities.text.encoder import TextEncoder
 from selfsame.modalities.text.networks import library, quiet
 from selfsame.modalities.text.tokens import PAD, made_from
 from selfsame.modalities.text.tokens import library as tokenizers
-from selfsame.storage.exports import Fed, Wanted, compared
+from selfsame.storage.compared import compared
+from selfsame.storage.wanted import Fed, Wanted
 
 VECTOR = "[VECTOR]"  # the word that stands for a class token
 
