@@ -131,11 +131,12 @@ class ImageEncoder(PatchTokens):
         return _last_of_each(found)
 
     def with_maps(self, view: Tensor) -> tuple[Float[Tensor, "b d"], list[Tensor]]:
-        """The vector and the last map of each resolution: in one pass for residual nets, else in two."""
+        """The vector and what `maps` gives: in one pass for residual nets, else in two."""
         if not isinstance(self.trunk, TimmResNet | ResNet):
             return super().with_maps(view)
         parts = dict(self.trunk.named_modules())
-        with caught([parts[name] for name in ("layer1", "layer2", "layer3", "layer4")]) as maps:
+        stem = "act1" if isinstance(self.trunk, TimmResNet) else "relu"
+        with caught([parts[name] for name in (stem, "layer1", "layer2", "layer3", "layer4")]) as maps:
             vector = self(view)
         return vector, _last_of_each(maps)
 
