@@ -14,6 +14,7 @@ from selfsame import types
 from selfsame.errors import UserError
 from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_encoder, own_encoder, save_encoder
 from selfsame.modalities.image.networks import OPTIONS, check_saved, resolve
+from selfsame.modalities.image.views import plain_box
 from selfsame.types import Hidden
 
 
@@ -414,6 +415,12 @@ def test_the_mean_of_the_tokens_takes_the_place_of_a_class_token_and_is_recorded
 def test_a_network_without_tokens_has_no_mean_of_them(small):
     with pytest.raises(TypeError, match="no tokens"):
         own_encoder(small, 32, RGB).average_tokens()
+
+
+def test_large_views_show_the_middle_of_a_picture_and_small_ones_all_of_it():
+    for size, crop in ((64, 1.0), (96, 0.875)):
+        assert make_encoder("resnet10t@0.25", size, RGB).crop == crop
+        assert plain_box(400, 200, size).tolist()[0][2:] == [200 * crop, 200 * crop]
 
 
 def test_vector_and_maps_come_together_and_widths_are_known_before(small):

@@ -21,6 +21,7 @@ from torchvision.ops.misc import Permute
 
 from selfsame.errors import UserError, unknown
 from selfsame.modalities.image.networks import check_patches, check_saved, library_trunk, resolve, small_stem
+from selfsame.modalities.image.views import WHOLE
 from selfsame.modalities.image.weights import HEADS, load_weights
 from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.nn.vit import PatchTokens, caught
@@ -164,6 +165,14 @@ class ImageEncoder(PatchTokens):
             return bool(self.map_widths)
         except (TypeError, UserError):
             return False
+
+    @property
+    def crop(self) -> float:
+        """Share of the short side of a picture that a plain view shows: the middle square of that size.
+
+        Pictures that have the size of a view are seen whole.
+        """
+        return WHOLE if self.spec["size"] > SMALL else 1.0
 
     @property
     def map_widths(self) -> tuple[int, ...]:
