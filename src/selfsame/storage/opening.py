@@ -205,7 +205,7 @@ def labels_from_csv(
     bare = [name for i, name in enumerate(names) if not found.get(i)]
     if bare:
         raise UserError(
-            f"{path}: {some(bare, len(names), kind.plural)} have no label. Label each, or give a file of paths "
+            f"{path}: {some(bare, len(names), kind.plural)} have no label. Label each, or give a CSV of paths "
             "and labels in place of the data: what it names is all that is used then."
         )
     return [found[i] for i in range(len(names))]
