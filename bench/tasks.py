@@ -56,7 +56,7 @@ def digits(place: Path) -> dict[str, Any]:
 
 
 def ecg(place: Path) -> dict[str, Any]:
-    """Heart beats of five kinds, most of one or two of them; a fifth is the test part."""
+    """Heart beats of four kinds (two beats of another are left out), most of one or two; a fifth is the test part."""
     found = np.load(DATA / "ecg" / "ecg5000_train.npz")
     order = np.random.default_rng(0).permutation(len(found["x"]))
     keep = np.isin(found["y"], [k for k in np.unique(found["y"]) if (found["y"] == k).sum() >= 10])

@@ -401,6 +401,10 @@ def test_labels_that_are_nowhere_or_several(tmp_path: Path) -> None:
         box_set(str(tmp_path), None)
     with pytest.raises(UserError, match=r"nowhere.json: no such file"):
         box_set(str(tmp_path), str(tmp_path / "nowhere.json"))
+    (tmp_path / "cut.json").write_text('{"images": [')
+    with pytest.raises(UserError, match=r"cut.json: no valid JSON"):
+        box_set(str(tmp_path), None)
+    (tmp_path / "cut.json").unlink()
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text('{"images": [], "annotations": [], "categories": []}')
     with pytest.raises(UserError, match=r"several labels could be meant: .*a.json, .*b.json. Say which by --labels"):

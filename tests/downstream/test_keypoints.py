@@ -319,6 +319,9 @@ def test_coco_files_that_do_not_fit_are_refused_and_empty_objects_left_out(tmp_p
         read(tmp_path, category="dog")
     with pytest.raises(UserError, match="no keypoints found there"):
         read(write_images(tmp_path / "far" / "bare", scenes(1, 32))[0].parent)
+    (tmp_path / "far" / "bare" / "cut.json").write_text(kept[:-9])
+    with pytest.raises(UserError, match=r"cut.json: no valid JSON"):
+        read(tmp_path / "far" / "bare")
 
 
 # The task ------------------------------------------------------------------------------------------------------------

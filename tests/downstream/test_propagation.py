@@ -205,6 +205,7 @@ def test_maps_of_every_modality_come_back_as_the_encoder_gives_them(kind, tmp_pa
     story = ss.maps(tmp_path / "encoder", path, tmp_path / "out", sheet=4, workers=0, batch_size=5)
     told = json.loads((tmp_path / "out" / "maps.json").read_text())
     assert told["maps"] == story["maps"] and told["encoder"]["modality"] == kind
+    assert told.get("crop") == (1.0 if kind == "image" else None)
     files = sorted((tmp_path / "out").rglob("*.npz"))
     assert len(files) == story["items"] == len(source)
     for one in story["maps"]:

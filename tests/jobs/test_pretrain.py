@@ -405,6 +405,8 @@ def test_a_run_folder_of_other_settings_is_refused_and_untouched(finished, pictu
     refused(pictures, r"holds a run made with other settings: seed was 0, now 3. Choose another --out", out=run, seed=3)
     method = {**QUICK["method"], "momentum": 0.5}
     refused(pictures, r'method was \{.*\}, now \{.*"momentum": 0.5.*\}', out=run, method=method)
+    with pytest.raises(ss.UserError, match=r"run holds a run of another command than adapt. Choose another --out"):
+        ss.adapt(finished, pictures, out=run, workers=0)
     assert contents(run) == before
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from selfsame import modalities
 from selfsame.downstream.boxes import Mended, Truth, refuse_shares
-from selfsame.downstream.boxforms import FORMS, Raw, kind_in, read_labels, yolo_folder
+from selfsame.downstream.boxforms import FORMS, Raw, kind_in, parsed, read_labels, yolo_folder
 from selfsame.errors import UserError, unknown
 from selfsame.records import Record
 from selfsame.storage.disk import disk_of
@@ -122,6 +122,8 @@ def found_around(path: Path) -> Path:
             "--labels."
         )
     if not found:
+        for file in jsons[:20]:
+            parsed(file)  # one that is cut off is named, not passed over
         raise UserError(f"{path}: no labels of boxes found there. Known are {FORMS}.")
     return next(iter(found.values()))
 

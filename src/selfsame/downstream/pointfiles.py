@@ -99,6 +99,9 @@ def around(path: Path) -> Path:
     if disk_of(str(path)).remote or not path.is_dir():
         raise UserError(f"{path}: which file has its keypoints? Give --labels. Known are {FORMS}.")
     found = candidates(path, is_keypoints)
+    if not found:
+        for file in [*sorted(path.glob("*.json")), *sorted(path.glob("annotations/*.json"))][:20]:
+            parsed(file)  # one that is cut off is named, not passed over
     if len(found) != 1:
         told = f"several files could be meant: {', '.join(map(str, found))}. Say which by --labels" if found else (
             f"no keypoints found there. Known are {FORMS}"

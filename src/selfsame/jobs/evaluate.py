@@ -48,7 +48,7 @@ class Evaluate(Record):
     head_samples: Annotated[int | None, Field(ge=1)] = None
     """samples that each head is trained on, whatever the number of labels, with --task [the task's own]"""
     head_batch: Annotated[int | None, Field(ge=1)] = None
-    """items in one step of it"""
+    """items in one step of it; where fewer are labelled all of them, and so more steps"""
     pairs: str = "sentence1,sentence2"
     """the two columns of items whose similarity --labels says, for --protocols similarity"""
     budgets: str = "all"

@@ -152,6 +152,7 @@ def story(job: Maps, encoder: Encoder, facts: list[dict[str, Any]], count: int) 
         "dtype": "float16" if job.half else "float32",
         "name": "each file says the name of its item: as the array `name` of .npz, in the metadata of .safetensors",
         "axes": "channels first: [channels, *places]",
+        **({} if (crop := getattr(encoder, "crop", None)) is None else {"crop": crop}),  # of pictures
         "normalisation": "as the encoder gives them: nothing is divided or subtracted",
         "maps": facts,
     }

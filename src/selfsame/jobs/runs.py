@@ -125,6 +125,9 @@ def earlier(job: Record, folder: Path, free: set[str]) -> dict[str, Any] | None:
     if "image_size" in was:  # its name before there was anything but images
         was["size"] = was.pop("image_size")
     for key, field in type(job).model_fields.items():
+        if field.is_required() and key not in was:
+            command = type(job).__name__.lower()
+            raise UserError(f"{folder} holds a run of another command than {command}. Choose another --out.")
         if not field.is_required():
             was.setdefault(key, field.default)  # younger than the run in the folder
     odd = [key for key in now if key not in free and was.get(key) != now[key]]

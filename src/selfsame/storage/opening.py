@@ -204,5 +204,8 @@ def labels_from_csv(
             raise UserError(f"{path}: {cell} has two labels, {found[item]} and {label}.")
     bare = [name for i, name in enumerate(names) if not found.get(i)]
     if bare:
-        raise UserError(f"{path}: {some(bare, len(names), kind.plural)} have no label.")
+        raise UserError(
+            f"{path}: {some(bare, len(names), kind.plural)} have no label. Label each, or give a CSV of paths "
+            "and labels in place of the data: what it names is all that is used then."
+        )
     return [found[i] for i in range(len(names))]

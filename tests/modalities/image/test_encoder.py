@@ -14,6 +14,7 @@ from selfsame import types
 from selfsame.errors import UserError
 from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_encoder, own_encoder, save_encoder
 from selfsame.modalities.image.networks import OPTIONS, check_saved, resolve
+from selfsame.modalities.image.views import plain_box
 from selfsame.types import Hidden
 
 
@@ -416,15 +417,23 @@ def test_a_network_without_tokens_has_no_mean_of_them(small):
         own_encoder(small, 32, RGB).average_tokens()
 
 
+def test_large_views_show_the_middle_of_a_picture_and_small_ones_all_of_it():
+    for size, crop in ((64, 1.0), (96, 0.875)):
+        assert make_encoder("resnet10t@0.25", size, RGB).crop == crop
+        assert plain_box(400, 200, size).tolist()[0][2:] == [200 * crop, 200 * crop]
+
+
 def test_vector_and_maps_come_together_and_widths_are_known_before(small):
     torch.manual_seed(0)
-    for encoder in (make_encoder("resnet18@0.25", 32, RGB), own_encoder(small, 32, RGB)):
+    stemmed = (make_encoder(name, 96, RGB) for name in ("resnet18@0.25", "torchvision/resnet18"))
+    for encoder in (make_encoder("resnet18@0.25", 32, RGB), own_encoder(small, 32, RGB), *stemmed):
         encoder.eval()
-        vector, maps = encoder.with_maps(images())
-        torch.testing.assert_close(vector, encoder(images()))
-        for one, other in zip(maps[-2:], encoder.maps(images())[-2:], strict=True):
+        views = images(size=encoder.spec["size"])
+        vector, maps = encoder.with_maps(views)
+        torch.testing.assert_close(vector, encoder(views))
+        for one, other in zip(maps, encoder.maps(views), strict=True):
             torch.testing.assert_close(one, other)
-        assert encoder.train().map_widths == tuple(one.shape[1] for one in encoder.maps(images()))
+        assert encoder.train().map_widths == tuple(one.shape[1] for one in maps)
         assert all(part.training for part in encoder.modules())
     with pytest.raises(TypeError, match="no maps"):
         _ = types.Encoder().map_widths

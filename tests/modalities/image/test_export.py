@@ -54,7 +54,12 @@ def test_the_snippet_loads_a_small_stem_in_either_library(resnet, to, tmp_path):
     assert resnet.training  # the encoder itself is as it was
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.json", "net.safetensors"]
     held = json.loads((tmp_path / "net.json").read_text())
-    assert held["input_size"] == [1, 32, 32] and held["mean"] == [0.5] and held["snippet"] == facts["snippet"]
+    assert (
+        held["input_size"] == [1, 32, 32]
+        and held["mean"] == [0.5]
+        and held["crop"] == 1
+        and held["snippet"] == facts["snippet"]
+    )
 
 
 @pytest.mark.parametrize(("name", "side"), [("vit_tiny_patch8_32", 32), ("resnet10t@0.5", 96)])

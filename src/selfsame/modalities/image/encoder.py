@@ -21,6 +21,7 @@ from torchvision.ops.misc import Permute
 
 from selfsame.errors import UserError, unknown
 from selfsame.modalities.image.networks import check_patches, check_saved, library_trunk, resolve, small_stem
+from selfsame.modalities.image.views import WHOLE
 from selfsame.modalities.image.weights import HEADS, load_weights
 from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.nn.vit import PatchTokens, caught
@@ -131,11 +132,12 @@ class ImageEncoder(PatchTokens):
         return _last_of_each(found)
 
     def with_maps(self, view: Tensor) -> tuple[Float[Tensor, "b d"], list[Tensor]]:
-        """The vector and the last map of each resolution: in one pass for residual nets, else in two."""
+        """The vector and what `maps` gives: in one pass for residual nets, else in two."""
         if not isinstance(self.trunk, TimmResNet | ResNet):
             return super().with_maps(view)
         parts = dict(self.trunk.named_modules())
-        with caught([parts[name] for name in ("layer1", "layer2", "layer3", "layer4")]) as maps:
+        stem = "act1" if isinstance(self.trunk, TimmResNet) else "relu"
+        with caught([parts[name] for name in (stem, "layer1", "layer2", "layer3", "layer4")]) as maps:
             vector = self(view)
         return vector, _last_of_each(maps)
 
@@ -163,6 +165,14 @@ class ImageEncoder(PatchTokens):
             return bool(self.map_widths)
         except (TypeError, UserError):
             return False
+
+    @property
+    def crop(self) -> float:
+        """Share of the short side of a picture that a plain view shows: the middle square of that size.
+
+        Pictures that have the size of a view are seen whole.
+        """
+        return WHOLE if self.spec["size"] > SMALL else 1.0
 
     @property
     def map_widths(self) -> tuple[int, ...]:

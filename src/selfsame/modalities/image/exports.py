@@ -124,7 +124,7 @@ def facts(encoder: ImageEncoder) -> dict[str, Any]:
         "std": list(stats["std"]),
         "white": stats["white"],
         "input_size": [spec["channels"], spec["size"], spec["size"]],
-        "crop": 1.0,
+        "crop": encoder.crop,
     }
 
 
