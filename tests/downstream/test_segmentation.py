@@ -17,6 +17,7 @@ from selfsame.downstream.masks import IGNORED, MASKS, Classes
 from selfsame.downstream.overlap import Overlap, border_distances, confusion, of_picture
 from selfsame.downstream.pictures import CHANCES, Frame
 from selfsame.downstream.task import Model
+from selfsame.downstream.tasks.classification import Classification
 from selfsame.downstream.tasks.segmentation import Segmentation, balanced, dice_loss
 from selfsame.errors import UnreadableItem, UserError
 from selfsame.types import Draws
@@ -559,3 +560,9 @@ def test_medical_files_are_refused_with_the_way_to_convert_them(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "pictures" / "a.png")
     with pytest.raises(UserError, match="DICOM and NIfTI files are not read"):
         Segmentation().open(str(tmp_path / "pictures"), str(tmp_path / "scans"), encoder())
+
+
+def test_a_linear_head_on_a_frozen_encoder_learns_as_fast_as_a_classifier() -> None:
+    linear, multiscale = Segmentation(decoder="linear"), Segmentation()
+    assert linear.head_lr(True) == Classification().head_lr(True) == 1e-2
+    assert linear.head_lr(False) == multiscale.head_lr(True) == multiscale.head_lr(False) == 1e-3

@@ -199,6 +199,10 @@ class Task(Record):
     """the forms of labels, in words"""
     Facts: ClassVar[type[Facts]]
 
+    def head_lr(self, freeze: bool) -> float:
+        """Peak learning rate of the head where the user names none."""
+        return self.lr_frozen if freeze else self.lr
+
     def open(
         self, path: str, labels: str | None, encoder: Encoder, facts: Any = None, labelled: bool = True
     ) -> Examples:

@@ -123,7 +123,7 @@ def planned(job: Fitting, model: Model, labels: Labels, on: torch.device, freeze
     if batch > items or (job.batch_size or 0) > items:
         raise UserError(f"--batch-size {job.batch_size} is larger than the {items} items to learn from.")
     steps = max(1, round(epochs * items / batch))
-    lr = job.lr or (task.lr_frozen if freeze else task.lr)
+    lr = job.lr or task.head_lr(freeze)
     pace = FROZEN if freeze else SCRATCH if scratch else tuned(job, model.encoder, steps)
     precision = job.precision or ("bf16" if dist.has_bf16(on) else "fp32")
     loop = Loop(

@@ -75,6 +75,13 @@ class Segmentation(PictureTask):
     per_picture: bool = False
     """score each picture too: Dice, and HD95 and ASSD, distances between borders in pixels, as for medical ones"""
 
+    def head_lr(self, freeze: bool) -> float:
+        """Of a linear head on a frozen encoder as of a classifier's: at a tenth of it one had not learned its share.
+
+        (membrane, 300 steps of 16: mIoU 0.579 at 0.001, 0.663 at 0.01, by the pictures to choose by.)
+        """
+        return 1e-2 if freeze and self.decoder == "linear" else super().head_lr(freeze)
+
     def open(
         self, path: str, labels: str | None, encoder: Encoder, facts: Any = None, labelled: bool = True
     ) -> "Masked":
