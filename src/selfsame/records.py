@@ -124,7 +124,7 @@ class Preset(Record):
 
 
 QUICK = Preset(
-    source="docs/methods.md, where it is measured",
+    source="our own, for short runs; docs/methods.md has what came of it",
     training={"encoder": "resnet18@0.25", "size": 32, "epochs": 4.2},
     derived=True,
 )
@@ -132,7 +132,7 @@ QUICK = Preset(
 QUICK_TOKENS = QUICK.changed(training={**QUICK.training, "encoder": "vit_tiny_patch4_32@128x6"})
 """The same for methods that need a vision transformer."""
 GPU = Preset(
-    source="docs/methods.md, where it is measured",
+    source="our own, for short runs; docs/methods.md has what came of it",
     training={"encoder": "resnet18", "size": 32, "epochs": 40, "batch_size": 256},
     derived=True,
 )

@@ -73,7 +73,7 @@ def test_the_page_is_whole_and_names_all(comparison):
     page = Words()
     page.feed((comparison[0] / "report.html").read_text(encoding="utf-8"))
     assert 'href="byol2-0/report.html"' in (comparison[0] / "report.html").read_text(encoding="utf-8")
-    for word in ("Best: byol", "byol2", "random weights", "raw input", "linear %", "RankMe", "64"):
+    for word in ("Best: byol", "byol2", "random weights", "raw input", "linear %", "RankMe", "64", "viewsauto"):
         assert word in page.text
 
 

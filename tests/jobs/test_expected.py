@@ -119,6 +119,7 @@ def test_a_run_with_nothing_but_a_preset_is_as_the_preset_says(name):
 def test_what_was_measured_stands_beside_a_preset(capsys):
     presets = described(methods.BYOL)["presets"]
     assert re.search(r"k-NN \d\d\.\d %, linear \d\d\.\d % .random weights .*2 cores", presets["quick"]["measured"])
+    assert described(methods.ReLIC)["presets"]["gpu"]["measured"] == "not with this method"
     assert presets["imagenet"]["measured"] == "" and "74.3" in presets["imagenet"]["published"]
 
 

@@ -381,6 +381,12 @@ def test_a_wrong_setting_is_named_with_what_is_accepted_and_nothing_is_left(pict
     assert not (tmp_path / "r").exists()
 
 
+def test_what_only_the_trial_step_can_tell_leaves_nothing_behind(pictures, tmp_path):
+    method = {"name": "cpc", "skip": 8, "ahead": 9}
+    refused(pictures, "pieces; to predict past 8 skipped", out=tmp_path / "r", **{**QUICK, "method": method})
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_label_file_that_names_missing_files_is_refused(pictures, tmp_path):
     (tmp_path / "labels.csv").write_text("path,label\nacross/00.png,a\nacross/99.png,b\n")
     message = refused(pictures, "labels.csv", labels=str(tmp_path / "labels.csv"), out=tmp_path / "r")

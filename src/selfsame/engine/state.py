@@ -27,12 +27,15 @@ LOCK = ".lock"
 def claimed(folder: Path) -> Iterator[None]:
     """Keep a run folder for this run: a second one that wants it meanwhile gets a UserError.
 
-    The first of several processes holds the lock. The system frees it however the process ends.
+    The first of several processes holds the lock. The system frees it however the process ends. A folder made here
+    in which nothing was left goes with it.
     """
-    lock = FileLock(folder / LOCK)
+    lock, made = FileLock(folder / LOCK), False
 
     def acquire() -> None:
+        nonlocal made
         with writing(folder / LOCK):
+            made = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
@@ -52,6 +55,10 @@ def claimed(folder: Path) -> Iterator[None]:
         dist.by_first(tidy)
         yield
     finally:
+        with contextlib.suppress(OSError):
+            if made and {path.name for path in folder.iterdir()} <= {LOCK}:  # it came to nothing
+                (folder / LOCK).unlink(missing_ok=True)
+                folder.rmdir()
         lock.release()
 
 

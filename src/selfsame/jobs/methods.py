@@ -4,7 +4,7 @@ import inspect
 from typing import Any, ClassVar
 
 from selfsame.jobs.expected import measured
-from selfsame.records import Method, Record
+from selfsame.records import Method, Preset, Record
 
 
 class Methods(Record):
@@ -46,11 +46,16 @@ def described(method: type[Method]) -> dict[str, Any]:
             key: {"default": field.default, "help": field.description} for key, field in method.model_fields.items()
         },
         "presets": {
-            name: {**preset.model_dump(mode="json"), "measured": measured(method.name, name)}
+            name: {**preset.model_dump(mode="json"), "measured": here(method.name, name, preset)}
             for name, preset in method.known_presets().items()
         },
         "notes": notes(method),
     }
+
+
+def here(method: str, name: str, preset: Preset) -> str:
+    """What was measured of a preset, in words; of a paper's that was not, nothing, for it says what was published."""
+    return measured(method, name) or ("not with this method" if preset.derived else "")
 
 
 def about(method: type) -> str:
@@ -108,8 +113,8 @@ def page_of(one: dict[str, Any]) -> list[Any]:
         made = {**{f"method.{key}": value for key, value in preset["method"].items()}, **preset["training"]}
         text = ", ".join(f"{key} {value}" for key, value in made.items())
         published = f"\nPublished: {preset['published']}" if preset["published"] else ""
-        here = f"\nMeasured here: {preset['measured']}" if preset["measured"] else ""
-        presets.add_row(f"--preset {name}", f"{text}\n[dim]{preset['source']}{published}{here}[/dim]")
+        found = f"\nMeasured here: {preset['measured']}" if preset["measured"] else ""
+        presets.add_row(f"--preset {name}", f"{text}\n[dim]{preset['source']}{published}{found}[/dim]")
     parts: list[Any] = [f"[bold]{one['about']}[/bold]", f"Good for: {one['good_for']}", f"Needs: {one['needs']}", ""]
     parts += [settings, ""] + ([presets, ""] if one["presets"] else [])
     return [*parts, f"[dim]{reflowed(one['notes'])}[/dim]"]

@@ -22,7 +22,7 @@ from selfsame.errors import UserError, printable
 from selfsame.jobs.data import Plain, check_share, fixed_views, joined, read_skipped, warn_skipped, write_skipped
 from selfsame.jobs.deciding import Deciding, differing, show_lines
 from selfsame.jobs.expected import MEASURES, beside
-from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, Run, load, read_json
+from selfsame.jobs.runs import EVALUATION, JOB, PLAN, REPORT, RESULT, SKIPPED, Run, load, read_json
 from selfsame.records import ViewPlan
 from selfsame.types import Draws, Encoder, Learner, mixed
 
@@ -74,7 +74,7 @@ class Pretraining(Deciding):
             self.show_plan(learner, steps)
         except UserError:
             if self.before is None:  # not begun after all: a corrected command may have this folder
-                for name in (JOB, PLAN):
+                for name in (JOB, PLAN, *(() if self.data.skipped else (SKIPPED,))):
                     (self.folder / name).unlink(missing_ok=True)
             raise
         began = time.monotonic()

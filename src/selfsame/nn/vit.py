@@ -80,7 +80,7 @@ class PatchTokens(types.Encoder):
         self.need_tokens()
         blocks: Any = self.trunk.blocks if isinstance(self.trunk, TimmViT) else self.trunk.encoder.layers  # type: ignore[union-attr]
         if not 1 <= last <= len(blocks):
-            raise too_few_blocks(last, self.spec["name"], len(blocks))
+            raise too_few_blocks(last, len(blocks))
         with caught(list(blocks)[-last:]) as outputs:
             self.all_tokens(self.normalised(view), None, None)
         prefix = self.trunk.num_prefix_tokens if isinstance(self.trunk, TimmViT) else 1

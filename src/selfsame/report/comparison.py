@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from selfsame.report.curves import Axis, ticks
-from selfsame.report.page import written
+from selfsame.report.page import flat, written
 
 __all__ = ["agreement_of_ranks", "conclusion", "told", "write_comparison"]
 
@@ -32,7 +32,7 @@ def write_comparison(folder: Path, result: Mapping[str, Any], about: Mapping[str
     rows, job = result["rows"], result["job"]
     measured = [key for key in NAMES if any(key in row["figures"] for row in rows)]
     stopped = [run for run in result["runs"] if run["verdict"] == "stopped"]
-    settings = [(key, value) for key, value in job.items() if value is not None]
+    settings = [(key.removesuffix(".name"), value) for key, value in flat(job) if value is not None]
     budget = job["budget"] if job["budget"][-1].isalpha() else f"{int(job['budget']):,} samples"
     by = "linear accuracy" if "linear" in measured else "measures without labels: mean place by agreement and RankMe"
     most = max(row["runs"] for row in rows)

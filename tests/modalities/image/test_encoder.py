@@ -182,7 +182,7 @@ def test_the_vector_and_the_tokens_come_in_one_pass():
         assert tokens.shape[1] == math.prod(encoder.grid(images(2)))
         layers = encoder.last_layers(images(2), 2)
         assert len(layers) == 2 and layers[1].shape == tokens.shape
-        with pytest.raises(UserError, match="99 of the last blocks"):
+        with pytest.raises(UserError, match="99 of the last blocks were asked for; the encoder has 12"):
             encoder.last_layers(images(2), 99)
 
 

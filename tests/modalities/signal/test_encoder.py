@@ -204,7 +204,7 @@ def test_tokens_are_kept_and_hidden() -> None:
     assert not torch.allclose(net.tokens(x, hide=hide), tokens, atol=1e-3)
     layers = net.last_layers(x, 6)
     assert len(layers) == 6 and torch.allclose(net.trunk.norm(layers[-1]), tokens, atol=1e-6)
-    with pytest.raises(UserError, match="7 of the last blocks were asked for; vit_nano has 6"):
+    with pytest.raises(UserError, match="7 of the last blocks were asked for; the encoder has 6"):
         net.last_layers(x, 7)
 
 

@@ -186,7 +186,7 @@ class SignalEncoder(types.Encoder):
         self.need_tokens()
         blocks: Any = self.trunk.blocks
         if not 1 <= last <= len(blocks):
-            raise too_few_blocks(last, self.spec["name"], len(blocks))
+            raise too_few_blocks(last, len(blocks))
         x, there, _ = self.prepared(view)
         with caught(list(blocks)[-last:]) as outputs:
             self._tokens(x, there, None, None)

@@ -172,7 +172,7 @@ class TableEncoder(types.Encoder):
         """The tokens as the `last` last blocks give them, without the final norm."""
         blocks = len(self.transformer.blocks)
         if not 1 <= last <= blocks:
-            raise too_few_blocks(last, self.spec["name"], blocks)
+            raise too_few_blocks(last, blocks)
         return self.transformer.passed(self.checked(view), last=last)[3]
 
     @property

@@ -151,7 +151,7 @@ class TextEncoder(types.Encoder):
         self._check(view)
         depth = int(self.trunk.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
         if not 1 <= last <= depth:
-            raise too_few_blocks(last, self.spec["name"], depth)
+            raise too_few_blocks(last, depth)
         owner = owners(view)
         return [spread_over(tokens, owner) for tokens in self._run(view, None, None, last)[1]]
 
