@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float32, Int16, Int64
 
 from selfsame.errors import UnreadableItem, UserError, missing
+from selfsame.modalities.audio import mpeg
 from selfsame.modalities.audio.announced import Announced, announced
 from selfsame.modalities.audio.reading import Reading
 from selfsame.storage.disk import Disk, disk_of, joined
@@ -221,9 +222,14 @@ class AudioSource:
 
     def samples(self, sound: Any, header: Header, start: int, count: int) -> Float32[np.ndarray, "t"]:
         """Samples of one channel at the recording's own rate, checked."""
-        if sound.tell() != start:
-            sound.seek(start)
-        given = sound.read(count, dtype="float32", always_2d=True)
+        if sound.format == "MP3":
+            given = mpeg.piece(sound, start, count)
+            if len(given) < count and mpeg.is_guessed(sound):
+                given = np.pad(given, ((0, count - len(given)), (0, 0)))
+        else:
+            if sound.tell() != start:
+                sound.seek(start)
+            given = sound.read(count, dtype="float32", always_2d=True)
         if len(given) < count:
             raise UnreadableItem(f"it ends after {start + len(given):,} of the {header.frames:,} samples it announces")
         channel = self.reading.channel
