@@ -243,6 +243,15 @@ def test_odd_recordings_are_read(tmp_path: Path) -> None:
     assert (read["really.mp3"] == read["falls/000.wav"]).all()
 
 
+def test_words_in_an_mp3_are_no_recording_and_the_decoder_says_nothing(tmp_path: Path, capfd) -> None:
+    make(tmp_path, 4)
+    (tmp_path / "sounds" / "words.mp3").write_text("no sound at all " * 40)
+    source = open_source(str(tmp_path))
+    _, broken = measure(source)
+    assert list(broken.values()) == ["not a recording, or a damaged one"]
+    assert capfd.readouterr().err == ""
+
+
 def test_what_holds_no_recordings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no recordings in this folder\. It is empty"):
         open_source(str(tmp_path))

@@ -279,7 +279,8 @@ class AudioSource:
                 if not os.stat(place).st_size:  # noqa: PTH116 - places are texts
                     raise UnreadableItem("it is empty: 0 bytes")
                 try:
-                    sound = sf.SoundFile(place)
+                    with mpeg.silent() if suffix_of(place) == ".mp3" else contextlib.nullcontext():
+                        sound = sf.SoundFile(place)
                 except sf.LibsndfileError:
                     if (says := self.announced(i)) is not None and not says.rate:
                         raise UnreadableItem(RATELESS) from None
@@ -342,8 +343,10 @@ def readable() -> Iterator[None]:
     except OSError as error:
         raise UnreadableItem(error.strerror or str(error)) from error
     except (RuntimeError, ValueError, TypeError) as error:  # soundfile.LibsndfileError is a RuntimeError
-        reason = getattr(error, "error_string", None) or str(error)
-        raise UnreadableItem(f"not a recording, or a damaged one: {' '.join(str(reason).split())}") from error
+        reason = " ".join(str(getattr(error, "error_string", None) or error).split())
+        # What libsndfile says of an MP3 without a frame of sound: the file is there, as it was opened.
+        told = "" if reason.startswith("File does not exist") else f": {reason}"
+        raise UnreadableItem(f"not a recording, or a damaged one{told}") from error
 
 
 def header_of(sound: Any) -> Header:
