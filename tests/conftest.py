@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from selfsame.errors import too_few_blocks
 from selfsame.types import Encoder, Hidden
 
 torch.set_num_threads(1)  # two on a busy machine make small operations many times slower
@@ -91,6 +92,8 @@ class TinyTokens(Tiny):
     def last_layers(
         self, view: Tensor, last: int, keep: Tensor | None = None, hide: Hidden | None = None
     ) -> list[Tensor]:
+        if last > 2:
+            raise too_few_blocks(last, 2)
         x = self.body[0](view).flatten(2).transpose(1, 2)
         if hide is not None:
             x = torch.where(hide.where[..., None], hide.stand_in.to(x.dtype), x)

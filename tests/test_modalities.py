@@ -356,3 +356,9 @@ def test_a_place_of_nothing_known_says_what_is_there_and_what_is_read(tmp_path):
         modalities.of(str(tmp_path))
     with pytest.raises(UserError, match=r"no images .* It holds 1 .npz, 1 .xyz. Arrays .*: FILE.npz::ARRAY."):
         modalities.load("image").open_source(str(tmp_path))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c.m4a").write_bytes(b"x")
+    with pytest.raises(
+        UserError, match=r"It holds 1 .m4a. Convert .m4a first, as with: ffmpeg -i in.m4a out.flac. It r"
+    ):
+        modalities.of(str(tmp_path / "b"))

@@ -44,9 +44,16 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def too_few_blocks(wanted: int, found: int) -> UserError:
+class TooFewBlocks(UserError):
     """Of an encoder of which more last blocks are asked for than it has."""
-    return UserError(
+
+    found: int
+
+
+def too_few_blocks(wanted: int, found: int) -> TooFewBlocks:
+    error = TooFewBlocks(
         f"{wanted} of the last blocks were asked for; the encoder has {found}. Give fewer (--method.top {found}), or "
         "choose a deeper encoder."
     )
+    error.found = found
+    return error

@@ -106,3 +106,13 @@ def test_a_row_of_another_width_is_skipped_not_a_class_or_a_score(run, scored, t
         ss.evaluate(run, path, labels=column, protocols="knn", seeds=1, max_skipped=0.1, **test)
         found = json.loads((run.folder / "evaluation.json").read_text())
         assert found["classes"] == 2 and found["train"] + found["test"] == (64 if test else 32)
+
+
+def test_a_column_of_labels_is_that_of_the_test_part_too(run, tmp_path):
+    path, column = labelled(tmp_path / "train")
+    test, _ = labelled(tmp_path / "test", 12)
+    ss.evaluate(run, path, test=test, labels=column, protocols="knn", seeds=1)
+    found = json.loads((run.folder / "evaluation.json").read_text())
+    assert (found["train"], found["test"], found["classes"]) == (32, 12, 2)
+    with pytest.raises(UserError, match="kinds"):
+        ss.evaluate(run, path, test=test, labels=column, test_labels="kinds", protocols="knn", seeds=1)

@@ -25,6 +25,14 @@ def test_the_seed_draws_the_sheet(pictures, tmp_path):
     assert bits[0] == bits[1] != bits[2]
 
 
+def test_one_item_alone_is_mixed_with_others_of_the_data(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{k},{k * k}\n" for k in range(1, 40)))
+    views = {"name": "saint", "two": {"cutmix": 1.0, "mixup": 0.0}}
+    ss.views(tmp_path / "t.csv", tmp_path / "x.txt", count=1, each=2, modality="table", views=views)
+    row = next(line for line in (tmp_path / "x.txt").read_text().splitlines() if line.startswith("  x "))
+    assert row.split()[-2] == "." != row.split()[-1]
+
+
 def test_strengths_are_those_given(pictures, tmp_path):
     result = ss.views(pictures, tmp_path / "x.png", count=1, each=2, views={"name": "weak", "one": {"flip": 1.0}})
     assert result["views"]["one"]["flip"] == 1.0 and result["views"]["one"]["jitter"] == 0.0

@@ -47,6 +47,14 @@ def test_goals_are_the_mean_of_the_last_layers_each_token_normalised(learner, vi
     assert_close(last.goals(view), F.layer_norm(last.target.net.tokens(view), (8,)))
 
 
+def test_of_an_encoder_with_fewer_layers_all_are_averaged_unless_their_number_is_given(learner, view):
+    found = Data2Vec().build(TinyTokens())
+    found.load_state_dict(learner.state_dict())
+    assert_close(found.goals(view), learner.goals(view))
+    with pytest.raises(UserError, match="6 of the last blocks were asked for"):
+        Data2Vec(top=6).build(TinyTokens())([view])
+
+
 def test_the_loss_is_on_hidden_tokens_alone(learner, view):
     torch.manual_seed(5)
     found = learner([view]).loss

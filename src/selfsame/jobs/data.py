@@ -363,13 +363,23 @@ def digest_of(found: Relations) -> str:
 
 
 def fixed_views(
-    data: Data, views: Any, items: Sequence[int], seed: int, on: torch.device, plan: ViewPlan | None = None
+    data: Data,
+    views: Any,
+    items: Sequence[int],
+    seed: int,
+    on: torch.device,
+    plan: ViewPlan | None = None,
+    *,
+    mixed_with_all: bool = False,
 ) -> Callable[[], list[Tensor]]:
-    """A function that makes the same two views of these items at every call; the samples are read once."""
+    """A function that makes the same two views of these items at every call; the samples are read once.
+
+    Views that mix take the other items from these too, or from all that can be read.
+    """
     plan = plan or ViewPlan(full=2)
     chosen = [int(i) for i in items]
     while True:  # until all can be read: one in place of another would be looked at twice
-        source = Patient(data.source, np.sort(chosen))
+        source = Patient(data.source, data.readable() if mixed_with_all else np.sort(chosen))
         samples = data.modality.sample(source, chosen, plan, views, Draws(seed, 0, len(chosen), stream=CUT + 10))
         data.skipped.update(source.skipped)
         if not source.skipped:
@@ -395,11 +405,11 @@ def sheet(
         if len(items) < count and can_be_read(data, item):
             items.append(item)
     items.sort()
-    made = fixed_views(data, views, items, seed, torch.device("cpu"), plan)()
+    made = fixed_views(data, views, items, seed, torch.device("cpu"), plan, mixed_with_all=True)()
     if related is not None:
         for k in range(1, plan.full, 2):
             others = relatives(data, related, items, mixed(seed, 12 + k))
-            made[k] = fixed_views(data, views, others, seed, torch.device("cpu"), plan)()[k]
+            made[k] = fixed_views(data, views, others, seed, torch.device("cpu"), plan, mixed_with_all=True)()[k]
     of_item = [[view[k] for view in made] for k in range(len(items))]
     names = [printable(data.source.name(i)) for i in items]
     return data.modality.contact_sheet(data.source, items, of_item, names)

@@ -35,7 +35,7 @@ class Evaluate(Record):
     labels: str | None = None
     """CSV or Parquet path,label, file.npz::y_train or a column [class folders, the list's own, y_ of the same name]"""
     test_labels: str | None = None
-    """the same for --test"""
+    """the same for --test [the column that --labels names]"""
     groups: str | None = None
     """items that stay together, as of one patient, when a part is split off: as of `adapt`"""
     protocols: str = "knn,linear"

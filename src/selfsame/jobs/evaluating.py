@@ -181,6 +181,8 @@ def parts(job: Evaluate, encoder: Encoder) -> tuple[Part, Part, list[str]]:
         test_labels = test_labels or job.labels  # one list for both parts
     elif test_path is None and ".npz" in job.labelled:
         train_path, test_path = archive_parts(job.labelled)
+    elif job.labels is not None and not Path(job.labels.partition("::")[0]).expanduser().exists():
+        test_labels = test_labels or job.labels  # a column of both, or the folders of both; a file is of one
     train = open_like(train_path, encoder, job.labels)
     if test_path is None:
         items, everything = labelled_items(train)

@@ -7,7 +7,8 @@ Deviations and choices: the layers' outputs are taken after the residual sum, wh
 feed-forward part; each is normalised token by token before the average (speech: over time), the average is not
 normalised again. Blocks are laid as `nn.masks.blockwise` has it. Teacher and student see the same transformed view.
 The rise of the momentum is given as a share of the run; for vision the paper's text has it nearly constant. The
-encoder's vector becomes the mean of its tokens. Fitted to short runs (ours): both momenta.
+encoder's vector becomes the mean of its tokens. Fitted to short runs (ours): both momenta. Of an encoder with fewer
+layers than `top`, where that is not given, all are averaged.
 
 Short runs: hardly better than random weights. CIFAR-10, 624 steps of 64 images, a vision transformer of 6 blocks, 128
 wide, one seed, k-NN / probe: 28.4 / 33.8, random weights 28.6 / 31.4, and the health check says "slow". The cause is
@@ -23,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from selfsame import types
+from selfsame.errors import TooFewBlocks
 from selfsame.nn.diagnose import spread
 from selfsame.nn.ema import Target, able_to_follow, linear
 from selfsame.nn.masks import blockwise, scattered
@@ -57,7 +59,7 @@ class Data2Vec(types.Method):
     }  # fmt: skip
 
     top: Annotated[int, Field(ge=1)] = 6
-    """last layers whose outputs are averaged (3.3): vision 6, speech 8, text 10"""
+    """last layers whose outputs are averaged (3.3): vision 6, speech 8, text 10; all of fewer unless given"""
     masking: Literal["blocks", "single"] = "blocks"
     """hide blocks (vision, speech) or single tokens (text), drawn anew at each step"""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.6
@@ -105,6 +107,7 @@ class Learner(types.Learner):
     def __init__(self, method: Data2Vec, encoder: types.Encoder) -> None:
         super().__init__()
         self.method = method
+        self.top = method.top
         encoder.average_tokens()
         self.encoder = encoder
         self.stand_in = nn.Parameter(0.02 * torch.randn(encoder.dim))
@@ -128,8 +131,17 @@ class Learner(types.Learner):
     @torch.no_grad()
     def goals(self, view: Tensor) -> Float[Tensor, "b n d"]:
         """The mean over the slow copy's last layers of their tokens, each normalised."""
-        layers = cast(types.Encoder, self.target.net).last_layers(view, self.method.top)
-        return torch.stack([standardised(tokens) for tokens in layers]).mean(dim=0)
+        return torch.stack([standardised(tokens) for tokens in self.last_layers(view)]).mean(dim=0)
+
+    def last_layers(self, view: Tensor) -> list[Float[Tensor, "b n d"]]:
+        target = cast(types.Encoder, self.target.net)
+        try:
+            return target.last_layers(view, self.top)
+        except TooFewBlocks as error:
+            if "top" in self.method.model_fields_set:
+                raise
+            self.top = error.found
+        return target.last_layers(view, self.top)
 
     def after_step(self, progress: float) -> None:
         self.target.follow(self.encoder, self.method.momentum_at(progress))

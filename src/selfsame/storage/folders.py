@@ -99,6 +99,7 @@ MEDICAL = {
     ".nii": "NIfTI", ".nii.gz": "NIfTI", ".dcm": "DICOM", ".dicom": "DICOM", ".mha": "MetaImage", ".mhd": "MetaImage",
     ".nrrd": "NRRD",
 }  # fmt: skip
+SOUNDS = (".m4a", ".aac", ".wma", ".amr", ".mka")  # that libsndfile does not read
 
 
 def suffix_of(name: str) -> str:
@@ -108,8 +109,11 @@ def suffix_of(name: str) -> str:
 
 
 def converted(suffixes: Iterable[str]) -> str:
-    """A sentence for medical images, which nothing here reads: how to convert them. "" where there are none."""
-    kinds = sorted({MEDICAL[suffix] for suffix in suffixes if suffix in MEDICAL})
+    """A sentence for medical images or sound that nothing here reads: how to convert them. "" where there are none."""
+    there = set(suffixes)
+    kinds = sorted({MEDICAL[suffix] for suffix in there if suffix in MEDICAL})
+    if sounds := sorted(there & set(SOUNDS)):
+        return f" Convert {' and '.join(sounds)} first, as with: ffmpeg -i in{sounds[0]} out.flac."
     if not kinds:
         return ""
     return (

@@ -147,6 +147,8 @@ def test_waves_are_asked_for_where_spectrograms_do_not_do() -> None:
         ("vit_tiny_patch16_224.augreg_in21k", "say how spectrograms"),
         ("resnet18@9", "share of the usual"),
         ("vit_tiny_patch16_224@0.5", "a width is for the residual nets"),
+        ("vit_tiny_patch16@0.5", "a width is for the residual nets"),
+        ("vit_tiny_patch64x2@0.5", "a width is for the residual nets"),
         ("nowhere:net", "Give package.module:factory"),
     ],
 )

@@ -1,5 +1,6 @@
 """Recordings at rest: what is found, what is read, what is refused and why."""
 
+import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -98,6 +99,42 @@ def test_a_piece_of_a_long_recording_is_what_the_whole_has_there(tmp_path: Path,
     for (at, count), piece in zip(places, pieces, strict=True):
         expected = np.pad(whole, (100, 400))[100 + at : 100 + at + count]
         assert np.abs(piece.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "level", "mode"), [(44100, 0.9, "VARIABLE"), (44100, 0.5, "CONSTANT"), (22050, 0.5, "VARIABLE")]
+)
+def test_a_piece_of_an_mp3_is_what_the_whole_has_there_and_nothing_is_said(tmp_path, capfd, rate, level, mode) -> None:
+    """Frames borrow bits from those before, which a decoder that jumps between them lacks."""
+    rng = np.random.default_rng(0)
+    noise = np.repeat(rng.uniform(0.01, 0.3, 60), rate // 10) * rng.normal(
+        size=6 * rate
+    )  # loud and soft: bits are saved
+    soundfile.write(tmp_path / "a.mp3", noise, rate, compression_level=level, bitrate_mode=mode)
+    source = opened(tmp_path, rate=rate)
+    whole = source.cut(0, lambda total: [(0, total)])[0]
+    source.kept.clear()
+    places = [(int(at), 3000) for at in rng.integers(0, len(whole) - 3000, 20)]
+    for (at, count), piece in zip(places, source.cut(0, lambda total: places, whole=0), strict=True):
+        assert np.abs(piece.astype(int) - whole[at : at + count]).max() <= 1
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
+
+
+def test_an_mp3_that_does_not_tell_its_length_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 6 * 44100)
+    soundfile.write(tmp_path / "a.mp3", noise, 44100, compression_level=0.99, bitrate_mode="CONSTANT")  # tells nothing
+    tag = b"ID3" + bytes([3, 0, 0, 0, 0, 2, 16]) + b"Xing".ljust(2 * 128 + 16)  # a title may hold the word
+    (tmp_path / "b.mp3").write_bytes(tag + (tmp_path / "a.mp3").read_bytes())
+    for name in ("a.mp3", "b.mp3"):
+        with soundfile.SoundFile(tmp_path / name) as sound:
+            assert len(sound.read()) < sound.frames
+        read = opened(tmp_path / name, rate=44100).read(0)
+        assert 5.9 * 44100 < np.flatnonzero(read).max() < 6.1 * 44100
+    soundfile.write(tmp_path / "c.mp3", noise, 44100)
+    (tmp_path / "c.mp3").write_bytes((tmp_path / "c.mp3").read_bytes()[:20000])  # which told it
+    with pytest.raises(UserError, match="it ends after"):
+        opened(tmp_path / "c.mp3")
 
 
 def test_resampling_keeps_what_fits_and_takes_away_what_does_not() -> None:
@@ -204,6 +241,15 @@ def test_odd_recordings_are_read(tmp_path: Path) -> None:
     read = {source.name(i): source.read(i) for i in range(len(source))}
     assert read["one.wav"].tolist() == [16384]
     assert (read["really.mp3"] == read["falls/000.wav"]).all()
+
+
+def test_words_in_an_mp3_are_no_recording_and_the_decoder_says_nothing(tmp_path: Path, capfd) -> None:
+    make(tmp_path, 4)
+    (tmp_path / "sounds" / "words.mp3").write_text("no sound at all " * 40)
+    source = open_source(str(tmp_path))
+    _, broken = measure(source)
+    assert list(broken.values()) == ["not a recording, or a damaged one"]
+    assert capfd.readouterr().err == ""
 
 
 def test_what_holds_no_recordings_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import torch
 
 from selfsame.engine.feed import Patient
 from selfsame.errors import UserError
+from selfsame.modalities.table.encoder import make_encoder
 from selfsame.modalities.table.measuring import measure
+from selfsame.modalities.table.raw import raw_vectors
 from selfsame.modalities.table.reading import Reading
 from selfsame.modalities.table.recipes import View, Views, recipe, recipes
 from selfsame.modalities.table.scaling import Scaler, marginals
@@ -17,7 +19,7 @@ from selfsame.modalities.table.source import open_source
 from selfsame.modalities.table.views import make_views, sample
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
-from tests.modalities.table.made import make
+from tests.modalities.table.made import make, rows, written
 
 ONE = ViewPlan(full=1)
 CPU = torch.device("cpu")
@@ -229,3 +231,30 @@ def test_a_number_that_is_mostly_one_value_keeps_its_place(tmp_path):
     scores = Scaler(stats)(torch.tensor([[0.0, 0.0], [1.0, 0.0], [30.0, 0.0]]))[:, 0]
     assert abs(float(scores[0])) < 0.2 and 0.2 < float(scores[1]) < float(scores[2]) < 3
     assert math.isfinite(float(scores.sum()))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("score", "number"), ("clicks", "count"), ("share", "ratio"), ("city", "category"), ("name", "hash"),
+     ("seen", "date"), ("note", "text")],
+)  # fmt: skip
+def test_a_table_of_one_kind_of_column_alone(tmp_path, name, kind):
+    """No kind is needed for another: every recipe, both encoders and the trivial feature."""
+    held = [
+        {**row, "name": f"n{k % 50}", "note": f"{row['city']} number {k} of many"} for k, row in enumerate(rows(80))
+    ]
+    source = open_source(
+        written(tmp_path / "t.csv", held, (name,)), reading=Reading(header="yes", types=(f"{name}={kind}",))
+    )
+    stats, _ = measure(source)
+    source.fit(stats)
+    assert [column.kind for column in stats.columns] == [kind]
+    plan, draws = ViewPlan(full=2, part=1), Draws(0, 0, 16)
+    encoders = [make_encoder(each, 1, stats).eval() for each in ("mlp-tiny", "ft-tiny")]
+    strong = View(replace=0.5, mask=0.5, noise=0.5, cutmix=0.5, mixup=0.5, thin=0.5, drop_words=0.5)
+    for views in (*(recipe(each, 1, stats) for each in recipes()), Views(size=1, one=strong, two=strong)):
+        made = make_views(sample(source, range(16), plan, views, draws), plan, views, stats, draws)
+        for encoder in encoders:
+            assert all(encoder(view).isfinite().all() for view in made)
+    (raw,) = raw_vectors([(source, range(80))], stats)
+    assert len(raw) == 80 and raw.isfinite().all()

@@ -114,9 +114,10 @@ def share_of(channels: int, width: float) -> int:
 
 def of_width(name: str, width: str) -> tuple[Library, str, dict[str, Any]]:
     """`resnet18@0.5`: a residual net of timm whose stages have that share of their channels, in multiples of eight."""
-    if not timm.is_model(name):
+    transformer = re.fullmatch(r".+_patch\d+(x\d+)?", name)  # in the way that spectrograms are cut here
+    if not timm.is_model(name) and not transformer:
         raise unknown("encoder", name, [*timm.list_models(module="resnet"), *OWN])
-    if not is_residual(name):
+    if transformer or not is_residual(name):
         raise UserError(f"{name}@{width}: a width is for the residual nets of timm, such as resnet18@0.5, not {name}.")
     share = width_of(f"{name}@{width}", width)
     options: dict[str, Any] = {"channels": [share_of(channels, share) for channels in (64, 128, 256, 512)]}

@@ -12,7 +12,7 @@ from selfsame.errors import UserError
 from selfsame.modalities.audio.reading import SUFFIXES, Reading
 from selfsame.modalities.audio.source import AudioSource, soundfile
 from selfsame.storage.disk import Disk, disk_of
-from selfsame.storage.folders import folder_labels, suffix_of
+from selfsame.storage.folders import SOUNDS, folder_labels, suffix_of
 from selfsame.storage.opening import (
     Found,
     Kind,
@@ -28,7 +28,7 @@ from selfsame.storage.tables import TABLES
 
 __all__ = ["open_source", "reads"]
 
-OTHERS = (".m4a", ".aac", ".wma", ".mp4", ".webm", ".amr", ".mka")  # sound that libsndfile does not read
+OTHERS = (*SOUNDS, ".mp4", ".webm")  # sound that libsndfile does not read; the latter are films where they are read
 
 
 def open_source(path: str, labels: str | None = None, reading: Reading | None = None) -> AudioSource:

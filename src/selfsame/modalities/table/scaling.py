@@ -196,7 +196,7 @@ def made(stats: Stats) -> Marginals:
         counts=torch.tensor([column.kind == "count" for column, _ in numbers], dtype=torch.bool),
         scaler=Scaler(stats),
         missing=torch.tensor([column.missing for column in stats.columns]),
-        quantiles=torch.tensor([column.quantiles for column, _ in numbers]).reshape(len(numbers), -1),
+        quantiles=torch.tensor([column.quantiles for column, _ in numbers]).reshape(len(numbers), LEVELS),
         whole=torch.tensor([column.whole for column, _ in numbers], dtype=torch.bool),
         codes=torch.tensor([start for _, start in codes], dtype=torch.long),
         ladders=ladders,

@@ -131,7 +131,8 @@ def of_events(source: Any, item: int, views: Sequence[Tensor]) -> list[str]:
 
 
 def changed(column: Any, own: np.ndarray, view: np.ndarray) -> str:
-    return "." if np.array_equal(own, view, equal_nan=True) else word_of(column, view)
+    """The cell of a view; a dot where it is that of the row, or rounding alone is between."""
+    return "." if np.allclose(own, view, rtol=1e-5, atol=1e-6, equal_nan=True) else word_of(column, view)
 
 
 def aligned(table: list[list[str]], most: int = CELL) -> list[str]:
