@@ -26,6 +26,7 @@ from selfsame.engine.state import States, resume, write_text, write_whole
 from selfsame.engine.watch import Watch
 from selfsame.errors import TrainingStopped, UserError
 from selfsame.nn.attention import written_out
+from selfsame.nn.columns import widen_single_columns
 from selfsame.records import Record
 from selfsame.types import Draws, Encoder, Learner, mixed
 
@@ -122,6 +123,8 @@ def train(
     """
     optimizer = make_optimizer(loop.optimizer, learner, loop.lr, loop.weight_decay)
     learner.train()
+    if on.type == "cpu" and loop.precision == "bf16":
+        widen_single_columns(learner)
     step, extra = resume(folder / "state", learner, optimizer)
     health.restore(extra.get("health", {}))
     if dist.agreed(step, -step) != [step, -step]:

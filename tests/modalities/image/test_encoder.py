@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from selfsame import types
 from selfsame.errors import UserError
+from selfsame.modalities.image.defaults import size_told
 from selfsame.modalities.image.encoder import build_encoder, load_encoder, make_encoder, own_encoder, save_encoder
 from selfsame.modalities.image.networks import OPTIONS, check_saved, resolve
+from selfsame.modalities.image.stats import Stats
 from selfsame.modalities.image.views import plain_box
 from selfsame.types import Hidden
 
@@ -559,3 +561,10 @@ def test_a_network_with_batch_norms_is_not_started_without_its_statistics(tmp_pa
     save_file({name: value for name, value in state.items() if "running" not in name}, tmp_path / "bare.safetensors")
     with pytest.raises(UserError, match=r"bn1.running_mean"):
         make_encoder("resnet10t@0.25", 32, RGB, weights=str(tmp_path / "bare.safetensors"))
+
+
+def test_views_larger_than_the_images_are_told_as_such():
+    stats = Stats(
+        items=4, channels=3, bits=8, white=255, mean=(0.5,) * 3, std=(0.2,) * 3, height=32, width=48, uniform=True
+    )
+    assert [size_told(size, stats) for size in (32, 33)] == ["32 px", "33 px, enlarged from 48 x 32"]

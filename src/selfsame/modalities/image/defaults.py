@@ -14,7 +14,9 @@ def default_size(stats: Stats, large: bool) -> int:
 
 
 def size_told(size: int, stats: Stats) -> str:
-    return f"{size} px"
+    if size <= min(stats.height, stats.width):
+        return f"{size} px"
+    return f"{size} px, enlarged from {stats.width} x {stats.height}"
 
 
 def default_encoder(size: int, large: bool) -> str:
