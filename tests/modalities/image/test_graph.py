@@ -92,6 +92,7 @@ def test_compiled_to_machine_code_a_recipe_gives_what_the_steps_give(name, chann
     compare(name, channels, white)
 
 
+@pytest.mark.compiles
 @compiler
 def test_compiled_to_machine_code_a_pipeline_gives_what_its_steps_give(monkeypatch):
     monkeypatch.setattr(graph, "BACKEND", "inductor")
