@@ -36,9 +36,8 @@ def written(job: Predict, module: nn.Module | None = None) -> dict[str, Any]:
             whole.add(examples.part_of(i))
             parts += model.task.count(found)
             yield printable(examples.name(i)), found
-        examples.check_skipped(
-            job.max_skipped, f"items of {job.data}"
-        )  # before anything takes the place of what is there
+        # Before anything takes the place of what is there.
+        examples.check_skipped(job.max_skipped, f"items of {job.data}")
 
     files = model.task.write(named(), model.facts, job.out)
     skipped = {printable(examples.name(i)): why for i, why in examples.skipped.items()}

@@ -127,7 +127,10 @@ def earlier(job: Record, folder: Path, free: set[str]) -> dict[str, Any] | None:
     for key, field in type(job).model_fields.items():
         if field.is_required() and key not in was:
             command = type(job).__name__.lower()
-            raise UserError(f"{folder} holds a run of another command than {command}. Choose another --out.")
+            raise UserError(
+                f"{folder} holds a run of another command than {command}, or {JOB} is damaged: it has no {key!r}. "
+                "Choose another --out."
+            )
         if not field.is_required():
             was.setdefault(key, field.default)  # younger than the run in the folder
     odd = [key for key in now if key not in free and was.get(key) != now[key]]
