@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as td
 from torch import nn
 
+from selfsame.engine.replaying import replayed
+from selfsame.nn.fused.stages import fuse
 from selfsame.types import Encoder
 
 __all__ = ["able", "as_it_is", "compiled", "tried_out"]
@@ -35,7 +38,11 @@ def compiled(learner: nn.Module) -> nn.Module:
     Each size of view is compiled once for learning, and once without gradients. Names of weights stay as they are.
     """
     for part in learner.modules():
-        if isinstance(part, Encoder):
+        if not isinstance(part, Encoder):
+            continue
+        if not td.is_initialized() and fuse(part):
+            replayed(part)
+        else:
             part.compile(dynamic=False, backend=BACKEND)
             for name in PASSES:
                 setattr(part, name, torch.compile(getattr(part, name), dynamic=False, backend=BACKEND))

@@ -8,7 +8,8 @@ Raises: UserError for views that do not go together.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Self
 
 import torch
 import torch.distributed as td
@@ -23,23 +24,22 @@ from selfsame.nn.blocks import Recomputed
 from selfsame.nn.split import SplitBatch
 
 FEW = 16  # rows; in trial resnet50 gained at 16 and lost at 32 (bench/step.py measures the step with it)
+_parts: ContextVar[int] = ContextVar("parts", default=1)
 KNOWN = ("torch", "torchvision", "timm", "selfsame")  # whose modules treat rows alone, but for batch norms
 
 
 def each(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
     """What an encoder with heads makes of each view [b ...]; the encoder, its first part, in one pass where that pays.
 
-    That is on a CPU, in one process, for few rows and networks of known parts.
+    That is in one process, for networks of known parts: on a CPU for few rows, on a GPU for fused residual networks.
     """
     encoder, *heads = net if isinstance(net, nn.Sequential) else [net]
     together = (
         len({view.shape for view in views}) == 1 < len(views)
-        and len(views[0]) <= FEW
-        and views[0].device.type == "cpu"
+        and (few(encoder, views[0]) or encoder.__dict__.get("fused", False))
         and encoder.training
         and not td.is_initialized()
         and not torch.compiler.is_compiling()
-        and encoder._compiled_call_impl is None
         and of_known_parts(encoder)
     )
     if together:
@@ -53,6 +53,15 @@ def each(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
             vector = head(vector)
         made.append(vector)
     return made
+
+
+def parts_now() -> int:
+    """Of how many views, one after the other, the rows of a pass are (`Apart`)."""
+    return _parts.get()
+
+
+def few(encoder: nn.Module, view: Tensor) -> bool:
+    return len(view) <= FEW and view.device.type == "cpu" and encoder._compiled_call_impl is None
 
 
 def by_size(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
@@ -85,6 +94,14 @@ class Apart(TorchFunctionMode):
     def __init__(self, parts: int) -> None:
         super().__init__()
         self.parts = parts
+
+    def __enter__(self) -> Self:
+        self.token = _parts.set(self.parts)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _parts.reset(self.token)
 
     def __torch_function__(self, func: Callable, types: Iterable[type], args: Any = (), kwargs: Any = None) -> Any:
         if func is F.batch_norm:

@@ -1,0 +1,177 @@
+"""Passes of an encoder recorded as CUDA graphs, and played again at every step.
+
+A step of a residual network is over a thousand short kernels, and launching them from Python takes longer than they do,
+but for large batches of large images. A graph is launched as one. It is recorded for each size of view, forward and
+backward, with the memory that it works in, which it keeps.
+"""
+
+import copy
+import logging
+import weakref
+from collections import Counter
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.distributed as td
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from selfsame.nn.joint import parts_now
+
+__all__ = ["Replayed", "replayed"]
+
+FIRST = 2  # passes of a size that are done as they are: cuDNN tries its ways in them, and Triton compiles
+MOST = 3  # sizes that are recorded: each keeps memory for its activations
+
+
+def replayed(encoder: nn.Module) -> None:
+    """Let the encoder's forward pass be recorded and played, in place."""
+    encoder.forward = Replayed(encoder)
+
+
+class Replayed:
+    """The forward pass of an encoder that learns on a GPU; any other pass is done as it is.
+
+    So is a second pass before the first one's gradient is asked for, which would overwrite what that needs; one that
+    somebody watches by hooks; and all of them where a graph cannot be recorded, which is said once.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        self.encoder = encoder
+        self.met: Counter[Any] = Counter()
+        self.made: dict[Any, Recording] = {}
+        self.failed = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Replayed":
+        return Replayed(copy.deepcopy(self.encoder, memo))  # which records for itself
+
+    @cached_property
+    def modules(self) -> list[nn.Module]:
+        return list(self.encoder.modules())
+
+    @cached_property
+    def norms(self) -> list[_BatchNorm]:
+        return [part for part in self.modules if isinstance(part, _BatchNorm)]
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.encoder.parameters())
+
+    def plain(self, view: Tensor) -> Tensor:
+        return type(self.encoder).forward(self.encoder, view)
+
+    def __call__(self, view: Tensor) -> Tensor:
+        key = self.kind(view)
+        if key is None:
+            return self.plain(view)
+        if key not in self.made:
+            self.met[key] += 1
+            if self.met[key] <= FIRST or len(self.made) >= MOST or not self.record(key, view):
+                return self.plain(view)
+        return self.made[key](view) if not self.made[key].busy else self.plain(view)
+
+    def kind(self, view: Tensor) -> Any:
+        """What a recording holds for; None where there can be none."""
+        watched = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in self.modules)
+        if (
+            self.failed
+            or watched
+            or not self.encoder.training
+            or view.device.type != "cuda"
+            or view.requires_grad
+            or td.is_initialized()
+        ):
+            return None
+        learning = [p for p in self.parameters if p.requires_grad] if torch.is_grad_enabled() else []
+        modes = sum(part.training for part in self.norms), sum(part.track_running_stats for part in self.norms)
+        half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        return tuple(view.shape), view.stride(), view.dtype, half, len(learning), *modes, parts_now()
+
+    def record(self, key: Any, view: Tensor) -> bool:
+        learning = [p for p in self.parameters if p.requires_grad] if torch.is_grad_enabled() else []
+        try:
+            self.made[key] = Recording(self.plain, list(self.encoder.buffers()), learning, view)
+        except Exception as error:  # out of memory, or whatever the driver may raise
+            self.failed = True
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            logging.getLogger(__name__).warning("the encoder's passes are launched one by one: %s", reason)
+        return not self.failed
+
+
+class Recording:
+    """One pass, of views like the one given."""
+
+    def __init__(self, plain: Any, buffers: list[Tensor], learning: list[nn.Parameter], view: Tensor) -> None:
+        torch.cuda.empty_cache()  # what steps before it held lies elsewhere than what the graph will hold
+        self.learning = learning
+        self.view = view.clone()
+        self.pending: weakref.ref[Any] | None = None
+        kept = [buffer.clone() for buffer in buffers]
+        kind = torch.get_autocast_dtype("cuda")
+        side, now = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(now)
+        # Weights that are cast are cast within the graph, so that it sees what they have become.
+        with torch.autocast("cuda", kind, torch.is_autocast_enabled("cuda"), cache_enabled=False):
+            with torch.cuda.stream(side):  # libraries set themselves up for a stream at first use
+                self.back(plain(self.view))
+            now.wait_stream(side)
+            torch.cuda.synchronize()
+            self.forward = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.forward, stream=side, capture_error_mode="thread_local"):
+                self.out = plain(self.view)
+            if learning:
+                self.d = torch.empty_like(self.out)
+                self.backward = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(
+                    self.backward, self.forward.pool(), stream=side, capture_error_mode="thread_local"
+                ):
+                    self.gradients = self.back(self.out, self.d)
+        self.out = self.out.detach()
+        torch._foreach_copy_(buffers, kept)  # the trial pass is none of the run's
+
+    def back(self, out: Tensor, d: Tensor | None = None) -> list[Tensor | None]:
+        if not self.learning:
+            return []
+        d = torch.zeros_like(out) if d is None else d
+        return list(torch.autograd.grad(out, self.learning, d, allow_unused=True))
+
+    @property
+    def busy(self) -> bool:
+        """Whether the gradient of the last pass may still be asked for."""
+        return self.pending is not None and self.pending() is not None
+
+    def __call__(self, view: Tensor) -> Tensor:
+        if not self.learning:
+            self.view.copy_(view)
+            self.forward.replay()
+            return self.out.clone()
+        return _Played.apply(self, view, *self.learning)
+
+
+class Pass:
+    """Lives as long as the graph of one pass does."""
+
+
+class _Played(Function):
+    @staticmethod
+    def forward(ctx: Any, recording: Recording, view: Tensor, *_: Tensor) -> Tensor:
+        recording.view.copy_(view)
+        recording.forward.replay()
+        ctx.recording, ctx.token = recording, Pass()
+        recording.pending = weakref.ref(ctx.token)
+        return recording.out.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        recording: Recording = ctx.recording
+        if recording.pending is None or recording.pending() is not ctx.token:
+            raise RuntimeError("the gradient of a pass was asked for twice, or after the next pass of its size")
+        recording.d.copy_(gradients[0])
+        recording.backward.replay()
+        recording.pending = None
+        # The tensors themselves: torch copies them where it adds up gradients, as others hold them too.
+        return None, None, *recording.gradients

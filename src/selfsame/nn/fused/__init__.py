@@ -1,0 +1,1 @@
+"""Residual networks with fewer passes over memory, for training on a GPU."""
