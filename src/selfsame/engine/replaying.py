@@ -73,6 +73,15 @@ class Replayed:
                 return self.plain(view)
         return self.made[key](view) if not self.made[key].busy else self.plain(view)
 
+    def room(self, views: list[Tensor]) -> Tensor:
+        """The views, one after the other: where a recording wants them, if there is one that will be played."""
+        shape = (sum(map(len, views)), *views[0].shape[1:])
+        for made in self.made.values():
+            fitting = made.view.shape == shape and made.view.dtype == views[0].dtype and not made.busy
+            if fitting and self.made.get(self.kind(made.view)) is made and not any(v.requires_grad for v in views):
+                return torch.cat(views, out=made.view)
+        return torch.cat(views)
+
     def kind(self, view: Tensor) -> Any:
         """What a recording holds for; None where there can be none."""
         watched = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in self.modules)
@@ -138,6 +147,10 @@ class Recording:
         d = torch.zeros_like(out) if d is None else d
         return list(torch.autograd.grad(out, self.learning, d, allow_unused=True))
 
+    def take(self, view: Tensor) -> None:
+        if view.data_ptr() != self.view.data_ptr():
+            self.view.copy_(view)
+
     @property
     def busy(self) -> bool:
         """Whether the gradient of the last pass may still be asked for."""
@@ -145,7 +158,7 @@ class Recording:
 
     def __call__(self, view: Tensor) -> Tensor:
         if not self.learning:
-            self.view.copy_(view)
+            self.take(view)
             self.forward.replay()
             return self.out.clone()
         return _Played.apply(self, view, *self.learning)
@@ -158,7 +171,7 @@ class Pass:
 class _Played(Function):
     @staticmethod
     def forward(ctx: Any, recording: Recording, view: Tensor, *_: Tensor) -> Tensor:
-        recording.view.copy_(view)
+        recording.take(view)
         recording.forward.replay()
         ctx.recording, ctx.token = recording, Pass()
         recording.pending = weakref.ref(ctx.token)

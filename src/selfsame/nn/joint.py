@@ -44,7 +44,8 @@ def each(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
     )
     if together:
         with Apart(len(views)):
-            found = encoder(torch.cat(views)).chunk(len(views))
+            lay: Any = getattr(encoder.forward, "room", torch.cat)  # where a recorded pass wants them
+            found = encoder(lay(views)).chunk(len(views))
     else:
         found = [encoder(view) for view in views]
     made = []

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROUNDS = 4  # programs of a sum for each multiprocessor: enough to hide the wait for memory
+ROUNDS = 8  # programs of a sum for each multiprocessor: enough to hide the wait for memory
 WARPS = 4
 
 
@@ -142,27 +142,72 @@ def _join(x, stat, skip, skip_stat, y, rows, C, NORMED: tl.constexpr, BM: tl.con
     tl.store(y + at, tl.maximum(z + more, 0.0).to(y.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["P"])
 def _multiply_and_join(
-    x, w, stat, skip, skip_stat, y, rows, K, N,
-    NORMED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    x, w, stat, skip, skip_stat, y, rows, N, P,
+    NORMED: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    at, there, n, inside, part = _place(rows, N, BM, BN)
-    row = tl.program_id(0) // tl.cdiv(N, BN) * BM + tl.arange(0, BM)
-    k = tl.arange(0, BK)
-    left = x + (part.to(tl.int64) * rows + row)[:, None] * K + k[None, :]
-    right = w + part * N * K + n[None, :] * K + k[:, None]
-    z = tl.zeros((BM, BN), tl.float32)
-    for _ in range(0, K, BK):
-        z = tl.dot(tl.load(left, mask=(row < rows)[:, None], other=0.0), tl.load(right), z)
-        left += BK
-        right += BK
-    z += tl.load(stat + part * 4 * N + 3 * N + n)[None, :]
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    part, p = tl.program_id(1) // P, tl.program_id(1) % P
+    k = tl.arange(0, K)
+    right = tl.load(w + part * N * K + n[None, :] * K + k[:, None])
+    level = tl.load(stat + part * 4 * N + 3 * N + n)
     if NORMED:
-        _, more = _normed(skip, at, there, skip_stat + part * 4 * N, n, inside, N)
-    else:
+        slope = tl.load(skip_stat + part * 4 * N + 2 * N + n)
+        level += tl.load(skip_stat + part * 4 * N + 3 * N + n)
+    first = part.to(tl.int64) * rows
+    for start in tl.range(p * BM, rows, P * BM, num_stages=STAGES):
+        row = start + tl.arange(0, BM)
+        there = (row < rows)[:, None]
+        left = tl.load(x + (first + row)[:, None] * K + k[None, :], mask=there, other=0.0)
+        at = (first + row)[:, None] * N + n[None, :]
         more = tl.load(skip + at, mask=there, other=0.0).to(tl.float32)
-    tl.store(y + at, tl.maximum(z + more, 0.0).to(y.dtype.element_ty), mask=there)
+        if NORMED:
+            more = more * slope[None, :]
+        z = tl.dot(left, right) + level[None, :] + more
+        tl.store(y + at, tl.maximum(z, 0.0).to(y.dtype.element_ty), mask=there)
+
+
+@triton.jit(do_not_specialize=["P"])
+def _multiply_and_mask(
+    d, w, more, seen, g, sums, rows, N, P,
+    K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    part, p = tl.program_id(1) // P, tl.program_id(1) % P
+    k = tl.arange(0, K)
+    right = tl.load(w + k[:, None] * N + n[None, :])
+    first = part.to(tl.int64) * rows
+    one = tl.zeros((BM, BN), tl.float32)
+    for start in tl.range(p * BM, rows, P * BM, num_stages=STAGES):
+        row = start + tl.arange(0, BM)
+        there = (row < rows)[:, None]
+        left = tl.load(d + (first + row)[:, None] * K + k[None, :], mask=there, other=0.0)
+        at = (first + row)[:, None] * N + n[None, :]
+        value = tl.dot(left, right) + tl.load(more + at, mask=there, other=0.0).to(tl.float32)
+        shown = tl.load(seen + at, mask=there, other=0.0) > 0
+        made = tl.where(shown, value, 0.0).to(g.dtype.element_ty)
+        tl.store(g + at, made, mask=there)
+        one += made.to(tl.float32)
+    tl.store(sums + tl.program_id(1) * N + n, tl.sum(one, 0))
+
+
+@triton.jit(do_not_specialize=["P"])
+def _multiply_both(
+    g, gains, x, square, y, rows, P, N: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, STAGES: tl.constexpr
+):
+    part, p = tl.program_id(0) // P, tl.program_id(0) % P
+    n, k = tl.arange(0, N), tl.arange(0, K)
+    one = tl.load(gains + part * K * N + k[:, None] * N + n[None, :])
+    two = tl.load(square + part * N * N + n[:, None] * N + n[None, :])
+    first = part.to(tl.int64) * rows
+    for start in tl.range(p * BM, rows, P * BM, num_stages=STAGES):
+        row = start + tl.arange(0, BM)
+        there = (row < rows)[:, None]
+        at = (first + row)[:, None] * N + n[None, :]
+        made = tl.dot(tl.load(g + (first + row)[:, None] * K + k[None, :], mask=there, other=0.0), one)
+        made = tl.dot(tl.load(x + at, mask=there, other=0.0), two, made)
+        tl.store(y + at, made.to(y.dtype.element_ty), mask=there)
 
 
 @triton.jit(do_not_specialize=["P"])
@@ -371,6 +416,95 @@ def _pool_back(d, x, slopes, best, made, rows, H, W, OH, OW, C, BM: tl.constexpr
     tl.store(made + at, y.to(made.dtype.element_ty), mask=there)
 
 
+# The first convolution -----------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _scale(x, slope, level, y, count, C: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there, c = at < count, at % C
+    value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    value = value * tl.load(slope + c, mask=there, other=0.0) + tl.load(level + c, mask=there, other=0.0)
+    tl.store(y + at, value.to(y.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _square(x, y, rows, H, W, HEIGHT, WIDTH, C: tl.constexpr, ROOM: tl.constexpr, BM: tl.constexpr):
+    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    n, i, j = _window(row, HEIGHT, WIDTH)
+    k = tl.arange(0, ROOM)
+    h = 2 * (i - 2)[:, None] + (k // (2 * C))[None, :]
+    w = 2 * (j - 2)[:, None] + (k // C % 2)[None, :]
+    inside = (h >= 0) & (h < H) & (w >= 0) & (w < W) & (k < 4 * C)[None, :] & (row < rows)[:, None]
+    from_ = ((n * H)[:, None] + h).to(tl.int64) * W + w
+    value = tl.load(x + from_ * C + (k % C)[None, :], mask=inside, other=0.0)
+    tl.store(
+        y + row.to(tl.int64)[:, None] * ROOM + k[None, :], value.to(y.dtype.element_ty), mask=(row < rows)[:, None]
+    )
+
+
+@triton.jit(do_not_specialize=["P"])
+def _open(
+    x, w, shift, y, sums, rows, OH, OW, P,
+    ROOM: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    part, p = tl.program_id(0) // P, tl.program_id(0) % P
+    k = tl.arange(0, 4 * ROOM)  # four squares side by side lie together
+    n = tl.arange(0, N)
+    from_ = w + k[:, None] * N + n[None, :]
+    w0, w1 = tl.load(from_), tl.load(from_ + 4 * ROOM * N)
+    w2, w3 = tl.load(from_ + 8 * ROOM * N), tl.load(from_ + 12 * ROOM * N)
+    level = tl.load(shift + n)
+    one = tl.zeros((BM, N), tl.float32)
+    two = tl.zeros((BM, N), tl.float32)
+    below = (OW + 3) * ROOM
+    for start in tl.range(p * BM, rows, P * BM, num_stages=STAGES):
+        row = start + tl.arange(0, BM)
+        there = (row < rows)[:, None]
+        image, i, j = _window(part * rows + row, OH, OW)
+        at = x + (((image * (OH + 3) + i) * (OW + 3) + j) * ROOM).to(tl.int64)[:, None] + k[None, :]
+        z = tl.dot(tl.load(at, mask=there, other=0.0), w0)
+        z = tl.dot(tl.load(at + below, mask=there, other=0.0), w1, z)
+        z = tl.dot(tl.load(at + 2 * below, mask=there, other=0.0), w2, z)
+        z = tl.dot(tl.load(at + 3 * below, mask=there, other=0.0), w3, z)
+        made = z.to(y.dtype.element_ty)
+        tl.store(y + (part * rows + row).to(tl.int64)[:, None] * N + n[None, :], made, mask=there)
+        off = tl.where(there, made.to(tl.float32) - level[None, :], 0.0)
+        one += off
+        two += off * off
+    at = sums + tl.program_id(0) * 2 * N + n
+    tl.store(at, tl.sum(one, 0))
+    tl.store(at + N, tl.sum(two, 0))
+
+
+@triton.jit(do_not_specialize=["P"])
+def _open_back(
+    d, x, sums, rows, OH, OW, P, ROOM: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, STAGES: tl.constexpr
+):
+    k = tl.arange(0, 4 * ROOM)
+    n = tl.arange(0, N)
+    w0 = tl.zeros((4 * ROOM, N), tl.float32)
+    w1 = tl.zeros((4 * ROOM, N), tl.float32)
+    w2 = tl.zeros((4 * ROOM, N), tl.float32)
+    w3 = tl.zeros((4 * ROOM, N), tl.float32)
+    below = (OW + 3) * ROOM
+    for start in tl.range(tl.program_id(0) * BM, rows, P * BM, num_stages=STAGES):
+        row = start + tl.arange(0, BM)
+        there = (row < rows)[:, None]
+        image, i, j = _window(row, OH, OW)
+        g = tl.load(d + row.to(tl.int64)[:, None] * N + n[None, :], mask=there, other=0.0)
+        at = x + (((image * (OH + 3) + i) * (OW + 3) + j) * ROOM).to(tl.int64)[:, None] + k[None, :]
+        w0 = tl.dot(tl.trans(tl.load(at, mask=there, other=0.0)), g, w0)
+        w1 = tl.dot(tl.trans(tl.load(at + below, mask=there, other=0.0)), g, w1)
+        w2 = tl.dot(tl.trans(tl.load(at + 2 * below, mask=there, other=0.0)), g, w2)
+        w3 = tl.dot(tl.trans(tl.load(at + 3 * below, mask=there, other=0.0)), g, w3)
+    at = sums + tl.program_id(0) * 16 * ROOM * N + k[:, None] * N + n[None, :]
+    tl.store(at, w0)
+    tl.store(at + 4 * ROOM * N, w1)
+    tl.store(at + 8 * ROOM * N, w2)
+    tl.store(at + 12 * ROOM * N, w3)
+
+
 # A product and the norm of what it gives -----------------------------------------------------------------------------
 
 
@@ -446,7 +580,8 @@ def _unfold(
         slope_of_weight += along
         gain = scale * gamma
         slope = -gain * scale * along / rows
-        tl.store(level + part * N + n, -gain * of_rows / rows, mask=inside)
+        mean = tl.load(stat + part * 4 * N + n, mask=inside, other=0.0)
+        tl.store(level + part * N + n, -gain * of_rows / rows - slope * mean, mask=inside)
         for left in range(0, K, BK):
             c = left + k
             there = inside[:, None] & (c < K)[None, :]
@@ -473,9 +608,14 @@ def blocks(channels: int) -> tuple[int, int]:
     return max(16, 2048 // wide), wide
 
 
+def strips(channels: int) -> tuple[int, int]:
+    """(rows, channels) of a tile of a sum."""
+    return 32, min(64, triton.next_power_of_2(channels))
+
+
 def programs(rows: int, channels: int, parts: int, x: Tensor) -> int:
     """How many of them share the rows of a part."""
-    tall, wide = blocks(channels)
+    tall, wide = strips(channels)
     wanted = triton.cdiv(_processors(x.device) * ROUNDS, parts * triton.cdiv(channels, wide))
     return max(1, min(wanted, triton.cdiv(rows, tall)))
 
@@ -490,7 +630,7 @@ def _new(x: Tensor, *shape: int) -> Tensor:
 
 def moments(x: Tensor, weight: Tensor, bias: Tensor, running: Any, momentum: float, eps: float, parts: int) -> Tensor:
     rows, channels = len(x) // parts, x.shape[1]
-    tall, wide = blocks(channels)
+    tall, wide = strips(channels)
     count = programs(rows, channels, parts, x)
     sums, stat = _new(x, parts, count, 2, channels), _new(x, parts, 4, channels)
     # Sums of squares are taken about the running mean, so that they are no difference of large numbers.
@@ -515,7 +655,7 @@ def activated(x: Tensor, stat: Tensor) -> Tensor:
 
 def activated_and_summed(x: Tensor, stat: Tensor) -> tuple[Tensor, Tensor]:
     parts, channels = len(stat), x.shape[1]
-    tall, wide = blocks(channels)
+    tall, wide = strips(channels)
     y, rows = torch.empty_like(x), len(x) // parts
     count = programs(rows, channels, parts, x)
     sums = _new(x, parts, count, channels)
@@ -526,7 +666,7 @@ def activated_and_summed(x: Tensor, stat: Tensor) -> tuple[Tensor, Tensor]:
 
 def summed(x: Tensor, parts: int) -> Tensor:
     channels, rows = x.shape[1], len(x) // parts
-    tall, wide = blocks(channels)
+    tall, wide = strips(channels)
     count = programs(rows, channels, parts, x)
     sums = _new(x, parts, count, channels)
     _sum_rows[(triton.cdiv(channels, wide), parts * count)](
@@ -547,18 +687,107 @@ def joined(x: Tensor, stat: Tensor, skip: Tensor, skip_stat: Tensor | None) -> T
     return y
 
 
+def fits(x: Tensor, needed: int) -> bool:
+    """Whether a multiprocessor has room for so many bytes that its programs share."""
+    return x.device.type != "cuda" or needed < torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin
+
+
 def multiplied_and_joined(x: Tensor, w: Tensor, stat: Tensor, skip: Tensor, skip_stat: Tensor | None) -> Tensor:
     parts, outs, ins = w.shape
-    if ins > 256 or ins % 64 or outs % 128:  # torch's product and a pass of its own are as fast, or needed
+    tall, stages = 64 if ins == 256 else 128, 3
+    room = x.element_size() * (128 * ins + stages * tall * (ins + 128))
+    if ins not in (64, 128, 256) or outs % 128 or not fits(x, room):
         return joined(torch.bmm(x.view(parts, -1, ins), w.mT).flatten(0, 1), stat, skip, skip_stat)
-    tall, y, rows = 128 if ins == 64 else 64, x.new_empty(len(x), outs), len(x) // parts
-    grid = (triton.cdiv(rows, tall) * triton.cdiv(outs, 128), parts)
+    y, rows, columns = x.new_empty(len(x), outs), len(x) // parts, outs // 128
+    count = shared_rows(x, rows, tall, parts * columns, 4 if ins == 256 else 2)
     given = stat if skip_stat is None else skip_stat
-    _multiply_and_join[grid](
-        x, w, stat, skip, given, y, rows, ins, outs,
-        NORMED=skip_stat is not None, BM=tall, BN=128, BK=64, num_warps=4, num_stages=3,
+    _multiply_and_join[(columns, parts * count)](
+        x, w, stat, skip, given, y, rows, outs, count,
+        NORMED=skip_stat is not None, K=ins, BM=tall, BN=128, STAGES=stages, num_warps=8,
     )  # fmt: skip
     return y
+
+
+def multiplied_masked_and_summed(d: Tensor, w: Tensor, more: Tensor, seen: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+    ins, outs = w.shape
+    wide, stages = 64 if ins == 256 else 128, 3
+    room = d.element_size() * (wide * ins + stages * 64 * (ins + 2 * wide))
+    if ins not in (64, 128, 256) or outs % 128 or not fits(d, room):
+        return masked_and_summed(d @ w, more, seen, parts)
+    rows, columns = len(d) // parts, outs // wide
+    count = shared_rows(d, rows, 64, parts * columns, 8 if ins == 256 else 2)
+    g, sums = torch.empty_like(more), _new(d, parts, count, outs)
+    _multiply_and_mask[(columns, parts * count)](
+        d, w, more, seen, g, sums, rows, outs, count,
+        K=ins, BM=64, BN=wide, STAGES=stages, num_warps=4 if ins == 256 else 8,
+    )  # fmt: skip
+    return g, sums.sum(dim=1)
+
+
+def multiplied_both(g: Tensor, gains: Tensor, x: Tensor, square: Tensor) -> Tensor:
+    parts, outs, ins = gains.shape
+    room = g.element_size() * (outs * ins + ins * ins + 3 * 64 * (outs + ins))
+    if (outs, ins) != (256, 64) or not fits(g, room):
+        y = torch.bmm(x.view(parts, -1, ins), square)
+        return y.baddbmm_(g.view(parts, -1, outs), gains).flatten(0, 1)
+    y, rows = torch.empty_like(x), len(x) // parts
+    count = shared_rows(x, rows, 64, parts, 2)
+    _multiply_both[(parts * count,)](g, gains, x, square, y, rows, count, N=ins, K=outs, BM=64, STAGES=3, num_warps=4)
+    return y
+
+
+def shared_rows(x: Tensor, rows: int, tall: int, beside: int, rounds: int) -> int:
+    """How many programs share the rows of a part, where `beside` others work on the same."""
+    return max(1, min(triton.cdiv(_processors(x.device) * rounds, beside), triton.cdiv(rows, tall)))
+
+
+def squared(x: Tensor, dtype: torch.dtype, room: int) -> Tensor:
+    b, channels, height, width = x.shape
+    y = torch.empty(b, height // 2 + 3, width // 2 + 3, room, device=x.device, dtype=dtype)
+    x, rows = x.permute(0, 2, 3, 1).contiguous(), y[..., 0].numel()
+    _square[(triton.cdiv(rows, 128),)](
+        x, y, rows, height, width, *y.shape[1:3], C=channels, ROOM=room, BM=128, num_warps=WARPS
+    )
+    return y
+
+
+def opened(
+    x: Tensor, w: Tensor, weight: Tensor, bias: Tensor, running: Any, momentum: float, eps: float, parts: int
+) -> tuple[Tensor, Tensor]:
+    room, outs = x.shape[3], w.shape[2]
+    low, narrow = x.shape[1] - 3, x.shape[2] - 3
+    rows = len(x) * low * narrow // parts
+    count = shared_rows(x, rows, 128, parts, 2)
+    y, sums, stat = x.new_empty(rows * parts, outs), _new(x, parts, count, 2, outs), _new(x, parts, 4, outs)
+    mean, variance = running or (torch.zeros_like(weight), weight)
+    _open[(parts * count,)](
+        x, w, mean, y, sums, rows, low, narrow, count, ROOM=room, N=outs, BM=128, STAGES=2, num_warps=8
+    )
+    _settle[(triton.cdiv(outs, 16),)](
+        sums, mean, weight, bias, mean, variance, stat, rows, outs, count, momentum, eps,
+        PARTS=parts, TRACK=running is not None, BP=32, BC=16, num_warps=WARPS,
+    )  # fmt: skip
+    return y, stat
+
+
+def opened_back(d: Tensor, x: Tensor) -> Tensor:
+    room, outs = x.shape[3], d.shape[1]
+    count = shared_rows(x, len(d), 64, 1, 1)
+    sums = _new(x, count, 4, 4 * room, outs)
+    _open_back[(count,)](
+        d, x, sums, len(d), x.shape[1] - 3, x.shape[2] - 3, count, ROOM=room, N=outs, BM=64, STAGES=3, num_warps=8
+    )
+    return sums.sum(dim=0)
+
+
+def scaled(x: Tensor, slope: Tensor, level: Tensor, dtype: torch.dtype) -> Tensor:
+    channels = x.shape[1]
+    rows = x.permute(0, 2, 3, 1).contiguous()
+    y = torch.empty(rows.shape, device=x.device, dtype=dtype)
+    _scale[(triton.cdiv(rows.numel(), 2048),)](
+        rows, slope, level, y, rows.numel(), C=channels, BLOCK=2048, num_warps=WARPS
+    )
+    return y.permute(0, 3, 1, 2)
 
 
 def thinned(x: Tensor, down: int, right: int) -> Tensor:
@@ -585,7 +814,7 @@ def thickened(d: Tensor, x: Tensor, level: Tensor | None, parts: int, down: int,
 
 def masked_and_summed(d: Tensor, more: Tensor | None, seen: Tensor, parts: int) -> tuple[Tensor, Tensor]:
     channels, rows = d.shape[1], len(d) // parts
-    tall, wide = blocks(channels)
+    tall, wide = strips(channels)
     count = programs(rows, channels, parts, d)
     g, sums = torch.empty_like(d), _new(d, parts, count, channels)
     grid = (triton.cdiv(channels, wide), parts * count)
@@ -601,7 +830,7 @@ def back(
 ) -> tuple[Tensor, Tensor, Tensor]:
     parts, channels = len(stat), x.shape[1]
     rows = len(x) // parts
-    tall, wide = blocks(channels)
+    tall, wide = strips(channels)
     count = programs(rows, channels, parts, x)
     sums, y = _new(x, parts, count, 2, channels), torch.empty_like(x)
     given, there = stat if offset is None else offset, offset is not None
@@ -610,6 +839,7 @@ def back(
         d, given, x, stat, sums, rows, channels, count, RELU=relu, OFFSET=there, BM=tall, BC=wide, num_warps=WARPS
     )
     slopes, of_weight, of_bias = _settled_back(sums, stat, weight, rows, channels, count)
+    tall, wide = blocks(channels)
     grid = (triton.cdiv(rows, tall) * triton.cdiv(channels, wide), parts)
     _back[grid](
         d, given, x, stat, slopes, y, rows, channels, RELU=relu, OFFSET=there, BM=tall, BC=wide, num_warps=WARPS
@@ -643,7 +873,7 @@ def pooled_back(
     d: Tensor, x: Tensor, stat: Tensor, weight: Tensor, best: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     parts, channels = len(stat), x.shape[1]
-    tall, wide = blocks(channels)
+    tall, wide = strips(channels)
     low, narrow = (height + 1) // 2, (width + 1) // 2
     rows = len(best) // parts
     count = programs(rows, channels, parts, x)
@@ -655,6 +885,7 @@ def pooled_back(
     )  # fmt: skip
     slopes, of_weight, of_bias = _settled_back(sums, stat, weight, len(x) // parts, channels, count)
     rows = len(x) // parts
+    tall, wide = blocks(channels)
     grid = (triton.cdiv(rows, tall) * triton.cdiv(channels, wide), parts)
     _pool_back[grid](
         d, x, slopes, best, made, rows, height, width, low, narrow, channels, BM=tall, BC=wide, num_warps=WARPS
@@ -687,9 +918,9 @@ def fold(
     parts, outs, ins = len(total), *w.shape
     rows = len(x) // parts
     each = x.view(parts, rows, ins)
-    centre = total / rows
     gram = product_in_full(each.mT, each)
-    product = torch.matmul(w, torch.baddbmm(gram, centre[:, :, None], centre[:, None], beta=1 / rows, alpha=-1))
+    covariance = torch.baddbmm(gram, total[:, :, None], total[:, None], beta=1 / rows, alpha=-1 / rows**2)
+    product = torch.matmul(w, covariance)
     folded, stat = x.new_empty(parts, outs, ins), _new(x, parts, 4, outs)
     mean, variance = running or (weight, weight)
     _fold[(triton.cdiv(outs, 16),)](

@@ -8,6 +8,8 @@ only (`twins.unfold`). The result is that of the network as it was, to the round
 Batch norm: Ioffe & Szegedy 2015, arXiv 1502.03167; residual networks: He et al. 2015, arXiv 1512.03385.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -67,10 +69,10 @@ class Layer(NamedTuple):
         it = self.conv
         return F.conv2d(x, w, None, it.stride, it.padding, it.dilation, it.groups)
 
-    def convolved_back(self, d: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of x and w."""
+    def convolved_back(self, d: Tensor, x: Tensor, w: Tensor, both: bool = True) -> tuple[Any, Tensor]:
+        """Gradients of x, or None, and of w."""
         it = self.conv
-        wanted = [True, True, False]
+        wanted = [both, True, False]
         of_x, of_w, _ = torch.ops.aten.convolution_backward(
             d, x, w, None, it.stride, it.padding, it.dilation, False, [0, 0], it.groups, wanted
         )
@@ -84,6 +86,15 @@ def flat(x: Tensor) -> Tensor:
 
 def unflat(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(len(like), *like.shape[2:], rows.shape[1]).permute(0, 3, 1, 2)
+
+
+class Given(NamedTuple):
+    """A gradient [b c h w], or one that is the product of rows and columns, [m k] @ [k c]; and one [m c] besides."""
+
+    whole: Tensor | None
+    rows: Any = None
+    columns: Any = None
+    past: Tensor | None = None
 
 
 class Kept(list[Tensor | None]):
@@ -104,9 +115,17 @@ class Tape:
     def __init__(self, ops: ModuleType, parts: int, dtype: torch.dtype, kept: Kept) -> None:
         self.ops, self.parts, self.dtype, self.kept = ops, parts, dtype, kept
         self.gradients: dict[Tensor, Tensor] = {}
+        self.weights: dict[Tensor, Tensor] = {}
+
+    def cast(self, layers: list[Layer]) -> None:
+        """Have the weights of convolutions in the dtype of the work, all in one go."""
+        given = [layer.conv.weight.detach() for layer in layers]
+        made = [torch.empty_like(w, dtype=self.dtype) for w in given]
+        torch._foreach_copy_(made, given)
+        self.weights = {layer.conv.weight: w for layer, w in zip(layers, made, strict=True)}
 
     def weight(self, layer: Layer) -> Tensor:
-        return layer.conv.weight.detach().to(self.dtype)
+        return self.weights[layer.conv.weight]
 
     def learn(self, layer: Layer, *gradients: Tensor) -> None:
         for parameter, gradient in zip(layer.parameters, gradients, strict=True):
@@ -126,12 +145,13 @@ class Tape:
         self.kept.put(x, w, made, stat)
         return unflat(y, made), total
 
-    def activated_back(self, layer: Layer, d: Tensor, offset: Tensor | None = None) -> Tensor:
+    def activated_back(self, layer: Layer, d: Tensor, offset: Tensor | None = None, open_: bool = False) -> "Given":
+        """The gradient of x; `open_`: as a product that is yet to be made."""
         x, w, made, stat = self.kept.take(4)
-        of_made, of_weight, of_bias = self.ops.back(flat(d), offset, flat(made), stat, layer.norm.weight, True)
-        of_x, of_w = layer.convolved_back(unflat(of_made, made), x, w)
+        of_made, of_weight, of_bias = self.ops.back(d, offset, flat(made), stat, layer.norm.weight, True)
+        of_x, of_w = layer.convolved_back(unflat(of_made, made), x, w, not open_)
         self.learn(layer, of_w, of_weight, of_bias)
-        return of_x
+        return Given(None, of_made, w.flatten(1)) if of_x is None else Given(of_x)
 
     # A product of rows and its norm: folded into one, where what comes out is much wider than what goes in.
 
@@ -142,21 +162,17 @@ class Tape:
         """(weights of each part, the norm that what they give still needs)"""
         w, norm = layer.conv.weight.detach().flatten(1), layer.norm
         inner, stat, product = self.ops.fold(x, total, w, norm.weight, norm.bias, *layer.following)
-        self.kept.put(x, total, product, stat)
+        self.kept.put(x, total, product, stat, self.weight(layer).flatten(1))
         return inner, stat
 
     def folded_back(self, layer: Layer, g: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of x, yet to be raised by an offset of its part."""
-        x, total, product, stat = self.kept.take(4)
+        x, total, product, stat, half = self.kept.take(5)
         w, norm = layer.conv.weight.detach().flatten(1), layer.norm
         of_w, of_weight, gains, slopes, level = self.ops.unfold(g, sums, x, total, w, norm.weight, product, stat)
         self.learn(layer, of_w, of_weight, sums.sum(dim=0))
-        rows = len(x) // self.parts
-        square = torch.matmul(w.to(x.dtype).T, slopes)
-        offset = level @ w.to(level.dtype) - (total[:, None] @ square.to(total.dtype))[:, 0] / rows
-        d = torch.bmm(x.view(self.parts, rows, -1), square)
-        d.baddbmm_(g.view(self.parts, rows, -1), gains)
-        return d.flatten(0, 1), offset
+        d = self.ops.multiplied_both(g, gains, x, torch.matmul(half.T, slopes))
+        return d, level @ w.to(level.dtype)
 
     def multiplied(self, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
         """(the product, its norm)"""
@@ -236,28 +252,44 @@ def carried(tape: Tape, past: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.bmm(rows.view(tape.parts, -1, rows.shape[1]), inner.mT).flatten(0, 1), stat
 
 
-def block_backward(tape: Tape, block: Block, d: Tensor, more: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Two gradients of what went in, of which the sum is meant: through the layers [b c h w] and past them [m c]."""
+def block_backward(tape: Tape, block: Block, given: Given) -> Given:
     *inner, last = block.layers
     (out,) = tape.kept.take(1)
-    g, sums = tape.ops.masked_and_summed(flat(d), more, out, tape.parts)
+    if given.whole is None:
+        g, sums = tape.ops.multiplied_masked_and_summed(given.rows, given.columns, given.past, out, tape.parts)
+    else:
+        g, sums = tape.ops.masked_and_summed(flat(given.whole), given.past, out, tape.parts)
     offset = None
     if block.product:
-        rows, offset = tape.product_back(last, g, sums)
-        d = unflat(rows, d)
+        d, offset = tape.product_back(last, g, sums)
     else:
         x, w, made, stat = tape.kept.take(4)
         of_made, of_weight, of_bias = tape.ops.back(g, None, flat(made), stat, last.norm.weight, False)
-        d, of_w = last.convolved_back(unflat(of_made, made), x, w)
+        of_x, of_w = last.convolved_back(unflat(of_made, made), x, w)
         tape.learn(last, of_w, of_weight, of_bias)
+        d = flat(of_x)
     beside = tape.product_back(block.past, g, sums) if block.past is not None else None
-    for layer in reversed(inner):
-        d = tape.activated_back(layer, d, offset)
-        offset = None
+    for layer in reversed(inner[1:]):
+        found = tape.activated_back(layer, d, offset)
+        assert found.whole is not None
+        d, offset = flat(found.whole), None
+    found = tape.activated_back(inner[0], d, offset, open_=beside is None and rowwise(inner[0]))
     if beside is None or block.past is None:
-        return d, g
-    tape.ops.thickened(d, *beside, tape.parts, *block.past.conv.stride)
-    return d, None
+        return found._replace(past=g)
+    tape.ops.thickened(found.whole, *beside, tape.parts, *block.past.conv.stride)
+    return found
+
+
+def rowwise(layer: Layer) -> bool:
+    """Whether a convolution is a product, row by row."""
+    it = layer.conv
+    return it.kernel_size == (1, 1) and it.stride == (1, 1) and it.groups == 1
+
+
+def closed(given: Given, like: Tensor) -> Tensor:
+    """The gradient as one tensor [b c h w]; `like` has its shape."""
+    whole = given.whole if given.whole is not None else unflat(given.rows @ given.columns, like)
+    return whole if given.past is None else whole + unflat(given.past, like)
 
 
 # A stage, and what stands before the first ---------------------------------------------------------------------------
@@ -284,6 +316,8 @@ class _Stage(Function):
         with as_given(x) as dtype:
             x = x.to(dtype).contiguous(memory_format=torch.channels_last)
             tape = Tape(passes(x), parts, dtype, kept)
+            tape.cast([layer for block in blocks for layer in block.every])
+            ctx.like = x.new_empty((len(x), 0, *x.shape[2:]))
             for block in blocks:
                 x = block_forward(tape, block, x)
         ctx.save_for_backward(*kept)
@@ -295,12 +329,11 @@ class _Stage(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         d: Tensor = gradients[0].to(ctx.dtype).contiguous(memory_format=torch.channels_last)
         tape = Tape(passes(d), ctx.parts, ctx.dtype, Kept(ctx.saved_tensors))
-        more: Tensor | None = None
+        given = Given(d)
         for block in reversed(ctx.blocks):
-            d, more = block_backward(tape, block, d, more)
-        if more is not None:
-            d = d + unflat(more, d)
-        return d, None, None, None, *(tape.gradients[name] for name in ctx.names)
+            given = block_backward(tape, block, given)
+        of_x = given.whole if given.past is None else closed(given, ctx.like)
+        return of_x, None, None, None, *(tape.gradients[name] for name in ctx.names)
 
 
 class _Entry(Function):
@@ -331,38 +364,67 @@ class _Entry(Function):
         return unflat(of_x, x), None, None, None, of_weight.to(weight.dtype), of_bias.to(weight.dtype)
 
 
+class _Opening(Function):
+    """relu(norm(convolution)) of images by a convolution of 7x7 with stride 2, and the largest of windows.
+
+    It is one of 4x4 over squares of 2x2 pixels, laid out as channels: 12 go in, and some of zeros, in place of 3, for
+    which a GPU has no quick way. The images have no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Layer, parts: int, filters: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        with as_given(x) as dtype:
+            ops = passes(x)
+            squares = ops.squared(x, dtype, GRAIN)
+            rows, stat = ops.opened(squares, in_squares(filters).to(dtype), weight, bias, *layer.following, parts)
+        size = squares.shape[1] - 3, squares.shape[2] - 3
+        y, best = ops.pooled(rows, stat, *size)
+        ctx.save_for_backward(squares, rows, stat, best, filters, weight)
+        ctx.size = size
+        return y.view(len(x), -(-size[0] // 2), -(-size[1] // 2), -1).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        squares, rows, stat, best, filters, weight = ctx.saved_tensors
+        ops, d = passes(rows), flat(gradients[0].to(rows.dtype))
+        of_rows, of_weight, of_bias = ops.pooled_back(d, rows, stat, weight, best, *ctx.size)
+        of_filters = from_squares(ops.opened_back(of_rows, squares), filters)
+        return None, None, None, of_filters, of_weight.to(weight.dtype), of_bias.to(weight.dtype)
+
+
+def in_squares(filters: Tensor) -> Tensor:
+    """Filters [o c 7 7] as [4, 4 * 16, o]: rows of squares, then squares of a row, then their values.
+
+    Window k sees pixels 2k - 3 .. 2k + 3: of squares, k - 2 .. k + 1, of which the first pixel is not seen.
+    """
+    w = F.pad(filters, (1, 0, 1, 0)).unflatten(3, (4, 2)).unflatten(2, (4, 2))  # [o c 4 2 4 2]
+    w = w.permute(2, 4, 3, 5, 1, 0).flatten(2, 4)  # [4 4 4c o]
+    return F.pad(w, (0, 0, 0, GRAIN - w.shape[2])).flatten(1, 2).contiguous()
+
+
+def from_squares(w: Tensor, like: Tensor) -> Tensor:
+    """The other way round."""
+    outs, channels = like.shape[:2]
+    w = w.view(4, 4, GRAIN, outs)[:, :, : 4 * channels].unflatten(2, (2, 2, channels))  # [4 4 2 2 c o]
+    return w.permute(5, 4, 0, 2, 1, 3).reshape(outs, channels, 8, 8)[:, :, 1:, 1:].to(like.dtype)
+
+
 def entered(trunk: Any, x: Tensor) -> Tensor:
     """What the first stage sees."""
-    layer = Layer(trunk.conv1, trunk.bn1)
-    made = opened(x, layer)
-    counted([layer], parts_now())
+    layer, parts = Layer(trunk.conv1, trunk.bn1), parts_now()
+    counted([layer], parts)
     pool = not isinstance(trunk.maxpool, nn.Identity)
-    return _Entry.apply(made, layer, parts_now(), pool, layer.norm.weight, layer.norm.bias)
+    if pool and opens(layer.conv, x):
+        return _Opening.apply(x, layer, parts, layer.conv.weight, layer.norm.weight, layer.norm.bias)
+    return _Entry.apply(layer.conv(x), layer, parts, pool, layer.norm.weight, layer.norm.bias)
 
 
-def opened(x: Tensor, layer: Layer) -> Tensor:
-    """The first convolution. One of 7x7 with stride 2 is one of 4x4 over squares of 2x2 pixels, laid out as channels.
-
-    So 12 channels go in, and 4 of zeros, in place of 3, for which a GPU has no quick way: on an H200 it takes a third
-    of the time.
-    """
-    it = layer.conv
-    large = it.kernel_size == (7, 7) and it.stride == (2, 2) and it.padding == (3, 3) and it.groups == 1
-    if not large or x.shape[2] % 2 or x.shape[3] % 2 or x.requires_grad or it.in_channels > 4:
-        return it(x)
-    dtype = it.weight.dtype
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-    b, channels, height, width = x.shape
-    room = GRAIN - 4 * channels
-    # Window k sees pixels 2k - 3 .. 2k + 3: of squares, k - 2 .. k + 1, of which the first pixel is not seen.
-    squares = x.new_zeros(b, height // 2 + 3, width // 2 + 3, GRAIN, dtype=dtype)
-    pixels = x.permute(0, 2, 3, 1).reshape(b, height // 2, 2, width // 2, 2, channels)
-    inner = squares[:, 2:-1, 2:-1, : 4 * channels].unflatten(3, (2, 2, channels))
-    inner.copy_(pixels.permute(0, 1, 3, 2, 4, 5))
-    w = F.pad(it.weight, (1, 0, 1, 0)).unflatten(3, (4, 2)).unflatten(2, (4, 2))  # [o c 4 2 4 2]
-    w = F.pad(w.permute(0, 2, 4, 3, 5, 1).flatten(3), (0, room)).permute(0, 3, 1, 2)
-    return F.conv2d(squares.permute(0, 3, 1, 2), w.to(dtype))
+def opens(it: nn.Conv2d, x: Tensor) -> bool:
+    """Whether `_Opening` does what this convolution does."""
+    seven = (it.kernel_size, it.stride, it.padding, it.dilation) == ((7, 7), (2, 2), (3, 3), (1, 1)) and it.groups == 1
+    few = 4 * it.in_channels <= GRAIN and it.out_channels in (16, 32, 64)
+    return seven and few and not x.requires_grad and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
 
 
 class _OfTimm(of_timm.ResNet):
@@ -482,20 +544,18 @@ def hooked(*parts: nn.Module) -> bool:
     return any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts)
 
 
-class as_given:
-    """Under it nothing is cast; gives the dtype that the work is to be done in."""
+def work_dtype(x: Tensor) -> torch.dtype:
+    """In which the work on x is to be done."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
-    def __init__(self, x: Tensor) -> None:
-        kind = x.device.type
-        self.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        self.off = torch.autocast(kind, enabled=False)
 
-    def __enter__(self) -> torch.dtype:
-        self.off.__enter__()
-        return self.dtype
-
-    def __exit__(self, *error: Any) -> None:
-        self.off.__exit__(*error)
+@contextmanager
+def as_given(x: Tensor) -> Iterator[torch.dtype]:
+    """Under it nothing is cast; gives `work_dtype`."""
+    dtype = work_dtype(x)
+    with torch.autocast(x.device.type, enabled=False):
+        yield dtype
 
 
 def counted(layers: list[Layer], parts: int) -> None:

@@ -70,6 +70,53 @@ def multiplied_and_joined(x: Tensor, w: Tensor, stat: Tensor, skip: Tensor, skip
     return joined((apart(x, len(w)) @ wide(w).mT).flatten(0, 1), stat, wide(skip), skip_stat).to(x.dtype)
 
 
+def multiplied_masked_and_summed(d: Tensor, w: Tensor, more: Tensor, seen: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+    """As `masked_and_summed`, of d @ w and more."""
+    g = torch.where(seen > 0, wide(d) @ wide(w) + more, 0).to(d.dtype)
+    return g, apart(g, parts).sum(dim=1)
+
+
+def multiplied_both(g: Tensor, gains: Tensor, x: Tensor, square: Tensor) -> Tensor:
+    """g @ gains + x @ square of each part."""
+    parts = len(gains)
+    return (apart(g, parts) @ wide(gains) + apart(x, parts) @ wide(square)).flatten(0, 1).to(x.dtype)
+
+
+def squared(x: Tensor, dtype: torch.dtype, room: int) -> Tensor:
+    """Images [b c h w] as squares of 2x2 pixels [b h/2+3 w/2+3 room], their values side by side, row by row.
+
+    `room` is more than their values, of which the rest is zero; so are two squares before the image and one behind it.
+    """
+    b, channels, height, width = x.shape
+    y = x.new_zeros(b, height // 2 + 3, width // 2 + 3, room, dtype=dtype)
+    pixels = x.permute(0, 2, 3, 1).reshape(b, height // 2, 2, width // 2, 2, channels)
+    y[:, 2:-1, 2:-1, : 4 * channels] = pixels.permute(0, 1, 3, 2, 4, 5).flatten(3).to(dtype)
+    return y
+
+
+def opened(
+    x: Tensor, w: Tensor, weight: Tensor, bias: Tensor, running: Running, momentum: float, eps: float, parts: int
+) -> tuple[Tensor, Tensor]:
+    """What a convolution over 4x4 squares gives, and its statistics. w: [4, 4 * room, o], a row of squares each."""
+    filters = w.view(4, 4, x.shape[3], -1).permute(3, 2, 0, 1)
+    y = _flat(torch.nn.functional.conv2d(wide(x).permute(0, 3, 1, 2), wide(filters))).to(x.dtype)
+    return y, moments(y, weight, bias, running, momentum, eps, parts)
+
+
+def opened_back(d: Tensor, x: Tensor) -> Tensor:
+    """The gradient of w, given that of what it gave."""
+    low, narrow = x.shape[1] - 3, x.shape[2] - 3
+    windows = wide(x).unfold(1, 4, 1).unfold(2, 4, 1).permute(0, 1, 2, 4, 5, 3)  # [b h w 4 4 room]
+    made = windows.reshape(len(x) * low * narrow, -1).T @ wide(d)
+    return made.view(4, 4 * x.shape[3], -1)
+
+
+def scaled(x: Tensor, slope: Tensor, level: Tensor, dtype: torch.dtype) -> Tensor:
+    """slope * x + level of each channel of [b c h w], channels last in memory."""
+    y = wide(x) * slope[:, None, None] + level[:, None, None]
+    return y.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
 def thinned(x: Tensor, down: int, right: int) -> Tensor:
     """Of [b c h w] the places that a convolution of 1x1 with these strides sees, as rows [m c]."""
     return _flat(x[:, :, ::down, ::right]).contiguous()
@@ -170,7 +217,7 @@ def unfold(
     g: Tensor, sums: Tensor, x: Tensor, total: Tensor, w: Tensor, weight: Tensor, product: Tensor, stat: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Of norm(x @ w.T), given its gradient g [m o] and the sums of it [parts o]: gradients of w and of the norm's
-    weight, and three factors of that of x, which is g @ gains + (x - mean(x)) @ w.T @ slopes + level @ w.
+    weight, and three factors of that of x, which is g @ gains + x @ w.T @ slopes + level @ w.
 
     What a norm does to a gradient, gain * (g - mean(g) - y * mean(g * y)) with y = scale * (x - mean(x)) @ w.T, needs
     y in sums and products only, and these are products of the small matrices g.T @ x and cov(x) with w.
@@ -184,4 +231,4 @@ def unfold(
     slope = -gain * scale * along / rows
     of_w = (gain[:, :, None] * h + rows * slope[:, :, None] * product).sum(dim=0)
     gains, slopes = ((w * k[:, :, None]).to(x.dtype) for k in (gain, slope))
-    return of_w, along.sum(dim=0), gains, slopes, -gain * sums / rows
+    return of_w, along.sum(dim=0), gains, slopes, -gain * sums / rows - slope * stat[:, 0]
