@@ -185,7 +185,7 @@ def ours(case: str, quick: bool) -> Callable[[list[Tensor]], object]:
     learner = place(method.build(encoder), GPU).train()
     loop = Loop(steps=10_000, batch=it["batch"], lr=1e-3, weight_decay=0.05, warmup=0, precision="bf16")
     optimizer = make_optimizer(loop.optimizer, learner, loop.lr, loop.weight_decay)
-    forward = compiled(learner) if quick else learner
+    forward = compiled(learner, "bf16") if quick else learner
     step = 0
 
     def run(views: list[Tensor]) -> None:

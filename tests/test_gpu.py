@@ -18,9 +18,11 @@ from selfsame.modalities.image import graph
 from selfsame.modalities.image.recipes import recipe
 from selfsame.modalities.image.stats import Stats
 from selfsame.modalities.image.views import make_views
+from selfsame.nn.fused.networks import fuse
 from selfsame.records import ViewPlan
 from selfsame.types import Draws
 from tests.methods.room import ITEMS, settings_of, surveyed, views_of
+from tests.nn.fused import differences
 from tests.test_contracts import learner_of
 
 pytestmark = [
@@ -85,25 +87,75 @@ def test_views_are_those_of_the_cpu(name, compile_them, monkeypatch):
         assert apart.flatten().quantile(0.999) < 1e-3 and apart.mean() < 1e-4
 
 
-def test_compiled_networks_compute_the_same():
-    torch.manual_seed(0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_kernels_compute_what_their_twins_do(dtype):
+    found = differences("cuda", dtype, large=True)
+    assert len(found) > 100
+    # Products of float32 are in tf32 in kernels.
+    assert max(found.values()) < (2e-3 if dtype == torch.float32 else 1e-2), found
+
+
+def learner_and_views(name: str, seed: int = 0):
+    torch.manual_seed(seed)
     method = ss.methods.BYOL(hidden=64, out=32, output_norm="none")
-    learner = method.build(ss.encoder(timm.create_model("resnet18", num_classes=0), 32)).to(GPU)
-    learner = learner.to(memory_format=torch.channels_last).train()
-    state = {name: value.clone() for name, value in learner.state_dict().items()}
-    views = [torch.rand(32, 3, 32, 32, device=GPU).contiguous(memory_format=torch.channels_last) for _ in range(2)]
-    plain = learner(views).loss
-    plain.backward()
-    gradient = learner.encoder.trunk.conv1.weight.grad.clone()
-    learner.load_state_dict(state)
-    learner.zero_grad()
-    loss = compiled(learner)(views).loss
-    loss.backward()
-    assert float(loss.detach()) == pytest.approx(float(plain.detach()), rel=1e-3)
-    other = learner.encoder.trunk.conv1.weight.grad
-    assert float((other - gradient).norm() / gradient.norm()) < 2e-2
+    learner = method.build(ss.encoder(timm.create_model(name, num_classes=0), 32)).to(GPU)
+    shape = (32, 3, 64, 64) if name == "resnet50" else (32, 3, 32, 32)
+    views = [torch.rand(shape, device=GPU).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+    return learner.to(memory_format=torch.channels_last).train(), views
+
+
+@pytest.mark.parametrize(("name", "precision"), [("resnet18", "fp32"), ("resnet18", "bf16"), ("resnet50", "bf16")])
+def test_compiled_networks_compute_the_same(name, precision):
+    """In bf16 they are fused and recorded: their distance from full precision is that of the networks as they were."""
+    found = {}
+    for way in ("plain", "half", "quick"):
+        learner, views = learner_and_views(name)
+        if way == "quick":
+            compiled(learner, precision)
+        half = precision == "bf16" and way != "plain"
+        for _ in range(4):  # the third pass is recorded
+            state = {key: value.clone() for key, value in learner.state_dict().items()}
+            learner.zero_grad()
+            with torch.autocast("cuda", torch.bfloat16, enabled=half):
+                loss = learner(views).loss
+            loss.backward()
+            moved = {key: value.clone() for key, value in learner.state_dict().items()}
+            learner.load_state_dict(state)
+        found[way] = float(loss.detach()), learner.encoder.trunk.conv1.weight.grad.clone(), moved
+        if way == "quick" and precision == "bf16":
+            assert learner.encoder.forward.made and not learner.encoder.forward.failed
+    apart = {way: float((found[way][1] - found["plain"][1]).norm() / found["plain"][1].norm()) for way in found}
+    assert apart["quick"] < (2e-2 if precision == "fp32" else 1.2 * apart["half"] + 0.05)
+    assert found["quick"][0] == pytest.approx(found["plain"][0], rel=1e-3 if precision == "fp32" else 3e-2)
+    for key, value in found["plain"][2].items():
+        if "running" in key:
+            torch.testing.assert_close(found["quick"][2][key], value, rtol=0.1, atol=0.05)
+        if "tracked" in key:
+            assert torch.equal(found["quick"][2][key], value)
     with as_it_is(), torch.no_grad():
-        assert learner.encoder.eval()(views[0][:3]).shape == (3, 512)
+        assert learner.encoder.eval()(views[0][:3]).shape[0] == 3
+
+
+def test_recorded_passes_add_up_gradients_of_several_batches():
+    learner, views = learner_and_views("resnet18")
+    weight = learner.encoder.trunk.layer1[0].conv1.weight
+    state = {key: value.clone() for key, value in learner.state_dict().items()}
+    gradients = []
+    for record in (False, True):
+        if record:
+            compiled(learner, "bf16")
+        else:
+            fuse(learner.encoder)
+        for _ in range(4 if record else 1):
+            learner.load_state_dict(state)
+            learner.zero_grad()
+            for part in (views, [view.flip(3) for view in views]):
+                with torch.autocast("cuda", torch.bfloat16):
+                    loss = learner(part).loss
+                loss.backward()
+        gradients.append(weight.grad.clone())
+    assert learner.encoder.forward.made
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.05
 
 
 @pytest.mark.parametrize("quick", [True, False])

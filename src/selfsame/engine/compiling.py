@@ -1,4 +1,4 @@
-"""What makes steps faster on a GPU: networks compiled by torch one by one, convolutions chosen by trial.
+"""What makes steps faster on a GPU: networks fused or compiled one by one, convolutions chosen by trial.
 
 Networks, not the learner as a whole: its passes through a network (two views, online and slow) would each be compiled
 anew, and losses with their queues and counters would have torch compile again from step to step. What is left as it is
@@ -17,7 +17,7 @@ import torch.distributed as td
 from torch import nn
 
 from selfsame.engine.replaying import replayed
-from selfsame.nn.fused.stages import fuse
+from selfsame.nn.fused.networks import fuse
 from selfsame.types import Encoder
 
 __all__ = ["able", "as_it_is", "compiled", "tried_out"]
@@ -32,20 +32,23 @@ def able() -> bool:
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
 
-def compiled(learner: nn.Module) -> nn.Module:
-    """The learner, its encoders (online and slow) compiled in place; returned for convenience.
+def compiled(learner: nn.Module, precision: str = "fp32") -> nn.Module:
+    """The learner, its encoders (online and slow) made faster in place; returned for convenience.
 
-    Each size of view is compiled once for learning, and once without gradients. Names of weights stay as they are.
+    Residual networks that learn in bf16 on a GPU, in one process, take the way of `nn.fused`, and their passes are
+    recorded. All others are compiled by torch: each size of view once for learning, and once without gradients. Names
+    of weights stay as they are.
     """
     for part in learner.modules():
         if not isinstance(part, Encoder):
             continue
-        if not td.is_initialized() and fuse(part):
+        on_gpu = next(part.parameters()).is_cuda
+        if precision == "bf16" and on_gpu and not td.is_initialized() and fuse(part):
             replayed(part)
-        else:
-            part.compile(dynamic=False, backend=BACKEND)
-            for name in PASSES:
-                setattr(part, name, torch.compile(getattr(part, name), dynamic=False, backend=BACKEND))
+            continue
+        part.compile(dynamic=False, backend=BACKEND)
+        for name in PASSES:
+            setattr(part, name, torch.compile(getattr(part, name), dynamic=False, backend=BACKEND))
     return learner
 
 

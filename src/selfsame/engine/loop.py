@@ -131,7 +131,7 @@ def train(
         raise UserError(f"the processes see different states in {folder}. It must be on a disk that all of them share.")
     forward: nn.Module = learner  # one that is divided averages its gradients by itself
     if not loop.shard:
-        forward = dist.wrap(compiled(learner) if loop.compile else learner, on)
+        forward = dist.wrap(compiled(learner, loop.precision) if loop.compile else learner, on)
     watch = Watch(folder, loop.steps, step, loop.batch)
     began = step
     # A host synchronisation each step is free on the CPU and costly on a GPU.

@@ -15,7 +15,7 @@ from selfsame.engine.loop import Loop
 from selfsame.engine.optim import Name, Schedule
 from selfsame.records import Record
 
-LONG = 5_000  # steps of a run that is worth a minute of compiling
+LONG = 2_000  # steps of a run that is worth up to a minute of compiling
 LEAST_STEPS = 600  # the batch is made smaller before a run gets fewer optimiser steps than this
 
 

@@ -23,6 +23,7 @@ from selfsame.nn.joint import parts_now
 
 __all__ = ["Replayed", "replayed"]
 
+DEVICE = "cuda"
 FIRST = 2  # passes of a size that are done as they are: cuDNN tries its ways in them, and Triton compiles
 MOST = 3  # sizes that are recorded: each keeps memory for its activations
 
@@ -89,14 +90,14 @@ class Replayed:
             self.failed
             or watched
             or not self.encoder.training
-            or view.device.type != "cuda"
+            or view.device.type != DEVICE
             or view.requires_grad
             or td.is_initialized()
         ):
             return None
         learning = [p for p in self.parameters if p.requires_grad] if torch.is_grad_enabled() else []
         modes = sum(part.training for part in self.norms), sum(part.track_running_stats for part in self.norms)
-        half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        half = torch.get_autocast_dtype(DEVICE) if torch.is_autocast_enabled(DEVICE) else None
         return tuple(view.shape), view.stride(), view.dtype, half, len(learning), *modes, parts_now()
 
     def record(self, key: Any, view: Tensor) -> bool:
@@ -151,6 +152,13 @@ class Recording:
         if view.data_ptr() != self.view.data_ptr():
             self.view.copy_(view)
 
+    def free_gradients(self) -> None:
+        """Keep what an earlier pass of this step left in the tensors that the graph writes gradients to."""
+        for parameter, mine in zip(self.learning, self.gradients, strict=True):
+            left = parameter.grad
+            if left is not None and mine is not None and left.data_ptr() == mine.data_ptr():
+                parameter.grad = left.clone()
+
     @property
     def busy(self) -> bool:
         """Whether the gradient of the last pass may still be asked for."""
@@ -183,8 +191,9 @@ class _Played(Function):
         recording: Recording = ctx.recording
         if recording.pending is None or recording.pending() is not ctx.token:
             raise RuntimeError("the gradient of a pass was asked for twice, or after the next pass of its size")
+        recording.free_gradients()
         recording.d.copy_(gradients[0])
         recording.backward.replay()
         recording.pending = None
-        # The tensors themselves: torch copies them where it adds up gradients, as others hold them too.
-        return None, None, *recording.gradients
+        # Aliases, which torch takes for gradients as they are, where there are none to add them to.
+        return None, None, *(None if g is None else g.detach() for g in recording.gradients)

@@ -55,16 +55,16 @@ class Stopwatch:
 def timed_steps(
     learner: Learner, steps: Steps, make_views: MakeViews, loop: Loop, on: torch.device, workers: int, count: int
 ) -> dict[str, float]:
-    """Seconds of each of PARTS in a step, the mean of `count` steps after two that are not counted. Trains the learner.
+    """Seconds of each of PARTS in a step, the mean of `count` steps after some uncounted ones. Trains the learner.
 
     The forward pass of a module that the learner calls `target` is counted by itself.
     """
     optimizer = make_optimizer(loop.optimizer, learner, loop.lr, loop.weight_decay)
-    forward = dist.wrap(compiled(learner) if loop.compile else learner, on)
+    forward = dist.wrap(compiled(learner, loop.precision) if loop.compile else learner, on)
     learner.train()
     watch = Stopwatch(on)
     inside = watch_target(learner, watch)
-    before = 2
+    before = 4 if loop.compile else 2  # in which networks are compiled, or passes recorded
     with tried_out():
         for done, batch in enumerate(feed(steps, 0, before + count, workers, pin=on.type == "cuda")):
             if done == before:

@@ -23,7 +23,7 @@ from selfsame.errors import UserError, unknown
 from selfsame.modalities.image.networks import check_patches, check_saved, library_trunk, resolve, small_stem
 from selfsame.modalities.image.views import WHOLE
 from selfsame.modalities.image.weights import HEADS, load_weights
-from selfsame.nn.fused.stages import halved, passes, work_dtype
+from selfsame.nn.fused.when import halved, passes, work_dtype
 from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.nn.vit import PatchTokens, caught
 from selfsame.records import Record

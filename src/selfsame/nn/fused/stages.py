@@ -1,44 +1,23 @@
-"""Residual networks of timm and torchvision, forward and backward, with the fewest passes over their activations.
+"""Stages of residual networks, forward and backward, with the fewest passes over their activations.
 
-On a GPU a residual network in bfloat16 waits for memory, not for arithmetic: batch norms, ReLUs and additions read and
-write each activation several times. Here each is done in as few passes as can be (`kernels`), and the norm behind
-the last, widest convolution of a bottleneck in none: a norm of a product is another product, since the statistics
+The result is that of the blocks as they were, to the rounding of the dtype that is worked in. The norm behind the last,
+widest convolution of a bottleneck takes no pass at all: a norm of a product is another product, since the statistics
 come from the Gram matrix of what goes in, a quarter as wide (`twins.fold`); its gradient needs what comes out in sums
-only (`twins.unfold`). The result is that of the network as it was, to the rounding of bfloat16.
+only (`twins.unfold`).
 Batch norm: Ioffe & Szegedy 2015, arXiv 1502.03167; residual networks: He et al. 2015, arXiv 1512.03385.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import timm.models.resnet as of_timm
 import torch
-import torch.distributed as td
 import torch.nn.functional as F
-import torchvision.models.resnet as of_torchvision
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from selfsame.nn.fused import twins
+from selfsame.nn.fused.when import as_given, hooked, passes, quick
 from selfsame.nn.joint import parts_now
-
-STAGES = ("layer1", "layer2", "layer3", "layer4")
-BLOCKS = (of_timm.BasicBlock, of_timm.Bottleneck, of_torchvision.BasicBlock, of_torchvision.Bottleneck)
-BARE = ("se", "aa", "drop_block", "drop_path")  # what blocks of timm may have besides
-GRAIN = 16  # channels that products on a GPU go by
-
-
-def passes(x: Tensor) -> Any:
-    """What computes on the device of x: the kernels on a GPU, elsewhere their twins."""
-    if x.device.type != "cuda":
-        return twins
-    from selfsame.nn.fused import kernels
-
-    return kernels
-
 
 # One layer -----------------------------------------------------------------------------------------------------------
 
@@ -292,7 +271,7 @@ def closed(given: Given, like: Tensor) -> Tensor:
     return whole if given.past is None else whole + unflat(given.past, like)
 
 
-# A stage, and what stands before the first ---------------------------------------------------------------------------
+# A stage -------------------------------------------------------------------------------------------------------------
 
 
 class Stage(nn.Sequential):
@@ -334,228 +313,6 @@ class _Stage(Function):
             given = block_backward(tape, block, given)
         of_x = given.whole if given.past is None else closed(given, ctx.like)
         return of_x, None, None, None, *(tape.gradients[name] for name in ctx.names)
-
-
-class _Entry(Function):
-    """relu(norm(x)) of the first convolution, and the largest of windows where there is a pool."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Layer, parts: int, pool: bool, weight: Tensor, bias: Tensor) -> Tensor:
-        ops, size = passes(x), (x.shape[2], x.shape[3])
-        x = x.contiguous(memory_format=torch.channels_last)
-        stat = ops.moments(flat(x), weight, bias, *layer.following, parts)
-        ctx.parts, ctx.pool = parts, pool
-        if not pool:
-            ctx.save_for_backward(x, stat, weight)
-            return unflat(ops.activated(flat(x), stat), x)
-        y, best = ops.pooled(flat(x), stat, *size)
-        ctx.save_for_backward(x, stat, weight, best)
-        return y.view(len(x), -(-size[0] // 2), -(-size[1] // 2), x.shape[1]).permute(0, 3, 1, 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, stat, weight, *pooled = ctx.saved_tensors
-        ops, d = passes(x), flat(gradients[0].to(x.dtype))
-        if ctx.pool:
-            of_x, of_weight, of_bias = ops.pooled_back(d, flat(x), stat, weight, *pooled, *x.shape[2:])
-        else:
-            of_x, of_weight, of_bias = ops.back(d, None, flat(x), stat, weight, True)
-        return unflat(of_x, x), None, None, None, of_weight.to(weight.dtype), of_bias.to(weight.dtype)
-
-
-class _Opening(Function):
-    """relu(norm(convolution)) of images by a convolution of 7x7 with stride 2, and the largest of windows.
-
-    It is one of 4x4 over squares of 2x2 pixels, laid out as channels: 12 go in, and some of zeros, in place of 3, for
-    which a GPU has no quick way. The images have no gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Layer, parts: int, filters: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        with as_given(x) as dtype:
-            ops = passes(x)
-            squares = ops.squared(x, dtype, GRAIN)
-            rows, stat = ops.opened(squares, in_squares(filters).to(dtype), weight, bias, *layer.following, parts)
-        size = squares.shape[1] - 3, squares.shape[2] - 3
-        y, best = ops.pooled(rows, stat, *size)
-        ctx.save_for_backward(squares, rows, stat, best, filters, weight)
-        ctx.size = size
-        return y.view(len(x), -(-size[0] // 2), -(-size[1] // 2), -1).permute(0, 3, 1, 2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        squares, rows, stat, best, filters, weight = ctx.saved_tensors
-        ops, d = passes(rows), flat(gradients[0].to(rows.dtype))
-        of_rows, of_weight, of_bias = ops.pooled_back(d, rows, stat, weight, best, *ctx.size)
-        of_filters = from_squares(ops.opened_back(of_rows, squares), filters)
-        return None, None, None, of_filters, of_weight.to(weight.dtype), of_bias.to(weight.dtype)
-
-
-def in_squares(filters: Tensor) -> Tensor:
-    """Filters [o c 7 7] as [4, 4 * 16, o]: rows of squares, then squares of a row, then their values.
-
-    Window k sees pixels 2k - 3 .. 2k + 3: of squares, k - 2 .. k + 1, of which the first pixel is not seen.
-    """
-    w = F.pad(filters, (1, 0, 1, 0)).unflatten(3, (4, 2)).unflatten(2, (4, 2))  # [o c 4 2 4 2]
-    w = w.permute(2, 4, 3, 5, 1, 0).flatten(2, 4)  # [4 4 4c o]
-    return F.pad(w, (0, 0, 0, GRAIN - w.shape[2])).flatten(1, 2).contiguous()
-
-
-def from_squares(w: Tensor, like: Tensor) -> Tensor:
-    """The other way round."""
-    outs, channels = like.shape[:2]
-    w = w.view(4, 4, GRAIN, outs)[:, :, : 4 * channels].unflatten(2, (2, 2, channels))  # [4 4 2 2 c o]
-    return w.permute(5, 4, 0, 2, 1, 3).reshape(outs, channels, 8, 8)[:, :, 1:, 1:].to(like.dtype)
-
-
-def entered(trunk: Any, x: Tensor) -> Tensor:
-    """What the first stage sees."""
-    layer, parts = Layer(trunk.conv1, trunk.bn1), parts_now()
-    counted([layer], parts)
-    pool = not isinstance(trunk.maxpool, nn.Identity)
-    if pool and opens(layer.conv, x):
-        return _Opening.apply(x, layer, parts, layer.conv.weight, layer.norm.weight, layer.norm.bias)
-    return _Entry.apply(layer.conv(x), layer, parts, pool, layer.norm.weight, layer.norm.bias)
-
-
-def opens(it: nn.Conv2d, x: Tensor) -> bool:
-    """Whether `_Opening` does what this convolution does."""
-    seven = (it.kernel_size, it.stride, it.padding, it.dilation) == ((7, 7), (2, 2), (3, 3), (1, 1)) and it.groups == 1
-    few = 4 * it.in_channels <= GRAIN and it.out_channels in (16, 32, 64)
-    return seven and few and not x.requires_grad and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
-
-
-class _OfTimm(of_timm.ResNet):
-    def forward_features(self, x: Tensor) -> Tensor:
-        if not quick(self, x) or hooked(self.conv1, self.bn1, self.act1, self.maxpool):
-            return super().forward_features(x)
-        return staged(self, entered(self, x))
-
-
-class _OfTorchvision(of_torchvision.ResNet):
-    def _forward_impl(self, x: Tensor) -> Tensor:
-        if not quick(self, x) or hooked(self.conv1, self.bn1, self.relu, self.maxpool):
-            return super()._forward_impl(x)
-        return self.fc(torch.flatten(self.avgpool(staged(self, entered(self, x))), 1))
-
-
-def staged(trunk: nn.Module, x: Tensor) -> Tensor:
-    for name in STAGES:
-        x = trunk.get_submodule(name)(x)
-    return x
-
-
-FRONTS = {of_timm.ResNet: _OfTimm, of_torchvision.ResNet: _OfTorchvision}
-
-
-# When ----------------------------------------------------------------------------------------------------------------
-
-
-def fuse(module: Any) -> bool:
-    """Let residual networks in it take their quick way where there is one; whether there are any.
-
-    Only classes change: names of weights, and results to rounding, stay as they are. The quick way is taken on a GPU in
-    half precision (autocast), in training mode, in one process; everywhere else the network is what it was. Networks
-    with other parts in their blocks (squeeze and excitation, other activations, group norm) are left as they are.
-    """
-    found = False
-    for part in list(module.modules()):
-        front = FRONTS.get(type(part))
-        if front is not None and plain(part):
-            part.__class__ = front
-            for name in STAGES:
-                part.get_submodule(name).__class__ = Stage
-        found = found or isinstance(part, tuple(FRONTS.values()))
-    if found:
-        module.fused = True  # views of one size in one pass: `joint.each`
-    return found
-
-
-def plain(trunk: Any) -> bool:
-    """Whether a residual network has nothing but what is known here."""
-    blocks = [block for name in STAGES for block in getattr(trunk, name)]
-    if not all(type(block) in BLOCKS and usual(block) for block in blocks):
-        return False
-    layers = [layer for block in blocks for layer in block_of(block).every]
-    first = Layer(trunk.conv1, trunk.bn1)
-    act = getattr(trunk, "act1", None) or trunk.relu
-    pool = trunk.maxpool
-    windows = isinstance(pool, nn.Identity) or (
-        type(pool) is nn.MaxPool2d
-        and (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode) == (3, 2, 1, 1, False)
-    )
-    return type(act) is nn.ReLU and windows and all(known(layer) for layer in [first, *layers]) and all(
-        layer.conv.in_channels % GRAIN == 0 for layer in layers
-    )  # fmt: skip
-
-
-def usual(block: Any) -> bool:
-    acts = [part for name, part in block.named_children() if name.startswith(("act", "relu"))]
-    bare = all(isinstance(getattr(block, name, None), nn.Identity | None) for name in BARE)
-    past = block.downsample
-    thin = past is None or (
-        type(past) is nn.Sequential
-        and len(past) == 2
-        and type(past[0]) is nn.Conv2d
-        and past[0].kernel_size == (1, 1)
-        and past[0].padding == (0, 0)
-        and past[0].groups == 1
-    )
-    last = getattr(block, "conv3", None)
-    product = last is None or (last.kernel_size == (1, 1) and last.stride == (1, 1) and last.groups == 1)
-    return bare and thin and product and all(type(act) is nn.ReLU for act in acts)
-
-
-def known(layer: Layer) -> bool:
-    conv, norm = layer
-    return (
-        type(conv) is nn.Conv2d
-        and conv.bias is None
-        and conv.padding_mode == "zeros"
-        and not isinstance(conv.padding, str)
-        and type(norm) is nn.BatchNorm2d
-        and norm.affine
-        and norm.momentum is not None
-    )
-
-
-def quick(module: nn.Module, x: Tensor) -> bool:
-    """Whether the quick way computes what is asked for."""
-    return (
-        module.training
-        and halved(x)
-        and not td.is_initialized()
-        and not torch.compiler.is_compiling()
-        and len(x) % parts_now() == 0
-        and all(part.training for part in module.modules() if isinstance(part, nn.BatchNorm2d))
-    )
-
-
-def halved(x: Tensor) -> bool:
-    """Whether work on it is in half precision on a GPU."""
-    kind = x.device.type
-    return kind == "cuda" and (torch.is_autocast_enabled(kind) or x.dtype in (torch.bfloat16, torch.float16))
-
-
-def hooked(*parts: nn.Module) -> bool:
-    """Whether somebody looks at what goes through one of them, which the quick way does not show."""
-    return any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts)
-
-
-def work_dtype(x: Tensor) -> torch.dtype:
-    """In which the work on x is to be done."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-@contextmanager
-def as_given(x: Tensor) -> Iterator[torch.dtype]:
-    """Under it nothing is cast; gives `work_dtype`."""
-    dtype = work_dtype(x)
-    with torch.autocast(x.device.type, enabled=False):
-        yield dtype
 
 
 def counted(layers: list[Layer], parts: int) -> None:

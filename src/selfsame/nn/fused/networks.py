@@ -1,0 +1,112 @@
+"""Residual networks of timm and torchvision that take the quick way.
+
+On a GPU a residual network in half precision waits for memory, not for arithmetic: batch norms, ReLUs and additions
+read and write each activation several times. Here each is done in as few passes as can be.
+"""
+
+from typing import Any
+
+import timm.models.resnet as of_timm
+import torch
+import torchvision.models.resnet as of_torchvision
+from torch import Tensor, nn
+
+from selfsame.nn.fused.opening import GRAIN, entered
+from selfsame.nn.fused.stages import Layer, Stage, block_of
+from selfsame.nn.fused.when import hooked, quick
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+BLOCKS = (of_timm.BasicBlock, of_timm.Bottleneck, of_torchvision.BasicBlock, of_torchvision.Bottleneck)
+BARE = ("se", "aa", "drop_block", "drop_path")  # what blocks of timm may have besides
+
+
+def fuse(module: Any) -> bool:
+    """Let residual networks in it take their quick way where there is one; whether there are any.
+
+    Only classes change: names of weights, and results to rounding, stay as they are. The quick way is taken on a GPU in
+    half precision (autocast), in training mode, in one process; everywhere else the network is what it was. Networks
+    with other parts in their blocks (squeeze and excitation, other activations, group norm) are left as they are.
+    """
+    found = False
+    for part in list(module.modules()):
+        front = FRONTS.get(type(part))
+        if front is not None and plain(part):
+            part.__class__ = front
+            for name in STAGES:
+                part.get_submodule(name).__class__ = Stage
+        found = found or isinstance(part, tuple(FRONTS.values()))
+    if found:
+        module.fused = True  # views of one size in one pass: `joint.each`
+    return found
+
+
+def plain(trunk: Any) -> bool:
+    """Whether a residual network has nothing but what is known here."""
+    blocks = [block for name in STAGES for block in getattr(trunk, name)]
+    if not all(type(block) in BLOCKS and usual(block) for block in blocks):
+        return False
+    layers = [layer for block in blocks for layer in block_of(block).every]
+    first = Layer(trunk.conv1, trunk.bn1)
+    act = getattr(trunk, "act1", None) or trunk.relu
+    pool = trunk.maxpool
+    windows = isinstance(pool, nn.Identity) or (
+        type(pool) is nn.MaxPool2d
+        and (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode) == (3, 2, 1, 1, False)
+    )
+    return type(act) is nn.ReLU and windows and all(known(layer) for layer in [first, *layers]) and all(
+        layer.conv.in_channels % GRAIN == 0 for layer in layers
+    )  # fmt: skip
+
+
+def usual(block: Any) -> bool:
+    acts = [part for name, part in block.named_children() if name.startswith(("act", "relu"))]
+    bare = all(isinstance(getattr(block, name, None), nn.Identity | None) for name in BARE)
+    past = block.downsample
+    thin = past is None or (
+        type(past) is nn.Sequential
+        and len(past) == 2
+        and type(past[0]) is nn.Conv2d
+        and past[0].kernel_size == (1, 1)
+        and past[0].padding == (0, 0)
+        and past[0].groups == 1
+    )
+    last = getattr(block, "conv3", None)
+    product = last is None or (last.kernel_size == (1, 1) and last.stride == (1, 1) and last.groups == 1)
+    return bare and thin and product and all(type(act) is nn.ReLU for act in acts)
+
+
+def known(layer: Layer) -> bool:
+    conv, norm = layer
+    return (
+        type(conv) is nn.Conv2d
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and type(norm) is nn.BatchNorm2d
+        and norm.affine
+        and norm.momentum is not None
+    )
+
+
+class _OfTimm(of_timm.ResNet):
+    def forward_features(self, x: Tensor) -> Tensor:
+        seen = hooked(self.conv1, self.bn1, self.act1, self.maxpool)
+        if seen or self.grad_checkpointing or not quick(self, x):
+            return super().forward_features(x)
+        return staged(self, entered(self, x))
+
+
+class _OfTorchvision(of_torchvision.ResNet):
+    def _forward_impl(self, x: Tensor) -> Tensor:
+        if not quick(self, x) or hooked(self.conv1, self.bn1, self.relu, self.maxpool):
+            return super()._forward_impl(x)
+        return self.fc(torch.flatten(self.avgpool(staged(self, entered(self, x))), 1))
+
+
+def staged(trunk: nn.Module, x: Tensor) -> Tensor:
+    for name in STAGES:
+        x = trunk.get_submodule(name)(x)
+    return x
+
+
+FRONTS = {of_timm.ResNet: _OfTimm, of_torchvision.ResNet: _OfTorchvision}

@@ -1,0 +1,155 @@
+"""When a pass is recorded, when the recording is played, and when a pass is done as it is."""
+
+import copy
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from selfsame.engine import replaying
+from selfsame.engine.replaying import Pass, Recording, Replayed
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        self.passes = 0
+
+    def forward(self, view):
+        self.passes += 1
+        return self.inner(view)
+
+
+class Tape(Recording):
+    """A recording that computes: what a graph does, without one."""
+
+    def __init__(self, plain, buffers, learning, view):
+        self.learning, self.pending, self.plain, self.view, self.played = learning, None, plain, view.clone(), 0
+
+    def __call__(self, view):
+        self.played += 1
+        token = Pass()
+        self.pending = replaying.weakref.ref(token)
+        out = self.plain(view)
+        out.grad_fn.metadata["token"] = token  # lives as long as the graph of the pass
+        return out
+
+
+@pytest.fixture
+def net(monkeypatch):
+    monkeypatch.setattr(replaying, "DEVICE", "cpu")
+    monkeypatch.setattr(replaying, "Recording", Tape)
+    net = Net()
+    replaying.replayed(net)
+    return net
+
+
+def played(net):
+    return sum(tape.played for tape in net.forward.made.values())
+
+
+def test_the_third_pass_of_a_size_is_recorded_and_played(net):
+    view = torch.rand(5, 4)
+    for _ in range(4):
+        net(view).sum().backward()
+    assert len(net.forward.made) == 1 and played(net) == 2
+    net(torch.rand(6, 4)).sum().backward()
+    assert len(net.forward.made) == 1 and played(net) == 2  # another size is met for the first time
+
+
+def test_a_second_pass_before_the_gradient_of_the_first_is_done_as_it_is(net):
+    view = torch.rand(5, 4)
+    for _ in range(3):
+        net(view).sum().backward()
+    one = net(view)
+    before = played(net)
+    two = net(view)
+    assert played(net) == before
+    (one.sum() + two.sum()).backward()
+    del one, two
+    gc.collect()
+    net(view)
+    assert played(net) == before + 1
+
+
+def test_passes_that_differ_in_mode_are_not_played_for_each_other(net):
+    view = torch.rand(5, 4)
+    for _ in range(4):
+        net(view).sum().backward()
+    kinds = {net.forward.kind(view)}
+    with torch.no_grad():
+        kinds.add(net.forward.kind(view))
+    net.inner[1].eval()
+    kinds.add(net.forward.kind(view))
+    net.inner[1].train()
+    net.inner[1].track_running_stats = False
+    kinds.add(net.forward.kind(view))
+    net.inner[0].requires_grad_(False)
+    kinds.add(net.forward.kind(view))
+    with torch.autocast("cpu", torch.bfloat16):
+        kinds.add(net.forward.kind(view))
+    assert len(kinds) == 6 and None not in kinds
+
+
+def test_watched_passes_those_in_eval_mode_and_those_with_gradients_of_views_are_done_as_they_are(net):
+    view = torch.rand(5, 4)
+    assert net.forward.kind(view) is not None
+    assert net.forward.kind(view.clone().requires_grad_()) is None
+    handle = net.inner[0].register_forward_hook(lambda *_: None)
+    assert net.forward.kind(view) is None
+    handle.remove()
+    assert net.eval().forward.kind(view) is None
+
+
+def test_where_nothing_can_be_recorded_it_is_said_once_and_passes_go_on(net, monkeypatch, caplog):
+    def refuse(*_):
+        raise torch.OutOfMemoryError("no room\nfor this")
+
+    monkeypatch.setattr(replaying, "Recording", refuse)
+    view = torch.rand(5, 4)
+    for _ in range(5):
+        net(view).sum().backward()
+    assert net.passes == 5
+    assert [record.message for record in caplog.records] == ["the encoder's passes are launched one by one: no room"]
+
+
+def test_no_more_than_some_sizes_are_recorded(net):
+    for rows in range(2, 8):
+        for _ in range(3):
+            net(torch.rand(rows, 4)).sum().backward()
+    assert len(net.forward.made) == replaying.MOST
+
+
+def test_a_copy_records_for_itself(net):
+    view = torch.rand(5, 4)
+    for _ in range(3):
+        net(view).sum().backward()
+    twin = copy.deepcopy(net)
+    assert isinstance(twin.forward, Replayed) and twin.forward.encoder is twin and not twin.forward.made
+    torch.testing.assert_close(twin(view), net(view))
+    assert list(twin.state_dict()) == list(Net().state_dict())
+
+
+def test_views_are_laid_where_the_recording_wants_them(net):
+    views = list(torch.rand(5, 4).split([2, 3]))
+    assert net.forward.room(views).data_ptr() != 0 and not net.forward.made
+    for _ in range(3):
+        net(torch.cat(views)).sum().backward()
+    (tape,) = net.forward.made.values()
+    assert net.forward.room(views).data_ptr() == tape.view.data_ptr()
+    torch.testing.assert_close(tape.view, torch.cat(views))
+    with torch.no_grad():  # another kind of pass, of which there is no recording
+        assert net.forward.room(views).data_ptr() != tape.view.data_ptr()
+
+
+def test_gradients_of_an_earlier_pass_of_the_step_are_kept():
+    layer = nn.Linear(2, 2, bias=False)
+    written = torch.ones(2, 2)
+    tape = Tape(None, [], [layer.weight], torch.zeros(1))
+    tape.gradients = [written]
+    layer.weight.grad = written.detach()
+    tape.free_gradients()
+    written.fill_(5)
+    assert torch.equal(layer.weight.grad, torch.ones(2, 2))
