@@ -6,7 +6,7 @@
 The data is an .npz with x_train, y_train, x_test and y_test; 10,000 images of ../shared/data unless given. The run is
 `selfsame pretrain` by its command; labels serve the k-NN accuracy (k 20) alone: on its way among 2,000 training images,
 at the end of the test part by all training images. lightly publishes 200 epochs of BYOL in 108 minutes on its GPU
-(k-NN 86.8 on the 50,000 images). As every run, one of 5,000 steps or more is compiled on a GPU. Stored in
+(k-NN 86.8 on the 50,000 images). As every run, one of 2,000 steps or more is compiled on a GPU. Stored in
 bench/results/speedrun.json.
 """
 

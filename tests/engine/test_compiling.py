@@ -1,10 +1,14 @@
 """Encoders compiled one by one compute the same, and are not compiled again from step to step."""
 
 import pytest
+import timm
 import torch
 
+import selfsame as ss
 from selfsame.engine import compiling, plan
 from selfsame.engine.compiling import as_it_is, compiled, tried_out
+from selfsame.engine.replaying import Replayed
+from selfsame.nn.fused import networks, when
 from tests.methods.room import settings_of, views_of
 from tests.test_contracts import learner_of, stepped, trained
 
@@ -70,3 +74,32 @@ def test_long_runs_on_a_gpu_are_compiled(on, epochs, tokens, processes, wish, ch
     loop, lines = plan.plan_loop(10_000, tokens, wishes, torch.device(on), processes)
     assert loop.compile == chosen
     assert ("compiled" in {line.name for line in lines}) == chosen
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_residual_networks_in_half_precision_on_a_gpu_are_fused_where_that_works(works, monkeypatch, caplog):
+    def refuse(*_):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(compiling, "on_gpu", lambda part: True)
+    monkeypatch.setattr(when, "halved", lambda x: True)
+    if not works:
+        monkeypatch.setattr(when.twins, "moments", refuse)
+    net = ss.encoder(timm.create_model("resnet18", num_classes=0), 32)
+    torch._dynamo.reset()
+    learner = compiled(ss.methods.BYOL(hidden=8, out=8).build(net), "bf16")
+    fast = [part for part in (learner.encoder, learner.target.net[0]) if isinstance(part.forward, Replayed)]
+    assert len(fast) == (2 if works else 0)
+    assert bool(networks.fused_in(learner)) == works
+    told = [record.message for record in caplog.records]
+    assert told == ([] if works else ["the fused kernels do not work here, torch compiles: no such instruction"] * 2)
+
+
+@pytest.mark.parametrize(("norm", "precision"), [("batch norm", "fp32"), ("group norm", "bf16")])
+def test_all_others_are_compiled_by_torch(norm, precision, monkeypatch):
+    monkeypatch.setattr(compiling, "on_gpu", lambda part: True)
+    net = ss.encoder(timm.create_model("resnet18", num_classes=0), 32)
+    if norm == "group norm":
+        net.use_group_norm()
+    learner = compiled(ss.methods.BYOL(hidden=8, out=8).build(net), precision)
+    assert learner.encoder._compiled_call_impl is not None and not networks.fused_in(learner)

@@ -168,3 +168,16 @@ def test_kernels_compute_what_their_twins_do():
     assert run.returncode == 0, run.stderr[-2000:]
     found = json.loads(run.stdout)
     assert len(found) > 60 and max(found.values()) < 1e-5, found
+
+
+def test_a_network_that_is_no_longer_fused_is_what_it_was_and_a_trial_leaves_no_trace(anywhere):
+    net, _ = made("basic blocks")
+    before = [type(part) for part in net.modules()]
+    wanted = {name: value.clone() for name, value in net.state_dict().items()}
+    fuse(net.eval())
+    networks.try_out(net)
+    assert len(anywhere) == 4 and not net.training
+    assert all(torch.equal(value, wanted[name]) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    networks.unfuse(net)
+    assert [type(part) for part in net.modules()] == before and not net.fused

@@ -6,6 +6,7 @@ costs little beside the networks.
 """
 
 import importlib.util
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ import torch.distributed as td
 from torch import nn
 
 from selfsame.engine.replaying import replayed
-from selfsame.nn.fused.networks import fuse
 from selfsame.types import Encoder
 
 __all__ = ["able", "as_it_is", "compiled", "tried_out"]
@@ -42,14 +42,35 @@ def compiled(learner: nn.Module, precision: str = "fp32") -> nn.Module:
     for part in learner.modules():
         if not isinstance(part, Encoder):
             continue
-        on_gpu = next(part.parameters()).is_cuda
-        if precision == "bf16" and on_gpu and not td.is_initialized() and fuse(part):
+        if precision == "bf16" and not td.is_initialized() and on_gpu(part) and fused(part):
             replayed(part)
             continue
         part.compile(dynamic=False, backend=BACKEND)
         for name in PASSES:
             setattr(part, name, torch.compile(getattr(part, name), dynamic=False, backend=BACKEND))
     return learner
+
+
+def on_gpu(part: nn.Module) -> bool:
+    return any(p.is_cuda for p in part.parameters())
+
+
+def fused(encoder: Encoder) -> bool:
+    """Whether residual networks in it take their quick way, which is tried first."""
+    from selfsame.nn.fused.networks import fuse, try_out, unfuse  # brings timm and torchvision
+
+    if not fuse(encoder):
+        return False
+    try:
+        try_out(encoder)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a compiler, Triton or the driver may raise
+        unfuse(encoder)
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        logging.getLogger(__name__).warning("the fused kernels do not work here, torch compiles: %s", reason)
+        return False
+    return True
 
 
 def as_it_is() -> Any:

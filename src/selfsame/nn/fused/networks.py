@@ -27,17 +27,49 @@ def fuse(module: Any) -> bool:
     half precision (autocast), in training mode, in one process; everywhere else the network is what it was. Networks
     with other parts in their blocks (squeeze and excitation, other activations, group norm) are left as they are.
     """
-    found = False
     for part in list(module.modules()):
         front = FRONTS.get(type(part))
         if front is not None and plain(part):
             part.__class__ = front
             for name in STAGES:
                 part.get_submodule(name).__class__ = Stage
-        found = found or isinstance(part, tuple(FRONTS.values()))
+    found = bool(fused_in(module))
     if found:
         module.fused = True  # views of one size in one pass: `joint.each`
     return found
+
+
+def unfuse(module: Any) -> None:
+    """Let all be as it was before `fuse`."""
+    for part in fused_in(module):
+        part.__class__ = type(part).__mro__[1]
+        for name in STAGES:
+            part.get_submodule(name).__class__ = nn.Sequential
+    module.fused = False
+
+
+def fused_in(module: nn.Module) -> list[Any]:
+    return [part for part in module.modules() if isinstance(part, tuple(FRONTS.values()))]
+
+
+def try_out(module: nn.Module) -> None:
+    """One pass of each fused network there and back, on a few zeros; weights and statistics stay as they are.
+
+    Raises whatever a compiler, Triton or the driver may raise on this device.
+    """
+    for trunk in fused_in(module):
+        kept = {name: buffer.clone() for name, buffer in trunk.named_buffers()}
+        mode, like = trunk.training, trunk.conv1.weight
+        zeros = torch.zeros(2, trunk.conv1.in_channels, 64, 64, device=like.device, dtype=like.dtype)
+        learning = [p for p in trunk.parameters() if p.requires_grad]
+        half = torch.autocast(like.device.type, torch.bfloat16, enabled=like.dtype == torch.float32)
+        with torch.set_grad_enabled(bool(learning)), half:
+            made = trunk.train()(zeros)
+        if learning:
+            torch.autograd.grad(made.sum(), learning, allow_unused=True)
+        trunk.train(mode)
+        for name, buffer in trunk.named_buffers():
+            buffer.copy_(kept[name])
 
 
 def plain(trunk: Any) -> bool:

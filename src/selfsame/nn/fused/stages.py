@@ -124,11 +124,11 @@ class Tape:
         self.kept.put(x, w, made, stat)
         return unflat(y, made), total
 
-    def activated_back(self, layer: Layer, d: Tensor, offset: Tensor | None = None, open_: bool = False) -> "Given":
-        """The gradient of x; `open_`: as a product that is yet to be made."""
+    def activated_back(self, layer: Layer, d: Tensor, offset: Tensor | None = None, factors: bool = False) -> Given:
+        """The gradient of x; `factors`: as a product that is yet to be made."""
         x, w, made, stat = self.kept.take(4)
         of_made, of_weight, of_bias = self.ops.back(d, offset, flat(made), stat, layer.norm.weight, True)
-        of_x, of_w = layer.convolved_back(unflat(of_made, made), x, w, not open_)
+        of_x, of_w = layer.convolved_back(unflat(of_made, made), x, w, not factors)
         self.learn(layer, of_w, of_weight, of_bias)
         return Given(None, of_made, w.flatten(1)) if of_x is None else Given(of_x)
 
@@ -232,6 +232,7 @@ def carried(tape: Tape, past: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_backward(tape: Tape, block: Block, given: Given) -> Given:
+    """The gradient of what went in, as the block before it wants it: not added up yet, nor multiplied."""
     *inner, last = block.layers
     (out,) = tape.kept.take(1)
     if given.whole is None:
@@ -252,7 +253,7 @@ def block_backward(tape: Tape, block: Block, given: Given) -> Given:
         found = tape.activated_back(layer, d, offset)
         assert found.whole is not None
         d, offset = flat(found.whole), None
-    found = tape.activated_back(inner[0], d, offset, open_=beside is None and rowwise(inner[0]))
+    found = tape.activated_back(inner[0], d, offset, factors=beside is None and rowwise(inner[0]))
     if beside is None or block.past is None:
         return found._replace(past=g)
     tape.ops.thickened(found.whole, *beside, tape.parts, *block.past.conv.stride)

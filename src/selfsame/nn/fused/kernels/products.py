@@ -142,7 +142,7 @@ def product_in_full(a: Tensor, b: Tensor) -> Tensor:
         cuts -= 1
     a = a.mT.reshape(parts * cuts, rows // cuts, outs).mT
     b = b.reshape(parts * cuts, rows // cuts, -1)
-    if a.device.type == "cuda" and a.dtype != torch.float32:
+    if a.device.type == "cuda" and a.dtype != torch.float32 and torch.version.hip is None:
         made = torch.bmm(a, b, out_dtype=torch.float32)
     else:
         made = torch.bmm(a.float(), b.float())
