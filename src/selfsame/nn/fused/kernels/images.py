@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from selfsame.nn.fused.kernels.norms import settle, settled_back, shift_of
-from selfsame.nn.fused.kernels.tiles import WARPS, channels, full, normed, place, programs, strip, tile, tiles
+from selfsame.nn.fused.kernels.tiles import WARPS, channels, full, normed, place, programs, strips, tile, tiles
 from selfsame.nn.fused.twins import Running
 
 
@@ -252,12 +252,10 @@ def pooled_back(
     parts, deep = len(stat), x.shape[1]
     low, narrow = (height + 1) // 2, (width + 1) // 2
     rows, made = len(best) // parts, torch.empty_like(x)
-    tall, wide = strip(deep)
-    across = triton.cdiv(deep, wide)
-    count = programs(x, rows, tall, parts * across)
-    sums = full(x, parts, count, 2, deep)
-    _pool_add_up_back[(across, parts * count)](
-        d, x, stat, best, sums, rows, height, width, low, narrow, deep, count, BM=tall, BC=wide, num_warps=WARPS
+    it = strips(x, rows, deep, parts)
+    sums = full(x, parts, it.programs, 2, deep)
+    _pool_add_up_back[it.grid](
+        d, x, stat, best, sums, rows, height, width, low, narrow, deep, it.programs, **it.options
     )
     rows = len(x) // parts
     slopes, of_weight, of_bias = settled_back(sums, stat, weight, rows)

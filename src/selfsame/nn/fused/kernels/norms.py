@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from selfsame.nn.fused.kernels.tiles import WARPS, channels, full, normed, place, programs, strip, tile, tiles
+from selfsame.nn.fused.kernels.tiles import WARPS, channels, full, normed, place, strips, tile, tiles
 from selfsame.nn.fused.twins import Running
 
 
@@ -78,13 +78,9 @@ def moments(
     x: Tensor, weight: Tensor, bias: Tensor, running: Running, momentum: float, eps: float, parts: int
 ) -> Tensor:
     rows, width = len(x) // parts, x.shape[1]
-    tall, wide = strip(width)
-    across = triton.cdiv(width, wide)
-    count = programs(x, rows, tall, parts * across)
-    sums, stat = full(x, parts, count, 2, width), full(x, parts, 4, width)
-    _add_up[(across, parts * count)](
-        x, shift_of(running, weight), sums, rows, width, count, BM=tall, BC=wide, num_warps=WARPS
-    )
+    it = strips(x, rows, width, parts)
+    sums, stat = full(x, parts, it.programs, 2, width), full(x, parts, 4, width)
+    _add_up[it.grid](x, shift_of(running, weight), sums, rows, width, it.programs, **it.options)
     settle(sums, stat, weight, bias, running, momentum, eps, rows)
     return stat
 
@@ -140,13 +136,10 @@ def _activate_and_add_up(x, stat, y, sums, rows, C, P, BM: tl.constexpr, BC: tl.
 
 def activated_and_summed(x: Tensor, stat: Tensor) -> tuple[Tensor, Tensor]:
     parts, width = len(stat), x.shape[1]
-    tall, wide = strip(width)
-    y, rows, across = torch.empty_like(x), len(x) // parts, triton.cdiv(width, wide)
-    count = programs(x, rows, tall, parts * across)
-    sums = full(x, parts, count, width)
-    _activate_and_add_up[(across, parts * count)](
-        x, stat, y, sums, rows, width, count, BM=tall, BC=wide, num_warps=WARPS
-    )
+    y, rows = torch.empty_like(x), len(x) // parts
+    it = strips(x, rows, width, parts)
+    sums = full(x, parts, it.programs, width)
+    _activate_and_add_up[it.grid](x, stat, y, sums, rows, width, it.programs, **it.options)
     return y, sums.sum(dim=1)
 
 
@@ -165,11 +158,9 @@ def _sum_rows(x, sums, rows, C, P, BM: tl.constexpr, BC: tl.constexpr):
 
 def summed(x: Tensor, parts: int) -> Tensor:
     rows, width = len(x) // parts, x.shape[1]
-    tall, wide = strip(width)
-    across = triton.cdiv(width, wide)
-    count = programs(x, rows, tall, parts * across)
-    sums = full(x, parts, count, width)
-    _sum_rows[(across, parts * count)](x, sums, rows, width, count, BM=tall, BC=wide, num_warps=WARPS)
+    it = strips(x, rows, width, parts)
+    sums = full(x, parts, it.programs, width)
+    _sum_rows[it.grid](x, sums, rows, width, it.programs, **it.options)
     return sums.sum(dim=1)
 
 
@@ -217,13 +208,11 @@ def _mask_and_add_up(d, more, seen, g, sums, rows, C, P, MORE: tl.constexpr, BM:
 
 def masked_and_summed(d: Tensor, more: Tensor | None, seen: Tensor, parts: int) -> tuple[Tensor, Tensor]:
     rows, width = len(d) // parts, d.shape[1]
-    tall, wide = strip(width)
-    across = triton.cdiv(width, wide)
-    count = programs(d, rows, tall, parts * across)
-    g, sums = torch.empty_like(d), full(d, parts, count, width)
-    _mask_and_add_up[(across, parts * count)](
-        d, d if more is None else more, seen, g, sums, rows, width, count,
-        MORE=more is not None, BM=tall, BC=wide, num_warps=WARPS,
+    it = strips(d, rows, width, parts)
+    g, sums = torch.empty_like(d), full(d, parts, it.programs, width)
+    _mask_and_add_up[it.grid](
+        d, d if more is None else more, seen, g, sums, rows, width, it.programs,
+        MORE=more is not None, **it.options,
     )  # fmt: skip
     return g, sums.sum(dim=1)
 
@@ -307,14 +296,10 @@ def back(
 ) -> tuple[Tensor, Tensor, Tensor]:
     parts, width = len(stat), x.shape[1]
     rows, y = len(x) // parts, torch.empty_like(x)
-    tall, wide = strip(width)
-    across = triton.cdiv(width, wide)
-    count = programs(x, rows, tall, parts * across)
-    sums = full(x, parts, count, 2, width)
+    it = strips(x, rows, width, parts)
+    sums = full(x, parts, it.programs, 2, width)
     given, kind = stat if offset is None else offset, {"RELU": relu, "OFFSET": offset is not None}
-    _add_up_back[(across, parts * count)](
-        d, given, x, stat, sums, rows, width, count, **kind, BM=tall, BC=wide, num_warps=WARPS
-    )
+    _add_up_back[it.grid](d, given, x, stat, sums, rows, width, it.programs, **kind, **it.options)
     slopes, of_weight, of_bias = settled_back(sums, stat, weight, rows)
     tall, wide = tile(width)
     _back[tiles(rows, width, tall, wide, parts)](

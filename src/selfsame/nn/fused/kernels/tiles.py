@@ -5,7 +5,7 @@ statistics of its own. A program of a sum goes through every P-th block of rows 
 depend on which program is done first. Sums are in float32.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -50,9 +50,20 @@ def tile(channels: int) -> tuple[int, int]:
     return max(16, 2048 // wide), wide
 
 
-def strip(channels: int) -> tuple[int, int]:
-    """(rows, channels) of a tile of a sum."""
-    return 32, min(64, triton.next_power_of_2(channels))
+class Strips(NamedTuple):
+    """How a sum over rows is divided: so many programs for the rows of a part, each for some channels."""
+
+    programs: int
+    grid: tuple[int, int]
+    options: dict[str, int]
+    """of the kernel: rows and channels of a tile, warps"""
+
+
+def strips(x: Tensor, rows: int, channels: int, parts: int) -> Strips:
+    tall, wide = 32, min(64, triton.next_power_of_2(channels))
+    across = triton.cdiv(channels, wide)
+    count = programs(x, rows, tall, parts * across)
+    return Strips(count, (across, parts * count), {"BM": tall, "BC": wide, "num_warps": WARPS})
 
 
 def tiles(rows: int, channels: int, tall: int, wide: int, parts: int) -> tuple[int, int]:
