@@ -215,7 +215,7 @@ def test_every_method_learns_on_every_modality(room, learner, tmp_path):
             losses.append(float(loss.detach()))
         return losses
 
-    losses = steps(one, 12)
+    losses = steps(one, 8)
     assert np.isfinite(losses).all() and min(losses[-4:]) < max(losses[:3])
     other = method.build(room.encoder(encoder_name(room, method), seed=5), 12)
     other.load_state_dict(one.state_dict(), strict=True)
