@@ -1,5 +1,6 @@
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -433,12 +434,16 @@ def test_two_runs_in_one_folder_do_not_meet(pictures, tmp_path):
     assert ss.pretrain(pictures, out=tmp_path / "run", **QUICK).verdict != "unfinished"  # the lock is given back
 
 
+def claim_and_die(folder):
+    with claimed(folder):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_the_lock_of_a_killed_run_is_free(tmp_path):
-    code = (
-        "import os, pathlib, sys\nfrom selfsame.engine.state import claimed\n"
-        "claimed(pathlib.Path(sys.argv[1])).__enter__()\nos._exit(9)"
-    )
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
+    process = multiprocessing.get_context("fork").Process(target=claim_and_die, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / LOCK).exists()
     with claimed(tmp_path):
         pass
