@@ -71,7 +71,21 @@ def assert_same_encoder(one, two):
 # Whole runs ----------------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_give_the_encoder_of_one_and_each_thing_is_said_once(data, alone, tmp_path, capfd):
+@pytest.fixture
+def warm(monkeypatch):
+    """The processes need not load torch anew."""
+    monkeypatch.setattr(launching, "subprocess", SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE))
+
+
+def test_what_processes_fail_of_is_raised_where_they_were_started_and_said_once(tmp_path, capfd):
+    """Here they are started as users start them."""
+    assert main(words(tmp_path / "none", tmp_path / "run", "--processes=2")) == 2
+    shown = capfd.readouterr()
+    lines = shown.err.splitlines()
+    assert shown.out == "" and len(lines) == 1 and "no such file or folder" in lines[0]
+
+
+def test_two_processes_give_the_encoder_of_one_and_each_thing_is_said_once(data, alone, tmp_path, warm, capfd):
     assert main(words(data, tmp_path / "two", "--processes=2", "--json")) == 0
     shown = capfd.readouterr()
     assert json.loads(shown.out)["steps"] == alone.result["steps"]
@@ -80,12 +94,6 @@ def test_two_processes_give_the_encoder_of_one_and_each_thing_is_said_once(data,
     lines = {line["name"]: line for line in run.plan["lines"]}
     assert (lines["processes"]["value"], lines["processes"]["why"]) == ("2", "given")
     assert_same_encoder(run.folder, alone.folder)
-
-
-@pytest.fixture
-def warm(monkeypatch):
-    """The processes need not load torch anew."""
-    monkeypatch.setattr(launching, "subprocess", SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE))
 
 
 def test_two_processes_give_the_head_of_one(tmp_path, warm):
