@@ -48,7 +48,8 @@ class Forked:
     def returncode(self) -> int | None:
         return self.process.exitcode
 
-    poll = returncode.fget
+    def poll(self) -> int | None:
+        return self.returncode
 
     def wait(self, timeout: float | None = None) -> int | None:
         self.process.join(timeout)
