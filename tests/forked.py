@@ -1,7 +1,7 @@
 """Commands that need not load torch anew: forked from a process that has loaded it, and has done nothing else.
 
 For tests of what commands do when signals come, and of how they end. That they start by themselves is for others:
-`test_what_processes_fail_of_is_raised_where_they_were_started_and_said_once`,
+`test_what_a_process_fails_of_is_raised_where_it_was_started`,
 `test_a_failed_command_of_the_shell_has_code_2_and_no_traceback`.
 """
 
