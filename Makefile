@@ -1,5 +1,6 @@
 # make demo   set up, then learn from handwritten digits and measure the encoder
-# make test   set up, then every check there is: format, lint, types, import directions, tests
+# make test   set up, then every check there is: format, lint, types, import directions, tests (their bytecode is kept,
+#             which else takes each of the two processes 7 s to write anew)
 # make learns the slow tests, which train for minutes and must reach stated figures
 # make compiles  every recipe of views, compiled by torch, against the steps one by one: minutes of compiling
 # make gpu      what a CUDA device promises beside the CPU (needs one)
@@ -25,7 +26,7 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 learns: $(VENV)/ready
 	$(BIN)/python -m pytest -m learns -s

@@ -24,8 +24,9 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that look at what two processes did come first, one after the other: one worker of xdist gets them all."""
-    items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "outcomes"))
+    """Files that look at what two processes did, or fork from one that has loaded torch, come first, one after the
+    other: one worker of xdist gets them all, and starts each once."""
+    items.sort(key=lambda item: [not hasattr(getattr(item, "module", None), name) for name in ("outcomes", "Forked")])
 
 
 class Tiny(Encoder):

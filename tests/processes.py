@@ -1,10 +1,13 @@
-"""What two processes do together, once for all tests that look at it: torchrun runs this file as a module.
+"""What two processes do together, once for all tests that look at it: torchrun runs this file.
 
 `outcomes()` starts it and gives what each process wrote; the tests compare it with one process on the whole batch.
+torchrun is told to fork: the processes it starts, and starts again, then need not load torch and its kin anew.
 """
 
 import atexit
+import contextlib
 import functools
+import importlib
 import os
 import shutil
 import signal
@@ -17,7 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as td
+import torch.distributed.run
 import torch.nn.functional as F
+from PIL import Image
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -487,8 +492,9 @@ def started() -> tuple[Path, subprocess.CompletedProcess]:
     np.savez(folder / "data.npz", x=np.stack([paint(k % 4, k, 12) for k in range(34)]))
     places = [str(Path(selfsame.__file__).parents[1]), str(ROOT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={WORLD}", "--max-restarts=1"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "-m", "tests.processes", str(folder)]
+    command = [sys.executable, "-m", "tests.processes", f"--nproc-per-node={WORLD}", "--max-restarts=1"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--run-path", "--start-method=fork"]
+    command += [__file__, str(folder)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, cwd=folder, **streams) as running:
         try:
@@ -509,7 +515,23 @@ def outcomes() -> tuple[Path, list[dict], str]:
     return folder, told, done.stderr
 
 
+def torchrun() -> None:
+    """The command of that name, in a process that has loaded what those it starts will need."""
+    needed = ["torch._dynamo", "torch.distributed.fsdp", "torch.utils.tensorboard", "sklearn.manifold"]
+    needed += ["selfsame.jobs.report", "selfsame.modalities.image.stats"]
+    for name in needed:
+        with contextlib.suppress(ImportError):  # TensorBoard is an extra
+            importlib.import_module(name)
+    for name in methods.names():
+        methods.load(name)
+    Image.init()
+    torch.distributed.run.main(sys.argv[1:])
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    where = Path(sys.argv[1])
-    torch.save(together(where), where / f"told-{dist.rank()}.pt")
+    if "RANK" in os.environ:
+        where = Path(sys.argv[1])
+        torch.save(together(where), where / f"told-{dist.rank()}.pt")
+    else:
+        torchrun()

@@ -215,8 +215,9 @@ def test_every_method_learns_on_every_modality(room, learner, tmp_path):
             losses.append(float(loss.detach()))
         return losses
 
-    losses = steps(one, 12)
-    assert np.isfinite(losses).all() and min(losses[-4:]) < max(losses[:3])
+    losses = steps(one, 8)
+    first, last = max(losses[:3]), min(losses[-4:])
+    assert np.isfinite(losses).all() and last < first - 0.01 * abs(first)  # lower by more than rounding
     other = method.build(room.encoder(encoder_name(room, method), seed=5), 12)
     other.load_state_dict(one.state_dict(), strict=True)
     for each in (one, other):
@@ -231,7 +232,10 @@ def test_every_method_learns_on_every_modality(room, learner, tmp_path):
 
 
 def encoder_name(room: Room, method: Any) -> str:
-    return room.made.TINY_TOKENS if {"tokens", "words"} & set(type(method).needs) else room.made.TINY
+    needs = set(type(method).needs)
+    if "pieces" in needs:
+        return getattr(room.made, "TINY_PIECES", room.made.TINY)
+    return room.made.TINY_TOKENS if {"tokens", "words"} & needs else room.made.TINY
 
 
 # The commands --------------------------------------------------------------------------------------------------------

@@ -415,22 +415,24 @@ def says_the_same(name, to, adapted, tmp_path):
         Image.fromarray(paint(1, 3, 44)[:height, :width]).save(tmp_path / "new" / file)
     facts = ss.export(run, to, tmp_path / "net", preprocessing="hwc")
     assert facts["outputs"].keys() == saved.load(run).head.gives.keys() and facts["size"] == story["size"]
+    if to == "onnx":
+        session = runtime.InferenceSession(facts["files"][0], providers=["CPUExecutionProvider"])
+        told = json.loads(session.get_modelmeta().custom_metadata_map["selfsame"])
+    else:
+        held = {"selfsame": ""}
+        program = torch.export.load(facts["files"][0], extra_files=held).module()
+        told = json.loads(held["selfsame"])
+    assert told == {key: facts[key] for key in told} and told["task"] == name
+    assert {key: value for key, value in story["facts"].items() if key in told} == {
+        key: told[key] for key in story["facts"]
+    }
     for (file, prediction), close in zip(ss.predict(run, tmp_path / "new", workers=0), (1e-4, 0.1), strict=True):
         pixels = np.asarray(Image.open(tmp_path / "new" / file.partition("#")[0]))[None]
         if to == "onnx":
-            session = runtime.InferenceSession(facts["files"][0], providers=["CPUExecutionProvider"])
-            told = json.loads(session.get_modelmeta().custom_metadata_map["selfsame"])
             found = session.run(None, {"pixels": pixels})
         else:
-            held = {"selfsame": ""}
-            program = torch.export.load(facts["files"][0], extra_files=held).module()
-            told = json.loads(held["selfsame"])
             with torch.no_grad():
                 found = [one.numpy() for one in program(torch.from_numpy(pixels.copy()))]
-        assert told == {key: facts[key] for key in told} and told["task"] == name
-        assert {key: value for key, value in story["facts"].items() if key in told} == {
-            key: told[key] for key in story["facts"]
-        }
         made(name).agrees({key: one[0] for key, one in zip(told["outputs"], found, strict=True)}, prediction, close)
 
 

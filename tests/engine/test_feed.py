@@ -262,9 +262,9 @@ def fails():
 def test_a_reading_process_that_dies_or_hangs_is_replaced_and_no_batch_is_lost(
     tmp_path, accident, workers, capsys, monkeypatch
 ):
-    monkeypatch.setattr("selfsame.engine.feed.CHECK", 1)
+    monkeypatch.setattr("selfsame.engine.feed.CHECK", 0.2)
     before = signal.getsignal(signal.SIGCHLD)
-    batches = list(feed(Accidents(tmp_path, accident, times=2), 0, 8, workers, patience=3))
+    batches = list(feed(Accidents(tmp_path, accident, times=2), 0, 8, workers, patience=1.0))
     assert [batch.step for batch in batches] == list(range(8))
     alone = made()
     assert all(torch.equal(batch.samples[0], alone[batch.step].samples[0]) for batch in batches)
@@ -296,7 +296,7 @@ def test_a_file_that_the_reading_itself_does_not_find_is_not_taken_for_a_dead_pr
 
 
 def test_a_batch_that_kills_every_process_ends_the_run_in_words(tmp_path, monkeypatch):
-    monkeypatch.setattr("selfsame.engine.feed.CHECK", 1)
+    monkeypatch.setattr("selfsame.engine.feed.CHECK", 0.2)
     with pytest.raises(
         UserError, match=r"reading step 3 failed 5 times: .*exited unexpectedly.*give fewer --workers"
     ) as error:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from selfsame.modalities import image
 from selfsame.records import Method
 from tests import scenes
 from tests.conftest import QUICK, paint
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {**QUICK, "optimizer": "sgd", "lr": 0.002, "epochs": 12, "device": "cpu"}
@@ -69,7 +71,20 @@ def assert_same_encoder(one, two):
 # Whole runs ----------------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_give_the_encoder_of_one_and_each_thing_is_said_once(data, alone, tmp_path, capfd):
+@pytest.fixture
+def warm(monkeypatch):
+    """The processes need not load torch anew."""
+    monkeypatch.setattr(launching, "subprocess", SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE))
+
+
+def test_what_a_process_fails_of_is_raised_where_it_was_started(tmp_path, capfd):
+    """Started as users start it; how several of them work together does not hang on that."""
+    with pytest.raises(ss.UserError, match="no such file or folder"):
+        launching.launch(Pretrain(data=str(tmp_path / "none"), out=tmp_path / "run", **SETTINGS), 1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_two_processes_give_the_encoder_of_one_and_each_thing_is_said_once(data, alone, tmp_path, warm, capfd):
     assert main(words(data, tmp_path / "two", "--processes=2", "--json")) == 0
     shown = capfd.readouterr()
     assert json.loads(shown.out)["steps"] == alone.result["steps"]
@@ -80,7 +95,7 @@ def test_two_processes_give_the_encoder_of_one_and_each_thing_is_said_once(data,
     assert_same_encoder(run.folder, alone.folder)
 
 
-def test_two_processes_give_the_head_of_one(tmp_path):
+def test_two_processes_give_the_head_of_one(tmp_path, warm):
     """Pixels that count for nothing lie on one side only, so that the processes count differently."""
     stats = image.Stats(
         items=8, channels=3, bits=8, white=255, mean=(0.5,) * 3, std=(0.25,) * 3, height=32, width=32, uniform=True
@@ -117,30 +132,37 @@ def test_two_processes_give_the_head_of_one(tmp_path):
 
 def started(command, **environment):
     places = {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
+    return Forked(
         [sys.executable, "-m", "selfsame", *command], stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, **places, **environment},
     )  # fmt: skip
 
 
-def stopped(running, out, number):
-    """What the commands say when, after some steps, their process groups get a signal."""
+def some_steps(out):
     until = time.monotonic() + 100
     while not (out / "log.jsonl").exists() or (out / "log.jsonl").read_text().count("\n") < 2:
-        assert time.monotonic() < until and all(one.poll() is None for one in running)
+        assert time.monotonic() < until
         time.sleep(0.01)
-    for one in running:
-        os.killpg(one.pid, number)
-    said = [one.communicate(timeout=60)[1] for one in running]
-    assert [one.returncode for one in running] == [128 + number] * len(running), said
-    assert not (out / "result.json").exists()
-    return " ".join(" ".join(said).split())
 
 
-def test_ctrl_c_stops_all_processes_and_one_can_go_on(data, alone, tmp_path):
-    """The signal goes to the whole process group, as from a terminal."""
-    out = tmp_path / "run"
-    said = stopped([started(words(data, out, "--processes=2"))], out, signal.SIGINT)
+def test_ctrl_c_stops_all_processes_and_one_can_go_on(data, alone, tmp_path, warm, capfd):
+    """They are of sessions of their own (see `Forked`): from a terminal, the signal reaches the command alone."""
+    out, came = tmp_path / "run", []
+
+    def press():
+        some_steps(out)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, lambda *_: came.append("after the run"))
+    try:
+        thread = threading.Thread(target=press)
+        thread.start()
+        assert main(words(data, out, "--processes=2")) == 128 + signal.SIGINT
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not came and not (out / "result.json").exists()
+    said = " ".join(capfd.readouterr().err.split())
     assert said.count("the state is saved. Run the same command again to go on.") == 1
     assert "Traceback" not in said
     ss.pretrain(data, out=out, **SETTINGS)
@@ -152,7 +174,13 @@ def test_tasks_of_slurm_meet_stop_at_its_signal_and_go_on(data, alone, tmp_path)
     told = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "0"}
     told |= {"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_CPUS_PER_TASK": "1"}
     tasks = [started(words(data, out), **told, SLURM_PROCID=rank, SLURM_LOCALID=rank) for rank in "01"]
-    said = stopped(tasks, out, signal.SIGUSR1)
+    some_steps(out)
+    for task in tasks:
+        os.killpg(task.pid, signal.SIGUSR1)
+    said = [task.communicate(timeout=60)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [128 + signal.SIGUSR1] * 2, said
+    assert not (out / "result.json").exists()
+    said = " ".join(" ".join(said).split())
     assert said.count("reading ") == said.count("the state is saved. Run the same command again to go on.") == 1
     assert "Traceback" not in said
     assert {line["name"]: line["value"] for line in ss.Run(out).plan["lines"]}["processes"] == "2"

@@ -7,6 +7,7 @@ from PIL import Image
 from tests.conftest import paint
 
 TINY, TINY_TOKENS, SIZE = "tests.nets:tiny", "tests.nets:tokens", 32  # the first with dense features
+TINY_PIECES = "resnet10t@0.125"  # with the group norm of its last layer, a group a channel, TINY has one mean for all
 KINDS = ("across", "down", "disc", "chequer")
 
 

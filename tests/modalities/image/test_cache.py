@@ -2,13 +2,13 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -230,38 +230,33 @@ def test_after_the_machine_went_down_only_what_was_forced_to_disk_is_trusted(pho
     assert ready(opened(photos)) == [0] * 6
 
 
-FILL = """
-import os, sys
-from pathlib import Path
-from tests.modalities.image.test_cache import opened, read
-os.environ["SELFSAME_CACHE"] = sys.argv[3]  # tests.conftest gives this process one of its own
-source = opened(Path(sys.argv[1]))
-print("begun", flush=True)
-order = list(range(len(source)))
-while True:
-    read(source, order[:: int(sys.argv[2])])
-"""
+def fill(folder: Path, step: int, begun: Event) -> None:
+    source = opened(folder)
+    begun.set()
+    while True:
+        read(source, range(len(source))[::step])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_processes_that_fill_it_at_once_and_are_killed_leave_whole_images(tmp_path, seed):
-    folder, root = tmp_path / "many", Path(__file__).parents[3]
+    folder, context = tmp_path / "many", multiprocessing.get_context("fork")  # as the processes that read are started
     folder.mkdir()
     for i in range(300):
         Image.fromarray(paint(i % 4, i, 64)).save(folder / f"{i:03}.png")
     source = opened(folder)
-    commands = [[sys.executable, "-c", FILL, str(folder), step, str(home())] for step in ("1", "-1")]
-    with_root = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    processes = [subprocess.Popen(command, env=with_root, stdout=subprocess.PIPE, cwd=root) for command in commands]
+    begun = [context.Event(), context.Event()]
+    processes = [context.Process(target=fill, args=(folder, step, begun[step < 0])) for step in (1, -1)]
     try:
-        began = [process.stdout.readline() for process in processes]
-        while sum(ready(source)) < 20 + 90 * seed and not any(process.poll() for process in processes):
+        for process in processes:
+            process.start()
+        assert all(one.wait(60) for one in begun)
+        while sum(ready(source)) < 20 + 90 * seed and all(process.is_alive() for process in processes):
             time.sleep(0.001)
     finally:
         for process in processes:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-    assert began == [b"begun\n"] * 2
+            process.kill()
+            process.join()
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
     there = np.flatnonzero(ready(source))
     assert len(there) >= 20
     for i in there.tolist():

@@ -248,13 +248,10 @@ def test_a_file_with_preprocessing_takes_stored_pictures_of_any_size(tmp_path):
         torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.02)
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_channels_may_come_first_and_values_may_be_deep(bits, tmp_path):
-    white = 255 if bits == 8 else 4095
-    encoder = trained(own_encoder(Conv(), 16, replace(RGB, bits=bits, white=white)))
+def test_channels_may_come_first_and_values_may_be_deep(tmp_path):
+    encoder = trained(own_encoder(Conv(), 16, replace(RGB, bits=16, white=4095)))
     facts = export(encoder, "torch", tmp_path / "net", preprocessing="chw")
-    kind = torch.uint8 if bits == 8 else torch.uint16
-    (vectors,) = outputs(facts["files"][0], "torch", torch.full((2, 3, 20, 30), white).to(kind))
+    (vectors,) = outputs(facts["files"][0], "torch", torch.full((2, 3, 20, 30), 4095).to(torch.uint16))
     torch.testing.assert_close(vectors, expected(encoder, torch.ones(2, 3, 16, 16)), atol=1e-4, rtol=1e-4)
 
 

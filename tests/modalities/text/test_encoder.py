@@ -444,7 +444,7 @@ def test_without_the_package_the_error_names_the_installation(monkeypatch, stats
     assert text.make_encoder("conv-tiny", 12, stats).dim == 128
 
 
-@pytest.mark.parametrize(("to", "name"), [("onnx", TINY_TOKENS), ("torch", TINY_TOKENS), ("torch", TINY_BAG)])
+@pytest.mark.parametrize(("to", "name"), [("onnx", TINY_TOKENS), ("torch", TINY_BAG)])
 def test_exports_give_the_same_vectors(stats, tmp_path, to, name):
     if to == "onnx":
         pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
