@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import weakref
 
 import pytest
 import torch
@@ -26,13 +27,14 @@ class Tape(Recording):
     """A recording that computes: what a graph does, without one."""
 
     def __init__(self, plain, buffers, learning, view):
-        self.learning, self.pending, self.plain, self.view, self.played = learning, None, plain, view.clone(), 0
+        self.learning, self.pending, self.view, self.played = learning, None, view.clone(), 0
+        self.plain = weakref.WeakMethod(plain) if plain is not None else None
 
     def __call__(self, view):
         self.played += 1
         token = Pass()
-        self.pending = replaying.weakref.ref(token)
-        out = self.plain(view)
+        self.pending = weakref.ref(token)
+        out = self.plain()(view)
         out.grad_fn.metadata["token"] = token  # lives as long as the graph of the pass
         return out
 
@@ -153,3 +155,19 @@ def test_gradients_of_an_earlier_pass_of_the_step_are_kept():
     tape.free_gradients()
     written.fill_(5)
     assert torch.equal(layer.weight.grad, torch.ones(2, 2))
+
+
+def test_recordings_go_with_the_encoder(net):
+    mine = Net()
+    replaying.replayed(mine)
+    for _ in range(3):
+        mine(torch.rand(5, 4)).sum().backward()
+    (tape,) = mine.forward.made.values()
+    left = weakref.ref(tape)
+    gc.collect()
+    gc.disable()  # what a circle holds would stay
+    try:
+        del tape, mine
+        assert left() is None
+    finally:
+        gc.enable()

@@ -41,7 +41,8 @@ class Replayed:
     """
 
     def __init__(self, encoder: nn.Module) -> None:
-        self.encoder = encoder
+        # Weakly: a circle would keep the memory of its recordings until Python looks for circles.
+        self.owner = weakref.ref(encoder)
         self.met: Counter[Any] = Counter()
         self.made: dict[Any, Recording] = {}
         self.failed = False
@@ -49,9 +50,16 @@ class Replayed:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Replayed":
         return Replayed(copy.deepcopy(self.encoder, memo))  # which records for itself
 
+    @property
+    def encoder(self) -> nn.Module:
+        found = self.owner()
+        assert found is not None
+        return found
+
     @cached_property
     def modules(self) -> list[nn.Module]:
-        return list(self.encoder.modules())
+        """Of the encoder, but for itself."""
+        return list(self.encoder.modules())[1:]
 
     @cached_property
     def norms(self) -> list[_BatchNorm]:
@@ -85,7 +93,8 @@ class Replayed:
 
     def kind(self, view: Tensor) -> Any:
         """What a recording holds for; None where there can be none."""
-        watched = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in self.modules)
+        parts = (self.encoder, *self.modules)
+        watched = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts)
         if (
             self.failed
             or watched
@@ -114,15 +123,24 @@ class Replayed:
 class Recording:
     """One pass, of views like the one given."""
 
+    out: Tensor
+
     def __init__(self, plain: Any, buffers: list[Tensor], learning: list[nn.Parameter], view: Tensor) -> None:
         torch.cuda.empty_cache()  # what steps before it held lies elsewhere than what the graph will hold
         self.learning = learning
         self.view = view.clone()
         self.pending: weakref.ref[Any] | None = None
         kept = [buffer.clone() for buffer in buffers]
-        kind = torch.get_autocast_dtype("cuda")
         side, now = torch.cuda.Stream(), torch.cuda.current_stream()
         side.wait_stream(now)
+        try:
+            self.capture(plain, side, now)
+        finally:
+            torch._foreach_copy_(buffers, kept)  # the trial pass is none of the run's
+        self.out = self.out.detach()
+
+    def capture(self, plain: Any, side: Any, now: Any) -> None:
+        kind = torch.get_autocast_dtype("cuda")
         # Weights that are cast are cast within the graph, so that it sees what they have become.
         with torch.autocast("cuda", kind, torch.is_autocast_enabled("cuda"), cache_enabled=False):
             with torch.cuda.stream(side):  # libraries set themselves up for a stream at first use
@@ -132,15 +150,13 @@ class Recording:
             self.forward = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.forward, stream=side, capture_error_mode="thread_local"):
                 self.out = plain(self.view)
-            if learning:
+            if self.learning:
                 self.d = torch.empty_like(self.out)
                 self.backward = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(
                     self.backward, self.forward.pool(), stream=side, capture_error_mode="thread_local"
                 ):
                     self.gradients = self.back(self.out, self.d)
-        self.out = self.out.detach()
-        torch._foreach_copy_(buffers, kept)  # the trial pass is none of the run's
 
     def back(self, out: Tensor, d: Tensor | None = None) -> list[Tensor | None]:
         if not self.learning:
