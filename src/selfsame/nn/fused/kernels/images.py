@@ -80,7 +80,7 @@ def _open(
         i *= 2
         there = (row < rows)[:, None]
         lower = there & (i + 1 < OH)[:, None]
-        at = x + (((image * (OH + 3) + i) * (OW + 3) + j) * ROOM).to(tl.int64)[:, None] + k[None, :]
+        at = x + ((image * (OH + 3) + i) * (OW + 3) + j).to(tl.int64)[:, None] * ROOM + k[None, :]
         a0 = tl.load(at, mask=there, other=0.0)
         a1 = tl.load(at + below, mask=there, other=0.0)
         a2 = tl.load(at + 2 * below, mask=there, other=0.0)
@@ -88,7 +88,7 @@ def _open(
         a4 = tl.load(at + 4 * below, mask=lower, other=0.0)
         top = tl.dot(a3, w3, tl.dot(a2, w2, tl.dot(a1, w1, tl.dot(a0, w0)))).to(y.dtype.element_ty)
         low = tl.dot(a4, w3, tl.dot(a3, w2, tl.dot(a2, w1, tl.dot(a1, w0)))).to(y.dtype.element_ty)
-        to = y + (((image * OH + i) * OW + j) * N).to(tl.int64)[:, None] + n[None, :]
+        to = y + ((image * OH + i) * OW + j).to(tl.int64)[:, None] * N + n[None, :]
         tl.store(to, top, mask=there)
         tl.store(to + OW * N, low, mask=lower)
         off = tl.where(there, top.to(tl.float32) - level[None, :], 0.0)
@@ -135,9 +135,9 @@ def _open_back(
         i *= 2
         there = (row < rows)[:, None]
         lower = there & (i + 1 < OH)[:, None]
-        of = d + (((image * OH + i) * OW + j) * N).to(tl.int64)[:, None] + n[None, :]
+        of = d + ((image * OH + i) * OW + j).to(tl.int64)[:, None] * N + n[None, :]
         top, low = tl.load(of, mask=there, other=0.0), tl.load(of + OW * N, mask=lower, other=0.0)
-        at = x + (((image * (OH + 3) + i) * (OW + 3) + j) * ROOM).to(tl.int64)[:, None] + k[None, :]
+        at = x + ((image * (OH + 3) + i) * (OW + 3) + j).to(tl.int64)[:, None] * ROOM + k[None, :]
         a0 = tl.trans(tl.load(at, mask=there, other=0.0))
         a1 = tl.trans(tl.load(at + below, mask=there, other=0.0))
         a2 = tl.trans(tl.load(at + 2 * below, mask=there, other=0.0))
