@@ -90,9 +90,14 @@ def test_passes_that_differ_in_mode_are_not_played_for_each_other(net):
     kinds.add(net.forward.kind(view))
     net.inner[0].requires_grad_(False)
     kinds.add(net.forward.kind(view))
+    net.inner[0].requires_grad_(True)
+    net.inner[1].requires_grad_(False)  # as many, but others
+    kinds.add(net.forward.kind(view))
+    net.inner[1].momentum = 0.5
+    kinds.add(net.forward.kind(view))
     with torch.autocast("cpu", torch.bfloat16):
         kinds.add(net.forward.kind(view))
-    assert len(kinds) == 6 and None not in kinds
+    assert len(kinds) == 8 and None not in kinds
 
 
 def test_watched_passes_those_in_eval_mode_and_those_with_gradients_of_views_are_done_as_they_are(net):
@@ -115,6 +120,20 @@ def test_where_nothing_can_be_recorded_it_is_said_once_and_passes_go_on(net, mon
         net(view).sum().backward()
     assert net.passes == 5
     assert [record.message for record in caplog.records] == ["the encoder's passes are launched one by one: no room"]
+
+
+def test_where_a_second_size_cannot_be_recorded_the_first_is_given_up_too(net, monkeypatch):
+    for _ in range(3):
+        net(torch.rand(5, 4)).sum().backward()
+    assert net.forward.made
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(replaying, "Recording", refuse)
+    for _ in range(3):
+        net(torch.rand(6, 4)).sum().backward()
+    assert not net.forward.made
 
 
 def test_no_more_than_some_sizes_are_recorded(net):

@@ -175,9 +175,51 @@ def test_a_network_that_is_no_longer_fused_is_what_it_was_and_a_trial_leaves_no_
     before = [type(part) for part in net.modules()]
     wanted = {name: value.clone() for name, value in net.state_dict().items()}
     fuse(net.eval())
+    net.layer1.train()
+    modes = [part.training for part in net.modules()]
     networks.try_out(net)
-    assert len(anywhere) == 4 and not net.training
+    assert len(anywhere) == 4 and [part.training for part in net.modules()] == modes
     assert all(torch.equal(value, wanted[name]) for name, value in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
     networks.unfuse(net)
     assert [type(part) for part in net.modules()] == before and not net.fused
+
+
+def test_a_trial_that_fails_leaves_no_trace_either(anywhere, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no such instruction")
+
+    net, _ = made("basic blocks")
+    wanted = {name: value.clone() for name, value in net.state_dict().items()}
+    fuse(net.eval())
+    monkeypatch.setattr(when.twins, "back", refuse)
+    with pytest.raises(RuntimeError, match="no such instruction"):
+        networks.try_out(net)
+    assert not any(part.training for part in net.modules())
+    assert all(torch.equal(value, wanted[name]) for name, value in net.state_dict().items())
+
+
+def test_statistics_of_one_value_are_refused_and_averages_without_momentum_go_the_usual_way(anywhere):
+    net, x = made("basic blocks", size=20)
+    fuse(net)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        net(x[:1])
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None
+    assert not when.quick(net, x)
+
+
+def test_the_backward_pass_is_the_same_under_autocast(anywhere):
+    net, x = made("bottlenecks")
+    net, x = net.float(), x.float()
+    fuse(net)
+    found = []
+    for under in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = net(x).float().square().sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=under):
+            loss.backward()
+        found.append({name: p.grad.clone() for name, p in net.named_parameters() if name.startswith("layer")})
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())

@@ -9,7 +9,7 @@ import copy
 import logging
 import weakref
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from selfsame.nn.fused.when import hooked
 from selfsame.nn.joint import parts_now
 
 __all__ = ["Replayed", "replayed"]
@@ -94,20 +95,19 @@ class Replayed:
     def kind(self, view: Tensor) -> Any:
         """What a recording holds for; None where there can be none."""
         parts = (self.encoder, *self.modules)
-        watched = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts)
         if (
             self.failed
-            or watched
+            or hooked(*parts)
             or not self.encoder.training
             or view.device.type != DEVICE
             or view.requires_grad
             or td.is_initialized()
         ):
             return None
-        learning = [p for p in self.parameters if p.requires_grad] if torch.is_grad_enabled() else []
-        modes = sum(part.training for part in self.norms), sum(part.track_running_stats for part in self.norms)
+        learning = tuple(p.requires_grad for p in self.parameters) if torch.is_grad_enabled() else None
+        modes = tuple((part.training, part.track_running_stats, part.momentum) for part in self.norms)
         half = torch.get_autocast_dtype(DEVICE) if torch.is_autocast_enabled(DEVICE) else None
-        return tuple(view.shape), view.stride(), view.dtype, half, len(learning), *modes, parts_now()
+        return tuple(view.shape), view.stride(), view.dtype, half, learning, modes, parts_now()
 
     def record(self, key: Any, view: Tensor) -> bool:
         learning = [p for p in self.parameters if p.requires_grad] if torch.is_grad_enabled() else []
@@ -115,6 +115,7 @@ class Replayed:
             self.made[key] = Recording(self.plain, list(self.encoder.buffers()), learning, view)
         except Exception as error:  # out of memory, or whatever the driver may raise
             self.failed = True
+            self.made.clear()  # none is played any more
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             logging.getLogger(__name__).warning("the encoder's passes are launched one by one: %s", reason)
         return not self.failed
@@ -140,23 +141,25 @@ class Recording:
         self.out = self.out.detach()
 
     def capture(self, plain: Any, side: Any, now: Any) -> None:
-        kind = torch.get_autocast_dtype("cuda")
         # Weights that are cast are cast within the graph, so that it sees what they have become.
-        with torch.autocast("cuda", kind, torch.is_autocast_enabled("cuda"), cache_enabled=False):
-            with torch.cuda.stream(side):  # libraries set themselves up for a stream at first use
-                self.back(plain(self.view))
-            now.wait_stream(side)
-            torch.cuda.synchronize()
-            self.forward = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.forward, stream=side, capture_error_mode="thread_local"):
-                self.out = plain(self.view)
-            if self.learning:
-                self.d = torch.empty_like(self.out)
-                self.backward = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(
-                    self.backward, self.forward.pool(), stream=side, capture_error_mode="thread_local"
-                ):
-                    self.gradients = self.back(self.out, self.d)
+        cast = partial(torch.autocast, "cuda", torch.get_autocast_dtype("cuda"), cache_enabled=False)
+        half = torch.is_autocast_enabled("cuda")
+        with torch.cuda.stream(side):  # libraries set themselves up for a stream at first use
+            with cast(enabled=half):
+                out = plain(self.view)
+            with cast(enabled=False):  # as the engine's backward pass is
+                self.back(out)
+        now.wait_stream(side)
+        torch.cuda.synchronize()
+        self.forward = torch.cuda.CUDAGraph()
+        recorded = partial(torch.cuda.graph, stream=side, capture_error_mode="thread_local")
+        with recorded(self.forward), cast(enabled=half):
+            self.out = plain(self.view)
+        if self.learning:
+            self.d = torch.empty_like(self.out)
+            self.backward = torch.cuda.CUDAGraph()
+            with recorded(self.backward, pool=self.forward.pool()), cast(enabled=False):
+                self.gradients = self.back(self.out, self.d)
 
     def back(self, out: Tensor, d: Tensor | None = None) -> list[Tensor | None]:
         if not self.learning:
@@ -169,7 +172,10 @@ class Recording:
             self.view.copy_(view)
 
     def free_gradients(self) -> None:
-        """Keep what an earlier pass of this step left in the tensors that the graph writes gradients to."""
+        """Keep what an earlier pass of this step left in memory of the graph, before it is played again.
+
+        Gradients lie where activations lay, so that already the next forward pass writes there.
+        """
         for parameter, mine in zip(self.learning, self.gradients, strict=True):
             left = parameter.grad
             if left is not None and mine is not None and left.data_ptr() == mine.data_ptr():
@@ -195,6 +201,7 @@ class Pass:
 class _Played(Function):
     @staticmethod
     def forward(ctx: Any, recording: Recording, view: Tensor, *_: Tensor) -> Tensor:
+        recording.free_gradients()
         recording.take(view)
         recording.forward.replay()
         ctx.recording, ctx.token = recording, Pass()
@@ -207,7 +214,6 @@ class _Played(Function):
         recording: Recording = ctx.recording
         if recording.pending is None or recording.pending() is not ctx.token:
             raise RuntimeError("the gradient of a pass was asked for twice, or after the next pass of its size")
-        recording.free_gradients()
         recording.d.copy_(gradients[0])
         recording.backward.replay()
         recording.pending = None

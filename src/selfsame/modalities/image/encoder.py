@@ -23,7 +23,7 @@ from selfsame.errors import UserError, unknown
 from selfsame.modalities.image.networks import check_patches, check_saved, library_trunk, resolve, small_stem
 from selfsame.modalities.image.views import WHOLE
 from selfsame.modalities.image.weights import HEADS, load_weights
-from selfsame.nn.fused.when import halved, passes, work_dtype
+from selfsame.nn.fused.when import passes, work_dtype
 from selfsame.nn.norm import at_rest, use_group_norm
 from selfsame.nn.vit import PatchTokens, caught
 from selfsame.records import Record
@@ -104,7 +104,8 @@ class ImageEncoder(PatchTokens):
         if not view.is_floating_point():
             # 8-bit images look the same beside deeper ones: 255 is white, whatever the data's own white is.
             pixels = view.float() / (255.0 if view.dtype == torch.uint8 else self.white.float())
-        if self.__dict__.get("fused", False) and halved(pixels) and not pixels.requires_grad:
+        half = pixels.device.type == "cuda" and torch.is_autocast_enabled("cuda")
+        if half and self.__dict__.get("fused", False) and not pixels.requires_grad:
             slope = 1 / self.std.flatten()
             return passes(pixels).scaled(pixels, slope, -self.mean.flatten() * slope, work_dtype(pixels))
         # One pass over the pixels: on a processor it costs half of a subtraction and a division.

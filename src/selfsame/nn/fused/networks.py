@@ -58,18 +58,22 @@ def try_out(module: nn.Module) -> None:
     Raises whatever a compiler, Triton or the driver may raise on this device.
     """
     for trunk in fused_in(module):
-        kept = {name: buffer.clone() for name, buffer in trunk.named_buffers()}
-        mode, like = trunk.training, trunk.conv1.weight
+        kept = [(buffer, buffer.clone()) for buffer in trunk.buffers()]
+        modes = [(part, part.training) for part in trunk.modules()]
+        like = trunk.conv1.weight
         zeros = torch.zeros(2, trunk.conv1.in_channels, 64, 64, device=like.device, dtype=like.dtype)
         learning = [p for p in trunk.parameters() if p.requires_grad]
         half = torch.autocast(like.device.type, torch.bfloat16, enabled=like.dtype == torch.float32)
-        with torch.set_grad_enabled(bool(learning)), half:
-            made = trunk.train()(zeros)
-        if learning:
-            torch.autograd.grad(made.sum(), learning, allow_unused=True)
-        trunk.train(mode)
-        for name, buffer in trunk.named_buffers():
-            buffer.copy_(kept[name])
+        try:
+            with torch.set_grad_enabled(bool(learning)), half:
+                made = trunk.train()(zeros)
+            if learning:
+                torch.autograd.grad(made.sum(), learning, allow_unused=True)
+        finally:
+            for part, mode in modes:
+                part.training = mode
+            for buffer, value in kept:
+                buffer.copy_(value)
 
 
 def plain(trunk: Any) -> bool:

@@ -256,8 +256,10 @@ def block_backward(tape: Tape, block: Block, given: Given) -> Given:
     found = tape.activated_back(inner[0], d, offset, factors=beside is None and rowwise(inner[0]))
     if beside is None or block.past is None:
         return found._replace(past=g)
-    tape.ops.thickened(found.whole, *beside, tape.parts, *block.past.conv.stride)
-    return found
+    assert found.whole is not None
+    whole = found.whole.contiguous(memory_format=torch.channels_last)
+    tape.ops.thickened(whole, *beside, tape.parts, *block.past.conv.stride)
+    return Given(whole)
 
 
 def rowwise(layer: Layer) -> bool:
@@ -310,8 +312,9 @@ class _Stage(Function):
         d: Tensor = gradients[0].to(ctx.dtype).contiguous(memory_format=torch.channels_last)
         tape = Tape(passes(d), ctx.parts, ctx.dtype, Kept(ctx.saved_tensors))
         given = Given(d)
-        for block in reversed(ctx.blocks):
-            given = block_backward(tape, block, given)
+        with as_given(d):
+            for block in reversed(ctx.blocks):
+                given = block_backward(tape, block, given)
         of_x = given.whole if given.past is None else closed(given, ctx.like)
         return of_x, None, None, None, *(tape.gradients[name] for name in ctx.names)
 

@@ -25,6 +25,12 @@ def normed(x: Tensor, stat: Tensor) -> Tensor:
     return apart(x, len(stat)) * stat[:, 2, None] + stat[:, 3, None]
 
 
+def enough(rows: int) -> None:
+    """Raises ValueError where a part has too few rows for a variance, as torch does."""
+    if rows < 2:
+        raise ValueError("Expected more than 1 value per channel when training: the map of a single image is 1x1.")
+
+
 def follow(running: Running, mean: Tensor, variance: Tensor, momentum: float, rows: int) -> None:
     """One step of the running statistics for each part, as if they had come one by one."""
     if running is not None:
@@ -37,6 +43,7 @@ def moments(
     x: Tensor, weight: Tensor, bias: Tensor, running: Running, momentum: float, eps: float, parts: int
 ) -> Tensor:
     """The statistics of x."""
+    enough(len(x) // parts)
     variance, mean = torch.var_mean(apart(x, parts), dim=1, correction=0)
     follow(running, mean, variance, momentum, len(x) // parts)
     scale = torch.rsqrt(variance + eps)
@@ -202,6 +209,7 @@ def fold(
     """
     each = apart(x, len(total))
     rows = each.shape[1]
+    enough(rows)
     centre = total / rows
     covariance = torch.baddbmm(centre[:, :, None] @ centre[:, None], each.mT, each, alpha=1 / rows, beta=-1)
     product = wide(w) @ covariance

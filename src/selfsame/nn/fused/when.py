@@ -29,7 +29,9 @@ def quick(module: nn.Module, x: Tensor) -> bool:
         and not td.is_initialized()
         and not torch.compiler.is_compiling()
         and len(x) % parts_now() == 0
-        and all(part.training for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+        and all(
+            part.training and part.momentum is not None for part in module.modules() if isinstance(part, nn.BatchNorm2d)
+        )
     )
 
 
@@ -41,7 +43,8 @@ def halved(x: Tensor) -> bool:
 
 def hooked(*parts: nn.Module) -> bool:
     """Whether somebody looks at what goes through one of them, which the quick way does not show."""
-    return any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts)
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(part, kind) for part in parts for kind in kinds)
 
 
 def work_dtype(x: Tensor) -> torch.dtype:

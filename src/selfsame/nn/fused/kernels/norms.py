@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from selfsame.nn.fused.kernels.tiles import WARPS, channels, full, normed, place, strips, tile, tiles
-from selfsame.nn.fused.twins import Running
+from selfsame.nn.fused.twins import Running, enough
 
 
 @triton.jit(do_not_specialize=["P"])
@@ -78,6 +78,7 @@ def moments(
     x: Tensor, weight: Tensor, bias: Tensor, running: Running, momentum: float, eps: float, parts: int
 ) -> Tensor:
     rows, width = len(x) // parts, x.shape[1]
+    enough(rows)
     it = strips(x, rows, width, parts)
     sums, stat = full(x, parts, it.programs, 2, width), full(x, parts, 4, width)
     _add_up[it.grid](x, shift_of(running, weight), sums, rows, width, it.programs, **it.options)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from selfsame.nn.fused.kernels.norms import joined, masked_and_summed
 from selfsame.nn.fused.kernels.tiles import WARPS, channels, full, launched, processors, programs
-from selfsame.nn.fused.twins import Running
+from selfsame.nn.fused.twins import Running, enough
 
 CUTS = 2  # pieces of long products for each multiprocessor
 ACROSS = 128  # channels of a tile
@@ -201,6 +201,7 @@ def fold(
 ) -> tuple[Tensor, Tensor, Tensor]:
     parts, outs, ins = len(total), *w.shape
     rows = len(x) // parts
+    enough(rows)
     each = x.view(parts, rows, ins)
     gram = product_in_full(each.mT, each)
     covariance = torch.baddbmm(gram, total[:, :, None], total[:, None], beta=1 / rows, alpha=-1 / rows**2)
