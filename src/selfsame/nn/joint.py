@@ -24,8 +24,8 @@ from selfsame.nn.blocks import Recomputed
 from selfsame.nn.split import SplitBatch
 
 FEW = 16  # rows; in trial resnet50 gained at 16 and lost at 32 (bench/step.py measures the step with it)
-_parts: ContextVar[int] = ContextVar("parts", default=1)
 KNOWN = ("torch", "torchvision", "timm", "selfsame")  # whose modules treat rows alone, but for batch norms
+_parts: ContextVar[int] = ContextVar("parts", default=1)
 
 
 def each(net: nn.Module, views: list[Tensor]) -> list[Tensor]:
@@ -62,6 +62,7 @@ def parts_now() -> int:
 
 
 def few(encoder: nn.Module, view: Tensor) -> bool:
+    """Whether there are so few rows, on a CPU, that one pass over all views is the faster one."""
     return len(view) <= FEW and view.device.type == "cpu" and encoder._compiled_call_impl is None
 
 

@@ -95,6 +95,7 @@ def plain(trunk: Any) -> bool:
 
 
 def usual(block: Any) -> bool:
+    """Whether a block has nothing beside its layers, plain ReLUs, and at most a 1x1 convolution past them."""
     acts = [part for name, part in block.named_children() if name.startswith(("act", "relu"))]
     bare = all(isinstance(getattr(block, name, None), nn.Identity | None) for name in BARE)
     past = block.downsample
@@ -112,6 +113,7 @@ def usual(block: Any) -> bool:
 
 
 def known(layer: Layer) -> bool:
+    """Whether a convolution and a batch norm are the ones that the kernels are for."""
     conv, norm = layer
     return (
         type(conv) is nn.Conv2d
@@ -140,6 +142,7 @@ class _OfTorchvision(of_torchvision.ResNet):
 
 
 def staged(trunk: nn.Module, x: Tensor) -> Tensor:
+    """What the four stages make of it; each is called as a module, so that hooks on it run."""
     for name in STAGES:
         x = trunk.get_submodule(name)(x)
     return x

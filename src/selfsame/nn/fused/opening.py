@@ -23,7 +23,7 @@ class _Entry(Function):
         ops, size = passes(x), (x.shape[2], x.shape[3])
         x = x.contiguous(memory_format=torch.channels_last)
         stat = ops.moments(flat(x), weight, bias, *layer.following, parts)
-        ctx.parts, ctx.pool = parts, pool
+        ctx.pool = pool
         if not pool:
             ctx.save_for_backward(x, stat, weight)
             return unflat(ops.activated(flat(x), stat), x)
