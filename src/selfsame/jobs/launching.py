@@ -238,7 +238,9 @@ def main(folder: Path) -> int:
 def watch_over(stdin: int = 0) -> None:
     """End, after saving, when the launcher is gone: the other end of stdin is its own."""
     if os.read(stdin, 1) == b"":  # not sys.stdin, whose lock a thread that waits would hold while Python ends
-        os.kill(os.getpid(), signal.SIGTERM)
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGTERM)  # one for the process may go to another thread, and not wake it
 
 
 if __name__ == "__main__":
