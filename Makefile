@@ -2,7 +2,8 @@
 # make test   set up, then every check there is: format, lint, types, import directions, tests (their bytecode is kept,
 #             which else takes each of the two processes 7 s to write anew)
 # make learns the slow tests, which train for minutes and must reach stated figures
-# make compiles  every recipe of views, compiled by torch, against the steps one by one: minutes of compiling
+# make compiles  every recipe of views, compiled by torch, against the steps one by one; the fused kernels compiled for
+#               cards that need not be there: minutes of compiling
 # make gpu      what a CUDA device promises beside the CPU (needs one)
 # make hosts  two hosts on this machine, in network namespaces (needs root), train together
 # make bench  measure what docs/performance.md states (about an hour), and write it; make bench-page writes it alone

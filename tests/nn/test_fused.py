@@ -170,6 +170,24 @@ def test_kernels_compute_what_their_twins_do():
     assert len(found) > 60 and max(found.values()) < 1e-5, found
 
 
+CARDS = {80: 166912, 90: 232448, 100: 232448}  # compute capability: bytes of shared memory of a block
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("capability", CARDS)
+def test_kernels_compile_for_cards_that_are_not_there(capability, tmp_path):
+    """What Triton's interpreter lets pass, its compiler may not: a number that changes its type in a loop."""
+    pytest.importorskip("triton")
+    place = Path(__file__).parents[2]
+    setting = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(place), *sys.path])}
+    command = [sys.executable, "-m", "tests.nn.compiled", str(capability), str(CARDS[capability])]
+    run = subprocess.run(command, cwd=place, env=setting, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = json.loads(run.stdout)
+    assert not found["failed"] and len(found["compiled"]) > 20
+    assert capability == 80 or not found["large"]
+
+
 def test_a_network_that_is_no_longer_fused_is_what_it_was_and_a_trial_leaves_no_trace(anywhere):
     net, _ = made("basic blocks")
     before = [type(part) for part in net.modules()]

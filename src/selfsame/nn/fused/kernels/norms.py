@@ -51,10 +51,10 @@ def _settle(
     c, inside = channels(tl.program_id(0), C, BC)
     level = tl.load(shift + c, mask=inside, other=0.0)
     gamma = tl.load(weight + c, mask=inside, other=0.0)
-    beta = tl.load(bias + c, mask=inside, other=0.0)
+    beta = tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)
     if TRACK:
-        known_mean = tl.load(running_mean + c, mask=inside, other=0.0)
-        known_var = tl.load(running_var + c, mask=inside, other=0.0)
+        known_mean = tl.load(running_mean + c, mask=inside, other=0.0).to(tl.float32)
+        known_var = tl.load(running_var + c, mask=inside, other=0.0).to(tl.float32)
     for part in range(PARTS):
         one, two = _total(sums, part, P, c, inside, C, BP, BC)
         off = one / rows

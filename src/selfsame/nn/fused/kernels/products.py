@@ -157,10 +157,10 @@ def _fold(
     n, inside = channels(tl.program_id(0), N, BN)
     k = tl.arange(0, BK)
     gamma = tl.load(weight + n, mask=inside, other=0.0)
-    beta = tl.load(bias + n, mask=inside, other=0.0)
+    beta = tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)
     if TRACK:
-        known_mean = tl.load(running_mean + n, mask=inside, other=0.0)
-        known_var = tl.load(running_var + n, mask=inside, other=0.0)
+        known_mean = tl.load(running_mean + n, mask=inside, other=0.0).to(tl.float32)
+        known_var = tl.load(running_var + n, mask=inside, other=0.0).to(tl.float32)
     for part in range(PARTS):
         mean = tl.zeros((BN,), tl.float32)
         variance = tl.zeros((BN,), tl.float32)

@@ -87,7 +87,7 @@ def full(x: Tensor, *shape: int) -> Tensor:
 
 def launched(kernel: Any, grid: tuple[int, ...], *given: Any, **options: Any) -> bool:
     """Launch a kernel that holds much in shared memory; False where the device has not as much, which is remembered."""
-    key = (kernel, *options.items())
+    key = (kernel, given[0].dtype, *options.items())
     if key in refused:
         return False
     try:
