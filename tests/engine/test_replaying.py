@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from selfsame.engine import replaying
-from selfsame.engine.replaying import Pass, Recording, Replayed
+from selfsame.engine.replaying import Pass, Recording, Replayed, aliased
+from tests.engine import graphs
 
 
 class Net(nn.Module):
@@ -26,7 +27,7 @@ class Net(nn.Module):
 class Tape(Recording):
     """A recording that computes: what a graph does, without one."""
 
-    def __init__(self, plain, buffers, learning, view):
+    def __init__(self, encoder, plain, learning, view):
         self.learning, self.pending, self.view, self.played = learning, None, view.clone(), 0
         self.plain = weakref.WeakMethod(plain) if plain is not None else None
 
@@ -168,7 +169,7 @@ def test_views_are_laid_where_the_recording_wants_them(net):
 def test_gradients_of_an_earlier_pass_of_the_step_are_kept():
     layer = nn.Linear(2, 2, bias=False)
     written = torch.ones(2, 2)
-    tape = Tape(None, [], [layer.weight], torch.zeros(1))
+    tape = Tape(None, None, [layer.weight], torch.zeros(1))
     tape.gradients = [written]
     layer.weight.grad = written.detach()
     tape.free_gradients()
@@ -190,3 +191,99 @@ def test_recordings_go_with_the_encoder(net):
         assert left() is None
     finally:
         gc.enable()
+
+
+class Conv(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        )
+
+    def forward(self, view):
+        return self.net(view)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Two networks alike, of which the second is recorded, in pretence."""
+    graphs.pretend(monkeypatch)
+    monkeypatch.setattr(replaying, "DEVICE", "cpu")
+    torch.manual_seed(0)
+    plain = Conv()
+    mine = copy.deepcopy(plain)
+    replaying.replayed(mine)
+    return plain, mine
+
+
+def steps(net, sizes, micro):
+    """What three steps of plain descent leave, in which each micro-batch has views of these sizes; losses are held."""
+    torch.manual_seed(1)
+    held = []
+    for _ in range(3):
+        net.zero_grad()
+        for _ in range(micro):
+            loss = sum(net(torch.rand(5, 3, size, size)).square().sum() for size in sizes)
+            loss.backward()
+            held.append(loss)
+        with torch.no_grad():
+            for p in net.parameters():
+                p -= 0.01 * p.grad
+    return [loss.item() for loss in held], {name: value.clone() for name, value in net.state_dict().items()}
+
+
+@pytest.mark.parametrize("sizes", [[8], [8, 6], [8, 6, 5]])
+@pytest.mark.parametrize("micro", [1, 2, 3])
+def test_recorded_passes_learn_what_plain_ones_do(recorded, sizes, micro):
+    (wanted, state), (found, other) = (steps(net, sizes, micro) for net in recorded)
+    forward = recorded[1].forward
+    assert len(forward.made) == len(sizes) and not forward.failed
+    assert all(one.backward.played == 3 * micro - replaying.FIRST for one in forward.made.values())
+    assert found == pytest.approx(wanted, rel=1e-5)
+    for name, value in state.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_recording_leaves_alone_what_belongs_to_earlier_passes(recorded):
+    _, mine = recorded
+    view = torch.rand(5, 3, 8, 8)
+    loss = mine(view).sum()  # its graph, and the nodes that take gradients, live on
+    for p in mine.parameters():
+        torch.autograd.graph.get_gradient_edge(p).node.metadata["earlier"] = True
+    kept = list(mine.parameters())
+    with aliased(mine) as alias:
+        assert all(alias[p] is other for p, other in zip(kept, mine.parameters(), strict=True))
+        assert all(alias[p].data_ptr() == p.data_ptr() for p in kept)
+        edges = [torch.autograd.graph.get_gradient_edge(p) for p in mine.parameters()]
+        assert not any(edge.node.metadata for edge in edges)
+    assert all(one is other for one, other in zip(kept, mine.parameters(), strict=True))
+    loss.backward()
+    assert all(p.grad is not None for p in kept)
+
+
+def test_gradients_are_recorded_of_other_leaves(recorded, monkeypatch):
+    _, mine = recorded
+    asked = []
+    grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda out, leaves, *rest, **more: (
+        asked.extend(leaves), grad(out, leaves, *rest, **more))[1])  # fmt: skip
+    for _ in range(3):
+        mine(torch.rand(5, 3, 8, 8)).sum().backward()
+    assert len(asked) == 2 * len(list(mine.parameters()))  # the trial, and the recording
+    assert not {id(leaf) for leaf in asked} & {id(p) for p in mine.parameters()}
+
+
+def test_a_recording_that_breaks_off_leaves_all_as_it_was(recorded, monkeypatch, caplog):
+    mine = recorded[1]
+    tried = []
+    monkeypatch.setattr(torch.cuda, "graph", graphs.Broken)
+    monkeypatch.setattr(replaying, "settle_random_numbers", lambda: tried.append(graphs.place.now))
+    kept = list(mine.parameters())
+    (wanted, state), (found, other) = (steps(net, [8], 2) for net in recorded)
+    assert graphs.place.now == "main" and tried == ["main"]
+    assert mine.forward.failed and not mine.forward.made
+    assert [record.message for record in caplog.records] == [
+        "the encoder's passes are launched one by one: operation failed due to a previous error during capture"
+    ]
+    assert all(one is other for one, other in zip(kept, mine.parameters(), strict=True))
+    assert found == wanted and all(torch.equal(value, other[name]) for name, value in state.items())

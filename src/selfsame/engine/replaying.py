@@ -9,6 +9,8 @@ import copy
 import logging
 import weakref
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import Any
 
@@ -112,7 +114,7 @@ class Replayed:
     def record(self, key: Any, view: Tensor) -> bool:
         learning = [p for p in self.parameters if p.requires_grad] if torch.is_grad_enabled() else []
         try:
-            self.made[key] = Recording(self.plain, list(self.encoder.buffers()), learning, view)
+            self.made[key] = Recording(self.encoder, self.plain, learning, view)
         except Exception as error:  # out of memory, or whatever the driver may raise
             self.failed = True
             self.made.clear()  # none is played any more
@@ -126,21 +128,27 @@ class Recording:
 
     out: Tensor
 
-    def __init__(self, plain: Any, buffers: list[Tensor], learning: list[nn.Parameter], view: Tensor) -> None:
+    def __init__(self, encoder: nn.Module, plain: Any, learning: list[nn.Parameter], view: Tensor) -> None:
         torch.cuda.empty_cache()  # what steps before it held lies elsewhere than what the graph will hold
         self.learning = learning
         self.view = view.clone()
         self.pending: weakref.ref[Any] | None = None
+        buffers = list(encoder.buffers())
         kept = [buffer.clone() for buffer in buffers]
         side, now = torch.cuda.Stream(), torch.cuda.current_stream()
         side.wait_stream(now)
         try:
-            self.capture(plain, side, now)
+            with aliased(encoder) as alias:
+                self.capture(plain, [alias[p] for p in learning], side, now)
+        except Exception:
+            torch.cuda.set_stream(now)  # where a recording breaks off, torch leaves its stream current
+            settle_random_numbers()
+            raise
         finally:
             torch._foreach_copy_(buffers, kept)  # the trial pass is none of the run's
         self.out = self.out.detach()
 
-    def capture(self, plain: Any, side: Any, now: Any) -> None:
+    def capture(self, plain: Any, learning: list[Tensor], side: Any, now: Any) -> None:
         # Weights that are cast are cast within the graph, so that it sees what they have become.
         cast = partial(torch.autocast, "cuda", torch.get_autocast_dtype("cuda"), cache_enabled=False)
         half = torch.is_autocast_enabled("cuda")
@@ -148,24 +156,19 @@ class Recording:
             with cast(enabled=half):
                 out = plain(self.view)
             with cast(enabled=False):  # as the engine's backward pass is
-                self.back(out)
+                gradients(out, learning)
+        del out
         now.wait_stream(side)
         torch.cuda.synchronize()
         self.forward = torch.cuda.CUDAGraph()
         recorded = partial(torch.cuda.graph, stream=side, capture_error_mode="thread_local")
         with recorded(self.forward), cast(enabled=half):
             self.out = plain(self.view)
-        if self.learning:
+        if learning:
             self.d = torch.empty_like(self.out)
             self.backward = torch.cuda.CUDAGraph()
             with recorded(self.backward, pool=self.forward.pool()), cast(enabled=False):
-                self.gradients = self.back(self.out, self.d)
-
-    def back(self, out: Tensor, d: Tensor | None = None) -> list[Tensor | None]:
-        if not self.learning:
-            return []
-        d = torch.zeros_like(out) if d is None else d
-        return list(torch.autograd.grad(out, self.learning, d, allow_unused=True))
+                self.gradients = gradients(self.out, learning, self.d)
 
     def take(self, view: Tensor) -> None:
         if view.data_ptr() != self.view.data_ptr():
@@ -192,6 +195,40 @@ class Recording:
             self.forward.replay()
             return self.out.clone()
         return _Played.apply(self, view, *self.learning)
+
+
+@contextmanager
+def aliased(encoder: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
+    """Under it the encoder computes with other leaves that lie in the same memory; gives those of its parameters.
+
+    The node that takes a parameter's gradient keeps the stream on which it was made, for as long as any pass that has
+    met it is alive (a loss that is still held, views of another size in the same step). A recorded gradient would wait
+    for that stream, which breaks the recording off.
+    """
+    alias: dict[Tensor, Tensor] = {p: p.detach().requires_grad_(p.requires_grad) for p in encoder.parameters()}
+    places = [(part._parameters, name, p) for part in encoder.modules() for name, p in part._parameters.items()]
+    try:
+        for where, name, p in places:
+            where[name] = None if p is None else alias[p]  # type: ignore[assignment]
+        yield alias
+    finally:
+        for where, name, p in places:
+            where[name] = p
+
+
+def gradients(out: Tensor, learning: list[Tensor], d: Tensor | None = None) -> list[Tensor | None]:
+    if not learning:
+        return []
+    d = torch.zeros_like(out) if d is None else d
+    return list(torch.autograd.grad(out, learning, d, allow_unused=True))
+
+
+def settle_random_numbers() -> None:
+    """After a recording that broke off torch takes all random numbers for recorded ones, until one has succeeded."""
+    with suppress(RuntimeError):  # what stopped the recording is told, not this
+        some = torch.zeros(1, device=DEVICE)
+        with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+            some.add_(1)
 
 
 class Pass:
