@@ -64,6 +64,11 @@ def test_import_and_help_load_neither_torch_nor_what_else_is_slow():
         assert f"'{slow}'" not in names, slow
 
 
+def test_a_path_that_leads_nowhere_is_told_before_what_is_slow_is_loaded():
+    names = loaded_by("from selfsame.cli import main\nassert main(['pretrain', 'nowhere']) == 2")
+    assert "'selfsame'" in names and "'torch'" not in names and "'numpy'" not in names
+
+
 def test_import_alone_loads_almost_nothing():
     names = loaded_by("import selfsame")
     assert not {"'cyclopts'", "'pydantic'", "'rich'"} & set(names.strip("[]").split(", "))
@@ -145,6 +150,7 @@ def job_of(monkeypatch, *argv):
         return type("Result", (), {"folder": Path("x"), "result": {}})()
 
     monkeypatch.setattr(Pretrain, "run", note)
+    monkeypatch.setattr("selfsame.cli.check_there", lambda path: None)
     assert main(["pretrain", *map(str, argv)]) == 0
     return seen[0]
 
@@ -294,7 +300,7 @@ def test_data_that_nobody_named_is_missed(tmp_path, monkeypatch, capsys):
 def test_an_error_of_the_program_itself_is_not_dressed_up(monkeypatch):
     monkeypatch.setattr(Pretrain, "run", lambda job: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        main(["pretrain", "photos"])
+        main(["pretrain", str(Path.cwd())])
 
 
 # Signals -------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from selfsame.engine import slurm
 from selfsame.errors import UserError, unknown
 from selfsame.jobs.checked import checked, explained, named
 from selfsame.records import Record
+from selfsame.storage.folders import check_there
 
 JOBS = {  # command -> the record that is its definition
     "pretrain": "Pretrain",
@@ -129,6 +130,8 @@ def carry_out(name: str, function: Callable[..., Any], given: dict[str, Any]) ->
     as_json = given.pop("as_json", False)
     config = given.pop("config", None)
     values = combined(read_config(config) if config else {}, given)
+    if "modality" in record.model_fields and values.get("modality") is None:  # data of an own one need not be a path
+        check_there(str(values.get("data", "")))  # at once: a method takes seconds to load
     job = checked(record, values, advice=f"See: selfsame {name} --help")
     keep_heap()
     result = job.run()  # type: ignore[attr-defined]

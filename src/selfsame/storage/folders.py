@@ -153,6 +153,19 @@ def folder_labels(names: Sequence[str]) -> list[str] | None:
     return labels
 
 
+def check_there(path: str) -> None:
+    """Raises UserError where a plain path, no address and no pattern, leads nowhere or may not be followed."""
+    if "://" in path or any(sign in path for sign in "*?[{"):
+        return
+    place = Path(path.split("::")[0]).expanduser()
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise nowhere(str(place)) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened: {error.strerror}.") from error
+
+
 def nowhere(path: str) -> UserError:
     """The error for a path that does not exist, with the nearest name that does."""
     place = Path(path)
