@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python bench/startup.py
 
 Fresh processes of the interpreter that runs this, in turns, medians of wall time and of processor time. The first step
-is that of BYOL with ResNet-18 on a folder of 64 made JPEGs, 64 px, batch 16, no reading processes, until it is logged
-(lightly: done). Peers are measured where this interpreter has them. Stored in bench/results/startup.json.
+is that of BYOL with ResNet-18 (with the stem for small images, for both) on a folder of 64 made JPEGs, 64 px, batch 16,
+no reading processes, until it is logged (lightly: done). Peers are measured where this interpreter has them. Stored in
+bench/results/startup.json.
 """
 
 import argparse
@@ -47,7 +48,9 @@ from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Trans
 class BYOL(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.net = torch.nn.Sequential(*list(torchvision.models.resnet18().children())[:-1], torch.nn.Flatten())
+        net = torchvision.models.resnet18()
+        net.conv1, net.maxpool = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False), torch.nn.Identity()
+        self.net = torch.nn.Sequential(*list(net.children())[:-1], torch.nn.Flatten())
         self.project, self.predict = BYOLProjectionHead(512, 4096, 256), BYOLPredictionHead(256, 4096, 256)
         self.slow = copy.deepcopy(torch.nn.Sequential(self.net, self.project))
         deactivate_requires_grad(self.slow)

@@ -28,6 +28,7 @@ from selfsame.types import Draws, Encoder, Learner, mixed
 
 BEST = "best"
 MEASURED = ("time", "memory")  # lines of the plan that are measured anew by each process
+LONG = 4.0  # seconds of a pass beside which half a second of setting up is little
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
 KEPT = 2**29  # bytes of the samples of these, and of as many to compare them with, that are read once for all looks
 
@@ -218,7 +219,10 @@ class Pretraining(Deciding):
             show_lines(new)
 
     def trial(self, learner: Learner, steps: Steps) -> tuple[float, int]:
-        """(seconds of a step, bytes at the peak), from forward and backward passes that leave no trace."""
+        """(seconds of a step, bytes at the peak), from forward and backward passes that leave no trace.
+
+        Two, as the first sets much up, or one that is so long that this is little of it.
+        """
         before = {name: value.clone() for name, value in learner.state_dict().items()}
         learner.train()
         began = time.monotonic()
@@ -238,12 +242,14 @@ class Pretraining(Deciding):
             loss.backward()
             if self.on.type == "cuda":
                 torch.cuda.synchronize(self.on)
-            taken.append((time.monotonic() - began) * self.loop.accumulate)
+            taken.append(time.monotonic() - began)
+            if taken[0] > LONG and self.on.type == "cpu" and dist.world() == 1:  # several would have to agree
+                break
         met = dist.gathered(first.skipped)
         dist.by_first(lambda: self.found(met))
         learner.load_state_dict(before)
         learner.zero_grad(set_to_none=True)
-        working = min(taken)
+        working = min(taken) * self.loop.accumulate
         return max(working, reading) if self.workers else working + reading, peak(self.on)
 
     def keep(self, encoder: Encoder, health: Health, seconds: float, first: int) -> None:
