@@ -225,7 +225,7 @@ def by_first(act: Callable[[], T]) -> T:
 
 
 def machine(on: torch.device) -> str:
-    """One line that says what ran: processor or GPU, cores, versions."""
+    """One line that says what ran: GPU, cores, processor and its vector instructions, versions."""
     import platform
 
     name = platform.processor() or platform.machine()
@@ -236,4 +236,5 @@ def machine(on: torch.device) -> str:
         pass  # not Linux: platform's word stands
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f"{torch.cuda.get_device_name(on)}, " if on.type == "cuda" else ""
+    name += f" ({torch.backends.cpu.get_cpu_capability()}{' with bf16' * has_bf16(torch.device('cpu'))})"
     return f"{gpu}{cores} cores {name}, Python {platform.python_version()}, torch {torch.__version__}"
