@@ -5,6 +5,7 @@
 # make compiles  every recipe of views, compiled by torch, against the steps one by one; the fused kernels compiled for
 #               cards that need not be there: minutes of compiling
 # make gpu      what a CUDA device promises beside the CPU (needs one)
+# make oldest  set up with the oldest torch that is supported, then the default tests
 # make hosts  two hosts on this machine, in network namespaces (needs root), train together
 # make bench  measure what docs/performance.md states (about an hour), and write it; make bench-page writes it alone
 PYTHON ?= python3
@@ -15,7 +16,7 @@ install = if command -v uv >/dev/null; \
 	  then uv pip install --quiet --python $(BIN)/python -e '.[$(1)]'; \
 	  else $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]'; fi
 
-.PHONY: demo test check learns compiles gpu hosts bench bench-page clean
+.PHONY: demo test check learns compiles gpu oldest hosts bench bench-page clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/digits.py
@@ -37,6 +38,12 @@ compiles: $(VENV)/ready
 
 gpu: $(VENV)/ready
 	$(BIN)/python -m pytest -m gpu -rs
+
+oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  'torch==2.8.*' 'torchvision==0.23.*' -e '.[all,dev]'
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -n 2 --dist worksteal
 
 hosts: $(VENV)/ready
 	$(BIN)/python -m pytest -m hosts -rs
@@ -62,4 +69,4 @@ $(VENV)/ready-bench: $(VENV)/ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VENV)-oldest runs

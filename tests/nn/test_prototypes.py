@@ -42,7 +42,7 @@ def test_the_heads_hidden_layers_may_have_batch_norm():
     x = torch.randn(64, 6)
     assert [type(layer).__name__ for layer in normed[:6]] == ["Linear", "BatchNorm1d", "GELU"] * 2
     # weights of std 0.02 leave next to nothing of an input; the norm brings it back
-    assert plain[:-1](x).std(0).mean() < 0.01 < 0.05 < normed[:-1](x).std(0).mean()
+    assert plain[:-1](x).std(0).mean() < 0.01 < 0.03 < normed[:-1](x).std(0).mean()
 
 
 @pytest.mark.parametrize(("parts", "count"), [(0, 2), (2, 6), (8, 18)])

@@ -9,6 +9,7 @@ Raises: UserError for a network whose course depends on the values it sees.
 
 import contextlib
 import copy
+import importlib.util
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -164,6 +165,8 @@ def _pretended_group() -> Iterator[None]:
     # A part of torch's test kit that its own memory estimates are made with; importing it registers the group's kind.
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    if importlib.util.find_spec("torch.distributed._meta_registrations") is None:  # torch 2.8 has the shapes here
+        importlib.import_module("torch.distributed._tools.fake_collectives")
     td.init_process_group("fake", rank=0, world_size=PROCESSES, store=FakeStore())
     try:
         yield
