@@ -15,7 +15,7 @@ enum { LANES = 8 };
 #else
 enum { LANES = 4 };
 #endif
-enum { BLOCK = 4, ROWS = 4, WIDEST = 64 };
+enum { BLOCK = 4, ROWS = 8, WIDEST = 64 };
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 typedef float pixel __attribute__((vector_size(16), aligned(4), may_alias));
 
@@ -27,8 +27,8 @@ int version(void) { return 2; }
 /* Keys's cubic, a = -0.5 (Keys 1981). */
 static inline float cubic(float x) {
     x = x < 0 ? -x : x;
-    if (x < 1) return (1.5f * x - 2.5f) * x * x + 1;
-    return x < 2 ? ((-0.5f * x + 2.5f) * x - 4) * x + 2 : 0;
+    const float near = (1.5f * x - 2.5f) * x * x + 1, far = ((-0.5f * x + 2.5f) * x - 4) * x + 2;
+    return x < 1 ? near : x < 2 ? far : 0; /* both are computed: no branch is guessed wrong */
 }
 
 /* For each of `size` outputs of an axis of `full` inputs: the first input and the weights of `taps` from it on.
@@ -85,17 +85,18 @@ static void across(const float *rows, int64_t apart, int w, int c, int taps, con
         for (int x = 0; x < w; x++)
             for (int r = 0; r < ROWS; r++) packed[x * ROWS + r] = rows[r * apart + x];
         for (int x = 0; x < size; x++, weights += taps) {
-            const pixel *from = (const pixel *)(packed + (int64_t)ROWS * first[x]);
-            pixel sum = {0};
-            for (int k = 0; k < taps; k++) sum += weights[k] * from[k];
-            for (int r = 0; r < ROWS; r++) narrow[r * next + x] = sum[r];
+            const lanes *from = (const lanes *)(packed + (int64_t)ROWS * first[x]);
+            lanes sum[ROWS / LANES] = {0};
+            for (int k = 0; k < taps; k++)
+                for (int i = 0; i < ROWS / LANES; i++) sum[i] += weights[k] * from[k * (ROWS / LANES) + i];
+            for (int r = 0; r < ROWS; r++) narrow[r * next + x] = sum[r / LANES][r % LANES];
         }
     }
     for (int r = 0; r < ROWS; r++)
         for (int64_t x = 0; x < line; x++) {
-            float v = narrow[r * next + x] + 0.5f;
+            int v = (int)(narrow[r * next + x] + 0.5f); /* clamped as integers: compilers pack these better */
             v = v > 0 ? v : 0;
-            out[r * line + x] = (uint8_t)(int)(v < 255 ? v : 255);
+            out[r * line + x] = v < 255 ? v : 255;
         }
 }
 

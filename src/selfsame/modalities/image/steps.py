@@ -49,10 +49,12 @@ def crop_boxes(
     share, aspect, down, across = uniform.astype(np.float64).T
     share = between(share, area) * (height * width)
     aspect = np.exp(between(aspect, (math.log(ratio[0]), math.log(ratio[1]))))
-    high = np.sqrt(share / aspect).round().clip(1, height)
-    wide = np.sqrt(share * aspect).round().clip(1, width)
-    top, left = np.floor(down * (height - high + 1)), np.floor(across * (width - wide + 1))
-    return np.stack([top, left, high, wide], axis=1).astype(np.int64)
+    high = np.minimum(np.maximum(np.sqrt(share / aspect).round(), 1), height)
+    wide = np.minimum(np.maximum(np.sqrt(share * aspect).round(), 1), width)
+    boxes = np.empty((len(uniform), 4), np.int64)
+    boxes[:, 0], boxes[:, 1] = down * (height - high + 1), across * (width - wide + 1)  # rounded down
+    boxes[:, 2], boxes[:, 3] = high, wide
+    return boxes
 
 
 def brought_together(
