@@ -170,8 +170,8 @@ def startup() -> list[str]:
         f"`{result['command']}` with {peers}: fresh processes, {result['rounds']} rounds in turns, medians, on",
         f"{result['machine']}.",
         "The first step of selfsame is that of `pretrain`, which lists and measures the data, tries a step to say how",
-        "long it will take, and looks at the health of the encoder before it learns; lightly's is a loop by hand of",
-        "the same network, that does the step alone.\n",
+        "long it will take, and looks at the health of the encoder before it learns; lightly's is a loop by hand with",
+        "the same encoder, that does the step alone.\n",
         *plot("startup", "Bars of seconds of processor time from a cold command"),
         *table(
             ["what", "contender", "wall s", "CPU s"],

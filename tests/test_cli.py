@@ -295,6 +295,8 @@ def test_data_that_nobody_named_is_missed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.yaml").write_text("epochs: 3")
     assert "data is not given" in error_of(capsys, "pretrain", "--config", "job.yaml")
+    (tmp_path / "job.yaml").write_text("data:\nepochs: 3")
+    assert "--data None: input should be a valid string" in error_of(capsys, "pretrain", "--config", "job.yaml")
 
 
 def test_an_error_of_the_program_itself_is_not_dressed_up(monkeypatch):

@@ -130,8 +130,9 @@ def carry_out(name: str, function: Callable[..., Any], given: dict[str, Any]) ->
     as_json = given.pop("as_json", False)
     config = given.pop("config", None)
     values = combined(read_config(config) if config else {}, given)
-    if "modality" in record.model_fields and values.get("modality") is None:  # data of an own one need not be a path
-        check_there(str(values.get("data", "")))  # at once: a method takes seconds to load
+    data, guessed = values.get("data"), "modality" in record.model_fields and values.get("modality") is None
+    if guessed and isinstance(data, str):  # data of an own modality need not be a path
+        check_there(data)  # at once: a method takes seconds to load
     job = checked(record, values, advice=f"See: selfsame {name} --help")
     keep_heap()
     result = job.run()  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from selfsame.engine.health import ADVICE
 from selfsame.engine.loop import Interrupted
 from selfsame.engine.state import LOCK, claimed, saved
 from selfsame.errors import TrainingStopped
+from selfsame.jobs import pretraining
 from selfsame.jobs.data import open_data
 from selfsame.jobs.pretrain import Pretrain
 from selfsame.jobs.pretraining import Pretraining
@@ -112,8 +113,6 @@ def test_a_finished_run_is_left_as_it_is_when_it_is_asked_for_again(finished, pi
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(finished, pictures, tmp_path, monkeypatch):
-    from selfsame.jobs import pretraining
-
     made, make_views = [], pretraining.Pretraining.make_views
 
     def stopping(self, samples, draws):
@@ -141,8 +140,6 @@ CLUSTERED = {**QUICK, "epochs": 3, "method": {"name": "deepcluster", "clusters":
 
 def test_a_run_that_looks_at_all_items_is_stopped_where_a_pass_ends_and_goes_on_to_the_same_end(pictures, tmp_path):
     """There are 61 items to learn from: a pass begins within the fourth step, and its look comes before the fifth."""
-    from selfsame.jobs import pretraining
-
     whole = ss.pretrain(pictures, out=tmp_path / "whole", **CLUSTERED)
     assert whole.plan["method_settings"]["clusters"] == 4
     looks, survey = [], pretraining.Pretraining.survey
@@ -597,6 +594,17 @@ def test_files_that_are_no_images_are_counted_in_the_plan(tmp_path):
     line = next(line["value"] for line in run.plan["lines"] if line["name"] == "data")
     assert line.startswith("32 items, image, left out: ")
     assert all(kind in line for kind in ("1 .dat", "1 .pdf", "1 without suffix"))
+
+
+@pytest.mark.parametrize(("long", "passes"), [(1e9, 2), (0.0, 1)])
+def test_a_step_is_tried_twice_or_once_where_it_is_long(long, passes, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "LONG_PASS", long)
+    trial, make_views, taken = Pretraining.trial, Pretraining.make_views, []
+    monkeypatch.setattr(Pretraining, "make_views", lambda *given: (taken.append(1), make_views(*given))[1])
+    found = []
+    monkeypatch.setattr(Pretraining, "trial", lambda *given: (trial(*given), found.append(len(taken)))[0])
+    ss.pretrain(pictures, out=tmp_path / "run", **QUICK)
+    assert found == [passes]
 
 
 def test_the_time_in_the_plan_is_what_is_left(pictures, tmp_path, monkeypatch, capsys):

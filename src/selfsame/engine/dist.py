@@ -236,5 +236,7 @@ def machine(on: torch.device) -> str:
         pass  # not Linux: platform's word stands
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f"{torch.cuda.get_device_name(on)}, " if on.type == "cuda" else ""
-    name += f" ({torch.backends.cpu.get_cpu_capability()}{' with bf16' * has_bf16(torch.device('cpu'))})"
+    vectors = torch.backends.cpu.get_cpu_capability()
+    if vectors != "DEFAULT":  # so torch calls what it knows no name of
+        name += f" ({vectors} with bf16)" if has_bf16(torch.device("cpu")) else f" ({vectors})"
     return f"{gpu}{cores} cores {name}, Python {platform.python_version()}, torch {torch.__version__}"

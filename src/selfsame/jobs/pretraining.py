@@ -28,7 +28,7 @@ from selfsame.types import Draws, Encoder, Learner, mixed
 
 BEST = "best"
 MEASURED = ("time", "memory")  # lines of the plan that are measured anew by each process
-LONG = 4.0  # seconds of a pass beside which half a second of setting up is little
+LONG_PASS = 4.0  # seconds of a pass beside which half a second of setting up is little
 PROBED = 1000  # labelled items whose k-NN accuracy is followed
 KEPT = 2**29  # bytes of the samples of these, and of as many to compare them with, that are read once for all looks
 
@@ -243,7 +243,7 @@ class Pretraining(Deciding):
             if self.on.type == "cuda":
                 torch.cuda.synchronize(self.on)
             taken.append(time.monotonic() - began)
-            if taken[0] > LONG and self.on.type == "cpu" and dist.world() == 1:  # several would have to agree
+            if taken[0] > LONG_PASS and self.on.type == "cpu" and dist.world() == 1:  # several would have to agree
                 break
         met = dist.gathered(first.skipped)
         dist.by_first(lambda: self.found(met))
